@@ -1,0 +1,286 @@
+"""Which negatives are kept: `mine_hard_negatives`, its result, the mask alone, and the quota alone."""
+
+from dataclasses import dataclass, field
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining import _backends, _inputs
+from ssd_mining._backends import Backend
+from ssd_mining._spec import Mining, Selection, resolve
+from ssd_mining.kernels.rules import quota
+
+
+@dataclass(frozen=True, eq=False)
+class MiningResult:
+    """What mining says about a batch of B samples with A anchors each.
+
+    Attributes
+    ----------
+    hard_negative_mask : ndarray of bool, (B, A)
+        The kept negatives.
+    pos_mask : ndarray of bool, (B, A)
+        The positives.
+    num_pos, num_neg, num_kept : ndarray of int64, (B,)
+        How many anchors are positive, negative, and kept negatives.
+    positive_sum, negative_sum : ndarray of float64, (B,)
+        Sum of ``conf_loss`` over the positives and over the kept negatives, in nats.
+    threshold : ndarray of float64, (B,)
+        Loss of the easiest kept negative (its ``rank_by`` where that is given); NaN where none is kept.
+    """
+
+    hard_negative_mask: NDArray[np.bool_]
+    pos_mask: NDArray[np.bool_]
+    num_pos: NDArray[np.int64]
+    num_neg: NDArray[np.int64]
+    num_kept: NDArray[np.int64]
+    positive_sum: NDArray[np.float64]
+    negative_sum: NDArray[np.float64]
+    threshold: NDArray[np.float64]
+    _kept_anchors: NDArray[np.int64] = field(repr=False)  # (K,) by sample, then by anchor
+    _kept_ranks: NDArray[Any] = field(repr=False)  # (K,)
+
+    def indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the kept negatives as CSR indices, hardest first.
+
+        Returns
+        -------
+        offsets : ndarray of int64, (B + 1,)
+            Sample ``b`` owns ``anchors[offsets[b]:offsets[b + 1]]``.
+        anchors : ndarray of int64, (K,)
+            Anchor indices, by falling loss; equal losses by rising index; NaN first.
+
+        Examples
+        --------
+        >>> import ssd_mining as sm
+        >>> res = sm.mine_hard_negatives([[9.0, 0.1, 0.3, 0.2, 0.4]], [[1, 0, 0, 0, 0]], background=0)
+        >>> offsets, anchors = res.indices()
+        >>> anchors[offsets[0]:offsets[1]]
+        array([4, 2, 3])
+        """
+        samples = np.repeat(np.arange(self.num_kept.size), self.num_kept)
+        is_number = ~np.isnan(self._kept_ranks)
+        descending = np.where(is_number, -self._kept_ranks, 0)
+        order = np.lexsort((descending, is_number, samples))  # stable: equal ranks stay in anchor order
+        offsets = np.zeros(self.num_kept.size + 1, np.int64)
+        np.cumsum(self.num_kept, out=offsets[1:])
+        return offsets, self._kept_anchors[order]
+
+    def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
+        """Return integer labels in which every negative that was not kept is ignored.
+
+        Feed them to any trainer that knows an ignore label: it then learns from exactly the mined anchors.
+
+        Parameters
+        ----------
+        labels : array_like of integers, (B, A)
+            The labels that were mined. They are not written.
+        ignore_index : int
+            The label of ignored anchors.
+
+        Returns
+        -------
+        ndarray, (B, A), the dtype of labels
+            `labels`, with `ignore_index` wherever an anchor is neither positive nor kept.
+
+        Raises
+        ------
+        TypeError
+            If `labels` are not integers.
+        ValueError
+            If `labels` have another shape, or their dtype cannot hold `ignore_index`.
+
+        Examples
+        --------
+        >>> import ssd_mining as sm
+        >>> labels = [[1, 0, 0, 0, 0]]
+        >>> res = sm.mine_hard_negatives([[9.0, 0.1, 0.3, 0.2, 0.4]], labels, background=0)
+        >>> res.relabel(labels)
+        array([[ 1, -1,  0,  0,  0]])
+        """
+        array = _inputs.integer_labels(labels, self.pos_mask.shape, ignore_index)
+        selected = self.pos_mask | self.hard_negative_mask
+        return np.where(selected, array, array.dtype.type(ignore_index))
+
+    def to_dict(self) -> dict[str, NDArray[Any]]:
+        """Return the per-sample results as columns of length B, ready for a data frame.
+
+        Examples
+        --------
+        >>> import ssd_mining as sm
+        >>> res = sm.mine_hard_negatives([[9.0, 0.1, 0.3]], [[1, 0, 0]], background=0)
+        >>> list(res.to_dict())
+        ['num_pos', 'num_neg', 'num_kept', 'positive_sum', 'negative_sum', 'threshold']
+        """
+        names = ("num_pos", "num_neg", "num_kept", "positive_sum", "negative_sum", "threshold")
+        return {name: getattr(self, name) for name in names}
+
+
+def mine_hard_negatives(
+    conf_loss: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mining: Mining | None = None,
+    valid: ArrayLike | None = None,
+    num_negatives: ArrayLike | None = None,
+    rank_by: ArrayLike | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **selection: Unpack[Selection],
+) -> MiningResult:
+    """Keep the hardest negatives of every sample.
+
+    The kept negatives are the ``num_kept`` largest losses among a sample's negatives; of equal losses, the lower
+    anchor index wins. ``num_kept = min(num_neg, floor(neg_pos_ratio * num_pos))``.
+
+    Parameters
+    ----------
+    conf_loss : array_like, (B, A), float16, float32, float64 or integer
+        Classification loss of every anchor, in nats.
+    labels : array_like, (B, A) integer, (B, A) bool, or (B, A, C) of any real dtype
+        Classes (`background` is required), a positive mask, or one-hot or soft scores (the last class is
+        background unless `background` says otherwise; an anchor is positive where its background score is 0).
+    mining : Mining, optional
+        The selection rule as one value, instead of its fields as keywords.
+    valid : array_like of bool, (B, A), optional
+        False marks anchors to ignore: they are neither positive nor negative, and their loss is not looked at.
+    num_negatives : int or array_like of integers, (B,), optional
+        How many negatives each sample asks for, in place of ``neg_pos_ratio`` times its positives. ``min_negatives``,
+        ``max_negatives`` and the number of negatives bound it as they bound the other.
+    rank_by : array_like, (B, A), optional
+        Rank the negatives by this instead of `conf_loss`; the sums are still those of `conf_loss`.
+    backend : {None, "cpu", "reference"}
+        Where to compute. ``"reference"`` is the slow NumPy judge.
+    num_threads : int, optional
+        Threads to use, at most Numba's own count (the default). The results do not depend on it.
+    **selection
+        The fields of `Mining`: ``background``, ``neg_pos_ratio``, ``min_negatives``, ``min_negatives_when``,
+        ``max_negatives``, ``ignore_index``, ``nan_policy``, ``all_zero``.
+
+    Returns
+    -------
+    MiningResult
+        Masks, counts, sums, thresholds.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind: a dtype, a bool where a class is meant, both `mining` and keywords.
+    ValueError
+        If a shape or a value is wrong: a label out of range, NaN under ``nan_policy="raise"``, no `background` for
+        integer labels. The message names the argument, what was expected, and the first (sample, anchor).
+    NotImplementedError
+        If ``backend="cuda"``.
+
+    Notes
+    -----
+    Ranks are compared as they are: +inf and -inf are ordinary losses, and -0.0 equals 0.0. Sums are float64.
+
+    References
+    ----------
+    Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, section 2.2, "Hard negative mining".
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> res = sm.mine_hard_negatives([[9.0, 0.1, 0.3, 0.2, 0.4]], [[1, 0, 0, 0, 0]], background=0)
+    >>> res.hard_negative_mask
+    array([[False, False,  True,  True,  True]])
+    >>> res.num_kept, res.threshold
+    (array([3]), array([0.2]))
+    """
+    spec = resolve(mining, selection)
+    batch = _inputs.check(conf_loss, labels, spec, valid=valid, num_negatives=num_negatives, rank_by=rank_by)
+    mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
+    samples, anchors = np.nonzero(mined.hard_negative_mask)
+    ranks = (batch.conf_loss if batch.rank_by is None else batch.rank_by)[samples, anchors]
+    return MiningResult(
+        hard_negative_mask=mined.hard_negative_mask,
+        pos_mask=mined.pos_mask,
+        num_pos=mined.num_pos,
+        num_neg=mined.num_neg,
+        num_kept=mined.num_kept,
+        positive_sum=mined.positive_sum,
+        negative_sum=mined.negative_sum,
+        threshold=mined.threshold,
+        _kept_anchors=anchors,
+        _kept_ranks=ranks.astype(batch.dtype),
+    )
+
+
+def hard_negative_mask(
+    conf_loss: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mining: Mining | None = None,
+    valid: ArrayLike | None = None,
+    num_negatives: ArrayLike | None = None,
+    rank_by: ArrayLike | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **selection: Unpack[Selection],
+) -> NDArray[np.bool_]:
+    """Return the mask of the kept negatives alone; see `mine_hard_negatives` for the parameters and the errors.
+
+    Returns
+    -------
+    ndarray of bool, (B, A)
+        True where a negative is kept.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sm.hard_negative_mask([[9.0, 0.1, 0.3, 0.2]], [[1, 0, 0, 0]], background=0, neg_pos_ratio=1)
+    array([[False, False,  True, False]])
+    """
+    spec = resolve(mining, selection)
+    batch = _inputs.check(conf_loss, labels, spec, valid=valid, num_negatives=num_negatives, rank_by=rank_by)
+    return _backends.run(batch, masks=True, backend=backend, num_threads=num_threads).hard_negative_mask
+
+
+def negative_quota(
+    num_pos: ArrayLike,
+    num_neg: ArrayLike,
+    *,
+    mining: Mining | None = None,
+    **selection: Unpack[Selection],
+) -> NDArray[np.int64]:
+    """Return how many negatives are kept of samples with these counts.
+
+    Parameters
+    ----------
+    num_pos, num_neg : array_like of integers, broadcast against each other
+        Positives and negatives of every sample.
+    mining : Mining, optional
+        The selection rule as one value, instead of its fields as keywords.
+    **selection
+        The fields of `Mining`; only ``neg_pos_ratio``, ``min_negatives``, ``min_negatives_when`` and
+        ``max_negatives`` matter here.
+
+    Returns
+    -------
+    ndarray of int64
+        ``min(num_neg, floor(neg_pos_ratio * num_pos))`` with the bounds of `Mining`.
+
+    Raises
+    ------
+    TypeError
+        If a count is not an integer.
+    ValueError
+        If a count is negative, or the shapes do not broadcast.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sm.negative_quota([4, 1, 0], [1, 4, 5])
+    array([1, 3, 0])
+    >>> sm.negative_quota([4, 1, 0], [1, 4, 5], min_negatives=2, min_negatives_when="no_positives")
+    array([1, 3, 2])
+    """
+    rule = resolve(mining, selection).rule
+    counts = _inputs.check_counts(num_pos=num_pos, num_neg=num_neg)
+    kept = np.empty(counts[0].shape, np.int64)
+    for i in np.ndindex(kept.shape):
+        kept[i] = quota(int(counts[0][i]), int(counts[1][i]), -1, rule)
+    return kept

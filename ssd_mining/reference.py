@@ -1,0 +1,274 @@
+"""The rules of hard-negative mining in plain NumPy: first the seed notebook, then the general rule.
+
+This is the judge. It imports NumPy only, sorts where the kernels select, and sums with ``math.fsum``. Its first
+half keeps the notebook's own names, so that the two can be laid side by side; its second half is written
+independently of the kernels, so that a test against it means something.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Notebook:
+    """Every tensor of the seed notebook, by its name, dtype and shape (B samples, A anchors)."""
+
+    total_num: NDArray[np.int64]  # (B,)
+    negatives_num: NDArray[np.int64]  # (B,)
+    positives_num: NDArray[np.int64]  # (B,)
+    positives_num_safe: NDArray[np.float32]  # (B,)
+    positives_mask: NDArray[np.bool_]  # (B, A)
+    negatives_mask: NDArray[np.bool_]  # (B, A)
+    positives_conf: NDArray[np.float32]  # (B, A)
+    positives_sum: NDArray[np.float32]  # (B,)
+    negatives_conf: NDArray[np.float32]  # (B, A)
+    negatives_top: NDArray[np.float32]  # (B, A)
+    negatives_num_max: NDArray[np.int64]  # (B,)
+    negatives_num_max_t: NDArray[np.int64]  # (B, 1)
+    rng: NDArray[np.int32]  # (A,)
+    range_row: NDArray[np.int64]  # (1, A)
+    negatives_max_mask: NDArray[np.bool_]  # (B, A)
+    negatives_max: NDArray[np.float32]  # (B, A)
+    negatives_max_sum: NDArray[np.float32]  # (B,)
+    confidence_loss: NDArray[np.float32]  # (B,)
+    batch_confidence_loss: np.float32
+
+
+def confidence_loss(gt_cl: ArrayLike, conf: ArrayLike) -> Notebook:
+    """Compute the seed notebook, cell by cell, in float32.
+
+    Parameters
+    ----------
+    gt_cl : array_like, (B, A, C)
+        One-hot ground truth; the last class is background.
+    conf : array_like, (B, A), converted to float32
+        Cross-entropy of every anchor, in nats.
+
+    Returns
+    -------
+    Notebook
+        Every tensor that the notebook names.
+
+    Notes
+    -----
+    Faithful to the notebook, not to :mod:`ssd_mining`: it zeroes the positives before it sorts, so a negative
+    loss below zero ranks behind them, and it sums in float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gt_cl = np.eye(2)[[[0, 1, 1, 1, 1]]]
+    >>> confidence_loss(gt_cl, [[1.0, 0.1, 0.4, 0.3, 0.2]]).batch_confidence_loss
+    np.float32(1.9)
+    """
+    gt_cl = np.asarray(gt_cl)
+    conf = np.asarray(conf, dtype=np.float32)
+    batch_size, num_anchors, _ = gt_cl.shape
+
+    total_num = np.ones([batch_size], dtype=np.int64) * np.int64(num_anchors)
+    negatives_num = np.count_nonzero(gt_cl[:, :, -1], axis=1).astype(np.int64)
+    positives_num = total_num - negatives_num
+    positives_num_safe = np.where(positives_num == 0, np.float32(10e-15), positives_num.astype(np.float32))
+
+    positives_mask = gt_cl[:, :, -1] == 0
+    negatives_mask = np.logical_not(positives_mask)
+
+    positives_conf = np.where(positives_mask, conf, np.zeros_like(conf))
+    positives_sum = positives_conf.sum(axis=-1)
+    negatives_conf = np.where(negatives_mask, conf, np.zeros_like(conf))
+    negatives_top = -np.sort(-negatives_conf, axis=-1)
+    negatives_num_max = np.minimum(negatives_num, 3 * positives_num)
+    negatives_num_max_t = np.expand_dims(negatives_num_max, 1)
+    rng = np.arange(0, num_anchors, 1, dtype=np.int32)
+    range_row = np.expand_dims(rng, 0).astype(np.int64)
+    negatives_max_mask = range_row < negatives_num_max_t
+    negatives_max = np.where(negatives_max_mask, negatives_top, np.zeros_like(negatives_top))
+    negatives_max_sum = negatives_max.sum(axis=-1)
+
+    loss = positives_sum + negatives_max_sum
+    return Notebook(
+        total_num=total_num,
+        negatives_num=negatives_num,
+        positives_num=positives_num,
+        positives_num_safe=positives_num_safe,
+        positives_mask=positives_mask,
+        negatives_mask=negatives_mask,
+        positives_conf=positives_conf,
+        positives_sum=positives_sum,
+        negatives_conf=negatives_conf,
+        negatives_top=negatives_top,
+        negatives_num_max=negatives_num_max,
+        negatives_num_max_t=negatives_num_max_t,
+        rng=rng,
+        range_row=range_row,
+        negatives_max_mask=negatives_max_mask,
+        negatives_max=negatives_max,
+        negatives_max_sum=negatives_max_sum,
+        confidence_loss=loss,
+        batch_confidence_loss=loss.mean(dtype=np.float32),
+    )
+
+
+class Roles(NamedTuple):
+    """Which anchors are positive and which are negative; an anchor that is neither is ignored."""
+
+    pos_mask: NDArray[np.bool_]  # (B, A)
+    neg_mask: NDArray[np.bool_]  # (B, A)
+
+
+def roles(
+    labels: NDArray[Any],
+    *,
+    background: int | None = None,
+    ignore_index: int | None = None,
+    valid: NDArray[np.bool_] | None = None,
+) -> Roles:
+    """Split the anchors into positives, negatives and ignored ones.
+
+    Parameters
+    ----------
+    labels : ndarray, (B, A) integer, (B, A) bool or (B, A, C) scores
+        Classes, a positive mask, or one-hot rows.
+    background : int, optional
+        The background class; the last one for scores unless given.
+    ignore_index : int, optional
+        Integer label of ignored anchors.
+    valid : ndarray of bool, (B, A), optional
+        False marks ignored anchors.
+
+    Returns
+    -------
+    Roles
+        The two masks.
+    """
+    if labels.ndim == 3:
+        column = labels[:, :, -1 if background is None else background]
+        pos_mask, neg_mask = column == 0, column != 0
+    elif labels.dtype == np.bool_:
+        pos_mask, neg_mask = labels.copy(), ~labels
+    else:
+        ignored = np.zeros(labels.shape, np.bool_) if ignore_index is None else labels == ignore_index
+        neg_mask = (labels == background) & ~ignored
+        pos_mask = (labels != background) & ~ignored
+    if valid is not None:
+        pos_mask, neg_mask = pos_mask & valid, neg_mask & valid
+    return Roles(pos_mask, neg_mask)
+
+
+class Sample(NamedTuple):
+    """What mining says about one sample."""
+
+    num_pos: int
+    num_neg: int
+    num_kept: int
+    positive_sum: float
+    negative_sum: float
+    threshold: float  # NaN where nothing is kept
+    hard_negative_mask: NDArray[np.bool_]  # (A,)
+
+
+def total(values: NDArray[Any]) -> float:
+    """Sum exactly and round once; with infinities or NaN, sum by the rules of IEEE 754."""
+    floats = values.astype(np.float64)
+    if np.isfinite(floats).all():
+        return math.fsum(floats.tolist())
+    with np.errstate(invalid="ignore"):
+        return float(floats.sum())
+
+
+def mine_sample(  # noqa: PLR0917 - the six facts of a sample, in the order of the definition
+    conf_loss: NDArray[Any],
+    rank: NDArray[Any],
+    pos_mask: NDArray[np.bool_],
+    neg_mask: NDArray[np.bool_],
+    num_wanted: float,
+    *,
+    omit_nan: bool = False,
+) -> Sample:
+    """Keep the ``num_wanted`` largest negatives of one sample, ties to the lower anchor index.
+
+    Parameters
+    ----------
+    conf_loss : ndarray, (A,)
+        Loss of every anchor, in nats.
+    rank : ndarray, (A,)
+        What to rank the negatives by; the loss itself in the usual case. NaN ranks above everything.
+    pos_mask, neg_mask : ndarray of bool, (A,)
+        The roles.
+    num_wanted : float
+        The quota before it is capped by the number of negatives.
+    omit_nan : bool
+        Treat an anchor with NaN as ignored.
+
+    Returns
+    -------
+    Sample
+        Counts, sums, threshold and mask.
+    """
+    if omit_nan:
+        clean = ~(np.isnan(conf_loss) | np.isnan(rank))
+        pos_mask, neg_mask = pos_mask & clean, neg_mask & clean
+    anchors = np.flatnonzero(neg_mask)
+    num_kept = int(min(num_wanted, anchors.size))
+    candidates = rank[anchors]
+    finite_first = np.where(np.isnan(candidates), 0.0, -candidates.astype(np.float64))
+    hardest_first = anchors[np.lexsort((anchors, finite_first, ~np.isnan(candidates)))]
+    kept = hardest_first[:num_kept]
+    mask = np.zeros(conf_loss.shape, np.bool_)
+    mask[kept] = True
+    return Sample(
+        num_pos=int(pos_mask.sum()),
+        num_neg=int(neg_mask.sum()),
+        num_kept=num_kept,
+        positive_sum=total(conf_loss[pos_mask]),
+        negative_sum=total(conf_loss[kept]),
+        threshold=float(rank[kept[-1]]) + 0.0 if num_kept else math.nan,  # -0.0 becomes 0.0
+        hard_negative_mask=mask,
+    )
+
+
+def num_wanted(
+    num_pos: int,
+    *,
+    neg_pos_ratio: float = 3.0,
+    min_negatives: int = 0,
+    min_negatives_when: str = "always",
+    max_negatives: int | None = None,
+    num_negatives: int | None = None,
+) -> float:
+    """Say how many negatives a sample with ``num_pos`` positives asks for, before the cap by those it has."""
+    wanted = float(np.floor(neg_pos_ratio * num_pos)) if num_negatives is None else num_negatives
+    if min_negatives_when == "always" or num_pos == 0:
+        wanted = max(wanted, min_negatives)
+    return wanted if max_negatives is None else min(wanted, max_negatives)
+
+
+def mine(rows: Any, rule: Any, mined: Any, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
+    """Mine rows by `mine_sample`, behind the signature of the kernels (``backend="reference"``)."""
+    background, ignored, highest = rows.codes
+    for i, (conf, labels) in enumerate(zip(rows.loss, rows.labels, strict=True)):
+        rank = rows.rank[i] if rows.rank.shape[0] else conf
+        neg_mask = labels == background
+        pos_mask = ~neg_mask & (labels != ignored)
+        nan = (np.isnan(conf) | np.isnan(rank)) & (pos_mask | neg_mask)
+        mined.num_nan[i] = nan.sum()
+        mined.num_bad[i] = (pos_mask & (labels > highest)).sum()
+        num_pos = int((pos_mask & ~nan).sum() if rule.omit_nan else pos_mask.sum())
+        wanted = num_wanted(
+            num_pos,
+            neg_pos_ratio=rule.ratio,
+            min_negatives=rule.min_negatives if num_pos else rule.min_negatives_without_positives,
+            max_negatives=rule.max_negatives,
+            num_negatives=None if rows.quotas[i] < 0 else int(rows.quotas[i]),
+        )
+        sample = mine_sample(conf, rank, pos_mask, neg_mask, wanted, omit_nan=rule.omit_nan)
+        mined.num_pos[i], mined.num_neg[i], mined.num_kept[i] = sample[:3]
+        mined.positive_sum[i], mined.negative_sum[i], mined.threshold[i] = sample[3:6]
+        if mined.pos_mask.shape[0]:
+            mined.pos_mask[i] = pos_mask & ~nan if rule.omit_nan else pos_mask
+            mined.hard_negative_mask[i] = sample.hard_negative_mask
+        mined.done[i] = 1
