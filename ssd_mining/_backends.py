@@ -46,13 +46,9 @@ def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int 
     check_threads(num_threads)
     mined = empty_mined(*batch.conf_loss.shape, masks=masks)
     for block in batch.blocks:
-        part = Mined(*(array[block] for array in mined))
+        part = mined.block(block)
         rows = batch.rows(block)
-        if (
-            num_threads == 1
-            or rows.loss.size < PARALLEL_ANCHORS
-            or not _parallel_lock.acquire(blocking=False)
-        ):
+        if num_threads == 1 or rows.loss.size < PARALLEL_ANCHORS or not _parallel_lock.acquire(blocking=False):
             twin.mine(rows, rule, part, 1)
         else:
             try:
@@ -68,10 +64,14 @@ def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int 
 
 def empty_mined(num_samples: int, num_anchors: int, *, masks: bool) -> Mined:
     """Allocate what a kernel writes."""
-    counts = np.zeros((6, num_samples), np.int64)
+    num_pos, num_neg, num_kept, num_nan, num_bad, done = np.zeros((6, num_samples), np.int64)
     sums = np.empty((3, num_samples), np.float64)
     shape = (num_samples, num_anchors) if masks else (0, 0)
-    return Mined(*counts, *sums, np.empty(shape, np.bool_), np.empty(shape, np.bool_))
+    return Mined(
+        *(num_pos, num_neg, num_kept, num_nan, num_bad, done),
+        *(sums[0], sums[1], sums[2]),
+        *(np.empty(shape, np.bool_), np.empty(shape, np.bool_)),
+    )
 
 
 def num_workers(num_threads: int | None) -> int:
@@ -90,15 +90,16 @@ def parallel_is_safe() -> bool:
     OpenMP kills or hangs a forked child that enters a pool its parent used; the workqueue layer aborts the process
     when two Python threads enter it, whosever kernels they run.
     """
-    import numba
+    from numba.np.ufunc.parallel import threading_layer
 
     if os.getpid() != _process or multiprocessing.parent_process() is not None:
         return False
+    if threading.active_count() == 1:
+        return True
     try:
-        layer = numba.threading_layer()
+        return threading_layer() in ("omp", "tbb")
     except ValueError:  # no parallel kernel has run yet, so the layer is not chosen
-        layer = "unknown"
-    return layer in ("omp", "tbb") or threading.active_count() == 1
+        return False
 
 
 def check_threads(num_threads: Any) -> None:

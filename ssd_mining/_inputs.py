@@ -8,7 +8,7 @@ What costs a pass over the values (NaN, labels out of range) is counted by the k
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -98,11 +98,7 @@ def raise_bad_values(batch: Batch, block: slice, mined: Mined) -> None:
         expected = "class numbers of at least 0"
         if batch.mining.ignore_index is not None:
             expected += f" or ignore_index ({batch.mining.ignore_index})"
-        hint = (
-            ""
-            if batch.mining.ignore_index is not None
-            else "; name the label of ignored anchors in ignore_index"
-        )
+        hint = "" if batch.mining.ignore_index is not None else "; name the label of ignored anchors in ignore_index"
         _refuse("labels", expected, f"{row[anchor]} at (sample {sample}, anchor {anchor}){hint}")
     if batch.mining.nan_policy == "raise" and mined.num_nan.any():
         first = int(np.flatnonzero(mined.num_nan)[0])
@@ -161,37 +157,41 @@ def _real_array(name: str, value: ArrayLike) -> NDArray[Any]:
 
 def _label_array(labels: ArrayLike, shape: tuple[int, ...], mining: Mining) -> NDArray[Any]:
     array = _array("labels", labels)
-    kind, background = array.dtype.kind, mining.background
     if array.ndim not in (2, 3):
         _refuse("labels", "a (B, A) or a (B, A, C) array", f"shape {array.shape}")
-    if kind not in "biuf" or array.dtype.itemsize > 8:
-        _refuse(
-            "labels", "integer classes, a bool pos_mask or one-hot scores", f"dtype {array.dtype}", TypeError
-        )
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        _refuse("labels", "integer classes, a bool pos_mask or one-hot scores", f"dtype {array.dtype}", TypeError)
     if array.shape[:2] != shape:
         expected = f"the shape of conf_loss {shape}" + (" and one axis of classes" if array.ndim == 3 else "")
         _refuse("labels", expected, f"shape {array.shape}")
     if array.ndim == 3:
         _check_scores(array, mining)
-    elif kind == "f":
+    elif array.dtype.kind == "f":
         expected = "integer classes or a bool pos_mask of shape (B, A), or one-hot scores of shape (B, A, C)"
         _refuse("labels", expected, f"dtype {array.dtype} of shape {array.shape}", TypeError)
-    elif kind == "b":
-        for name, given in (("background", background), ("ignore_index", mining.ignore_index)):
-            if given is not None:
-                got = (
-                    f"{name}={given} with bool labels, which are a pos_mask; pass integer classes, or drop it"
-                )
-                _refuse(name, "None for a pos_mask", got, TypeError)
-    elif background is None:
+    elif array.dtype.kind == "b":
+        _check_pos_mask(mining)
+    else:
+        _check_classes(array, mining.background)
+    return array
+
+
+def _check_pos_mask(mining: Mining) -> None:
+    for name, given in (("background", mining.background), ("ignore_index", mining.ignore_index)):
+        if given is not None:
+            got = f"{name}={given} with bool labels, which are a pos_mask; pass integer classes, or drop it"
+            _refuse(name, "None for a pos_mask", got, TypeError)
+
+
+def _check_classes(classes: NDArray[Any], background: int | None) -> None:
+    if background is None:
         got = "None; systems differ between first and last class, so there is no default (often background=0)"
         _refuse("background", "the background class, for integer labels", got)
-    elif background < 0:
+    if background < 0:
         got = f"{background}; integer labels do not tell how many classes there are"
         _refuse("background", "a class number of at least 0, for integer labels", got)
-    elif background > np.iinfo(array.dtype).max:
-        _refuse("background", f"a value that labels of dtype {array.dtype} can hold", f"{background}")
-    return array
+    if background > np.iinfo(classes.dtype).max:
+        _refuse("background", f"a value that labels of dtype {classes.dtype} can hold", f"{background}")
 
 
 def _check_scores(scores: NDArray[Any], mining: Mining) -> None:
@@ -250,12 +250,10 @@ def _label_codes(batch: Batch, block: slice) -> tuple[NDArray[Any], NDArray[Any]
     if labels.ndim == 3:
         empty = _check_rows(labels, mining, block.start)
         background = -1 if mining.background is None else mining.background
-        return _own_codes(
-            labels[:, :, background] == 0, empty if mining.all_zero == "ignore" else None, valid
-        )
+        return _own_codes(labels[:, :, background] == 0, empty if mining.all_zero == "ignore" else None, valid)
     if labels.dtype.kind == "b":
         return _own_codes(labels, None, valid)
-    background = mining.background
+    background = cast("int", mining.background)  # _label_array refused None
     ignore = background if mining.ignore_index is None else mining.ignore_index
     if valid is not None:
         ignored = (labels == ignore) & (labels != background)
@@ -301,7 +299,7 @@ def _check_rows(scores: NDArray[Any], mining: Mining, start: int) -> NDArray[np.
         hint = "" if mining.all_zero == "raise" else " (or are all zero)"
         expected = f"one-hot or soft scores, which are never negative and add up to 1{hint}"
         _refuse("labels", expected, f"{row} at (sample {start + sample}, anchor {anchor})")
-    return empty
+    return cast("NDArray[np.bool_]", empty)
 
 
 def integer_labels(labels: ArrayLike, shape: tuple[int, ...], ignore_index: int) -> NDArray[Any]:

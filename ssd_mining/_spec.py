@@ -123,7 +123,7 @@ class Rows(NamedTuple):
     """Checked, C-contiguous, read-only rows of b samples, as every kernel takes them."""
 
     loss: NDArray[Any]  # (b, A) float32 or float64
-    rank: NDArray[Any]  # (b, A), the dtype of loss; loss itself unless the user ranks by something else
+    rank: NDArray[Any]  # (b, A), the dtype of loss; (0, 0): the loss itself
     labels: NDArray[Any]  # (b, A) unsigned: the bits of the labels
     codes: NDArray[Any]  # (3,), the dtype of labels: background, ignored, highest legal label
     quotas: NDArray[np.int64]  # (b,) explicit quotas; -1 where the rule decides
@@ -143,6 +143,10 @@ class Mined(NamedTuple):
     threshold: NDArray[np.float64]  # (b,) NaN where nothing is kept
     pos_mask: NDArray[np.bool_]  # (b, A), or (0, 0): not asked for
     hard_negative_mask: NDArray[np.bool_]  # (b, A), or (0, 0): not asked for
+
+    def block(self, samples: slice) -> "Mined":
+        """Return views of the results of some samples."""
+        return Mined(*(array[samples] for array in self))  # type: ignore[arg-type]
 
 
 def resolve(mining: Mining | None, selection: Selection) -> Mining:

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining import _backends, _inputs
 from ssd_mining._backends import Backend
-from ssd_mining._spec import Mined, Mining, Selection, check_choice, resolve
+from ssd_mining._spec import Mining, Selection, check_choice, resolve
 
 Normalize = Literal[
     "none",
@@ -131,7 +131,14 @@ def confidence_loss(
     mined = _backends.run(batch, masks=False, backend=backend, num_threads=num_threads)
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, as it should be
         per_sample = mined.positive_sum + mined.negative_sum
-        loss = _normalized(per_sample, mined, batch.conf_loss.shape[1], normalize, zero_positives)
+        loss = normalized_loss(
+            per_sample,
+            mined.num_pos,
+            mined.num_kept,
+            batch.conf_loss.shape[1],
+            normalize=normalize,
+            zero_positives=zero_positives,
+        )
     return ConfidenceLoss(
         loss=loss,
         per_sample=per_sample,
@@ -143,15 +150,18 @@ def confidence_loss(
     )
 
 
-def _normalized(
+def normalized_loss(
     per_sample: NDArray[np.float64],
-    mined: Mined,
+    num_pos: NDArray[np.int64],
+    num_kept: NDArray[np.int64],
     num_anchors: int,
-    normalize: Normalize,
-    zero_positives: ZeroPositives,
+    *,
+    normalize: Normalize = "batch",
+    zero_positives: ZeroPositives = "clamp",
 ) -> float:
+    """Normalise the sums of samples, (B,) each, as `confidence_loss` does: one number for the batch, in nats."""
     if normalize in ("sample_positives", "sample_selected"):
-        divisors = mined.num_pos if normalize == "sample_positives" else mined.num_pos + mined.num_kept
+        divisors = num_pos if normalize == "sample_positives" else num_pos + num_kept
         losses = [
             _divided(total, divisor, normalize, zero_positives)
             for total, divisor in zip(per_sample.tolist(), divisors.tolist(), strict=True)
@@ -161,9 +171,9 @@ def _normalized(
         "none": 1,
         "batch": per_sample.size,
         "anchors": per_sample.size * num_anchors,
-        "positives": int(mined.num_pos.sum()),
-        "selected": int(mined.num_pos.sum() + mined.num_kept.sum()),
-        "clamped_sample_positives": int(np.maximum(1, mined.num_pos).sum()),
+        "positives": int(num_pos.sum()),
+        "selected": int(num_pos.sum() + num_kept.sum()),
+        "clamped_sample_positives": int(np.maximum(1, num_pos).sum()),
     }[normalize]
     return _divided(float(per_sample.sum()), divisor, normalize, zero_positives)
 

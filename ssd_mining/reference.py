@@ -1,8 +1,8 @@
 """The rules of hard-negative mining in plain NumPy: first the seed notebook, then the general rule.
 
-This is the judge. It imports NumPy only, sorts where the kernels select, and sums with ``math.fsum``. Its first
-half keeps the notebook's own names, so that the two can be laid side by side; its second half is written
-independently of the kernels, so that a test against it means something.
+This is the judge. It imports NumPy only, sorts where the kernels select, and sums with ``math.fsum``. Its first half
+keeps the notebook's own names, so that the two can be laid side by side; its second half is written independently
+of the kernels, so that a test against it means something.
 """
 
 import math
@@ -180,7 +180,7 @@ def total(values: NDArray[Any]) -> float:
         return float(floats.sum())
 
 
-def mine_sample(  # noqa: PLR0917 - the six facts of a sample, in the order of the definition
+def mine_sample(
     conf_loss: NDArray[Any],
     rank: NDArray[Any],
     pos_mask: NDArray[np.bool_],
