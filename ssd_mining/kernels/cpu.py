@@ -66,13 +66,14 @@ def _select(staged: Row, num_kept: int) -> float:
     high = (KEY_OF_INF >> shift) + 1
     low = ~(KEY_OF_INF >> shift)
     # At least num_kept ranks reach the float of low, fewer reach that of high: at most 64 passes.
-    while high - low > 1:
-        middle = (low + high) >> 1
+    while low + 1 < high:
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)  # low + high could overflow
         if _count_reaching(staged, _float_of(middle, shift)) >= num_kept:
             low = middle
         else:
             high = middle
-    return _float_of(low, shift) + 0.0  # -0.0 becomes 0.0
+    # Keys finer than the subnormals of float32 round to one of them; adding 0.0 turns -0.0 into 0.0.
+    return np.float64(staged.dtype.type(_float_of(low, shift))) + 0.0
 
 
 @helper

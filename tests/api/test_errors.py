@@ -1,0 +1,368 @@
+"""The table of bad inputs: each with its exact error."""
+
+import numpy as np
+import pytest
+
+import ssd_mining as sm
+
+LOSS = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+CLASSES = np.array([[1, 0, 0], [0, 0, 2]])
+ONE_HOT = np.eye(3)[CLASSES]
+BAD = {
+    "losses of rank 1": (
+        {"conf_loss": [1.0, 2.0]},
+        ValueError,
+        "conf_loss: expected a (B, A) array, got shape (2,)",
+    ),
+    "losses of rank 3": (
+        {"conf_loss": ONE_HOT},
+        ValueError,
+        "conf_loss: expected a (B, A) array, got shape (2, 3, 3)",
+    ),
+    "ragged losses": (
+        {"conf_loss": [[1.0], [2.0, 3.0]]},
+        TypeError,
+        "conf_loss: expected an array, got list that NumPy cannot convert",
+    ),
+    "object losses": (
+        {"conf_loss": LOSS.astype(object)},
+        TypeError,
+        "conf_loss: expected float16, float32, float64 or integer values, got dtype object",
+    ),
+    "complex losses": ({"conf_loss": LOSS + 1j}, TypeError, "conf_loss: .* got dtype complex128"),
+    "string losses": ({"conf_loss": LOSS.astype(str)}, TypeError, "conf_loss: .* got dtype <U32"),
+    "bool losses": ({"conf_loss": LOSS > 2}, TypeError, "conf_loss: .* got dtype bool"),
+    "long double losses": ({"conf_loss": LOSS.astype(np.longdouble)}, TypeError, "conf_loss: .* got dtype float128"),
+    "masked losses": (
+        {"conf_loss": np.ma.masked_greater(LOSS, 5)},
+        TypeError,
+        "conf_loss: expected an array without a mask, got a masked array; pass its .data, and valid=~np.ma.getmask",
+    ),
+    "masked labels": ({"labels": np.ma.masked_greater(CLASSES, 1)}, TypeError, "labels: .* got a masked array"),
+    "None": ({"conf_loss": None}, TypeError, "conf_loss: .* got dtype object"),
+    "labels of rank 1": (
+        {"labels": CLASSES[0]},
+        ValueError,
+        "labels: expected a (B, A) or a (B, A, C) array, got shape (3,)",
+    ),
+    "labels of another shape": (
+        {"labels": CLASSES[:, :2]},
+        ValueError,
+        "labels: expected the shape of conf_loss (2, 3), got shape (2, 2)",
+    ),
+    "one-hot labels of another shape": (
+        {"labels": ONE_HOT[:1], "background": 0},
+        ValueError,
+        "labels: expected the shape of conf_loss (2, 3) and one axis of classes, got shape (1, 3, 3)",
+    ),
+    "string labels": (
+        {"labels": CLASSES.astype(str)},
+        TypeError,
+        "labels: expected integer classes, a bool pos_mask or one-hot scores, got dtype <U21",
+    ),
+    "float classes": (
+        {"labels": CLASSES.astype(float)},
+        TypeError,
+        "labels: expected integer classes or a bool pos_mask of shape (B, A), or one-hot scores of shape (B, A, C), "
+        "got dtype float64 of shape (2, 3)",
+    ),
+    "bool where a class is meant": (
+        {"labels": CLASSES > 0},
+        TypeError,
+        "background: expected None for a pos_mask, got background=0 with bool labels",
+    ),
+    "an ignore_index with a mask": (
+        {"labels": CLASSES > 0, "background": None, "ignore_index": -1},
+        TypeError,
+        "ignore_index: expected None for a pos_mask",
+    ),
+    "no background": (
+        {"background": None},
+        ValueError,
+        "background: expected the background class, for integer labels, got None; systems differ between first and "
+        "last class, so there is no default (often background=0)",
+    ),
+    "the last class of integer labels": (
+        {"background": -1},
+        ValueError,
+        "background: expected a class number of at least 0, for integer labels, got -1; integer labels do not tell",
+    ),
+    "a background that the labels cannot hold": (
+        {"labels": CLASSES.astype(np.uint8), "background": 256},
+        ValueError,
+        "background: expected a value that labels of dtype uint8 can hold, got 256",
+    ),
+    "a background beyond the classes": (
+        {"labels": ONE_HOT, "background": 3},
+        ValueError,
+        "background: expected a class of labels, -3 to 2, got 3",
+    ),
+    "a fractional background": (
+        {"background": 0.5},
+        TypeError,
+        "background: expected a whole number or None, got 0.5",
+    ),
+    "a bool background": ({"background": True}, TypeError, "background: expected a whole number or None, got True"),
+    "a label out of range": (
+        {"labels": [[1, 0, 0], [0, -1, 2]]},
+        ValueError,
+        "labels: expected class numbers of at least 0, got -1 at (sample 1, anchor 1); name the label of ignored "
+        "anchors in ignore_index",
+    ),
+    "a label out of range beside an ignored one": (
+        {"labels": [[1, -1, 0], [0, 0, -7]], "ignore_index": -1},
+        ValueError,
+        "labels: expected class numbers of at least 0 or ignore_index (-1), got -7 at (sample 1, anchor 2)",
+    ),
+    "a label out of range at a valid anchor": (
+        {"labels": [[-3, -2, 0], [0, 0, 1]], "valid": [[False, True, True], [True, True, True]]},
+        ValueError,
+        "labels: expected class numbers of at least 0, got -2 at (sample 0, anchor 1)",
+    ),
+    "an ignored background": (
+        {"ignore_index": 0},
+        ValueError,
+        "ignore_index: expected a label other than background, got 0 for both",
+    ),
+    "an ignore_index with one-hot labels": (
+        {"labels": ONE_HOT, "ignore_index": 1},
+        TypeError,
+        'ignore_index: expected None for one-hot labels, got 1 with one-hot labels; use valid=, or all_zero="ignore"',
+    ),
+    "a row with two ones": (
+        {"labels": [[[1, 1], [0, 1], [1, 0]]] * 2},
+        ValueError,
+        "labels: expected one-hot or soft scores, which are never negative and add up to 1 (or are all zero), got "
+        "[1, 1] at (sample 0, anchor 0)",
+    ),
+    "a negative score": (
+        {"labels": [[[0.5, 0.5], [0, 1], [1, 0]], [[0, 1], [2, -1], [1, 0]]]},
+        ValueError,
+        "got [ 2., -1.] at (sample 1, anchor 1)",
+    ),
+    "a NaN score": (
+        {"labels": np.where(ONE_HOT == 1, np.nan, 0)},
+        ValueError,
+        "got [ 0., nan,  0.] at (sample 0, anchor 0)",
+    ),
+    "logits for one-hot labels": (
+        {"labels": ONE_HOT * 7.5 - 2},
+        ValueError,
+        "labels: expected one-hot or soft scores",
+    ),
+    "an all-zero row where that is forbidden": (
+        {"labels": ONE_HOT * (CLASSES != 2)[..., None], "all_zero": "raise"},
+        ValueError,
+        "which are never negative and add up to 1, got [0., 0., 0.] at (sample 1, anchor 2)",
+    ),
+    "no classes": (
+        {"labels": np.ones((2, 3, 0))},
+        ValueError,
+        "labels: expected at least one class, got shape (2, 3, 0)",
+    ),
+    "a negative ratio": (
+        {"neg_pos_ratio": -1},
+        ValueError,
+        "neg_pos_ratio: expected a finite number of at least 0, got -1",
+    ),
+    "a NaN ratio": ({"neg_pos_ratio": float("nan")}, ValueError, "neg_pos_ratio: .* got nan"),
+    "an infinite ratio": ({"neg_pos_ratio": float("inf")}, ValueError, "neg_pos_ratio: .* got inf"),
+    "a ratio that is no number": ({"neg_pos_ratio": "3"}, TypeError, "neg_pos_ratio: expected a number, got '3'"),
+    "a negative minimum": (
+        {"min_negatives": -1},
+        ValueError,
+        "min_negatives: expected a whole number of at least 0, got -1",
+    ),
+    "a fractional minimum": ({"min_negatives": 0.5}, TypeError, "min_negatives: .* got 0.5"),
+    "a minimum above the maximum": (
+        {"min_negatives": 5, "max_negatives": 4},
+        ValueError,
+        "min_negatives: expected at most max_negatives (4), got 5",
+    ),
+    "a negative maximum": (
+        {"max_negatives": -1},
+        ValueError,
+        "max_negatives: expected a whole number of at least 0, got -1",
+    ),
+    "an unknown minimum rule": (
+        {"min_negatives_when": "never"},
+        ValueError,
+        "min_negatives_when: expected 'always' or 'no_positives', got 'never'",
+    ),
+    "an unknown NaN policy": (
+        {"nan_policy": None},
+        ValueError,
+        "nan_policy: expected 'raise' or 'propagate' or 'omit', got None",
+    ),
+    "NaN": (
+        {"conf_loss": np.where(LOSS == 5, np.nan, LOSS)},
+        ValueError,
+        'conf_loss: expected no NaN (nan_policy="raise"; "omit" and "propagate" allow it), got NaN at '
+        "(sample 1, anchor 1)",
+    ),
+    "NaN ranks": (
+        {"rank_by": np.where(LOSS == 5, np.nan, LOSS)},
+        ValueError,
+        "rank_by: expected no NaN .* got NaN at (sample 1, anchor 1)",
+    ),
+    "ranks of another shape": (
+        {"rank_by": LOSS[:1]},
+        ValueError,
+        "rank_by: expected the shape of conf_loss (2, 3), got shape (1, 3)",
+    ),
+    "integers for valid": (
+        {"valid": CLASSES},
+        TypeError,
+        "valid: expected a bool array, True where the anchor counts, got dtype int64",
+    ),
+    "valid of another shape": (
+        {"valid": [True, False, True]},
+        ValueError,
+        "valid: expected the shape of conf_loss (2, 3), got shape (3,)",
+    ),
+    "a negative quota": (
+        {"num_negatives": [1, -2]},
+        ValueError,
+        "num_negatives: expected numbers of at least 0, got -2 for sample 1",
+    ),
+    "a quota per anchor": (
+        {"num_negatives": CLASSES},
+        ValueError,
+        "num_negatives: expected one number, or one per sample (2,), got shape (2, 3)",
+    ),
+    "a fractional quota": (
+        {"num_negatives": 1.5},
+        TypeError,
+        "num_negatives: expected whole numbers, got dtype float64",
+    ),
+    "an unknown keyword": (
+        {"ratio": 3},
+        TypeError,
+        "ratio: no such keyword; the selection keywords are all_zero, background, ignore_index, max_negatives,",
+    ),
+    "a spec and keywords": (
+        {"mining": sm.Mining()},
+        TypeError,
+        "mining: expected either mining= or keywords, got both mining= and background",
+    ),
+    "a spec of another type": ({"mining": {"background": 0}}, TypeError, "mining: expected a Mining, got dict"),
+    "an unhashable keyword": ({"background": [0]}, TypeError, "background: expected a whole number or None, got [0]"),
+    "an unknown backend": (
+        {"backend": "gpu"},
+        ValueError,
+        "backend: expected 'cpu', 'cuda', 'reference' or None, got 'gpu'",
+    ),
+    "a backend that is not built": (
+        {"backend": "cuda"},
+        NotImplementedError,
+        "backend: 'cuda' is not built into this version",
+    ),
+    "no threads": (
+        {"num_threads": 0},
+        ValueError,
+        "num_threads: expected a whole number of at least 1 or None, got 0",
+    ),
+    "half a thread": (
+        {"num_threads": 0.5},
+        TypeError,
+        "num_threads: expected a whole number of at least 1 or None, got 0.5",
+    ),
+}
+FUNCTIONS = [sm.confidence_loss, sm.mine_hard_negatives, sm.hard_negative_mask]
+
+
+def pattern(message):
+    """Make a message a pattern, in which `.*` alone is not literal."""
+    import re
+
+    return ".*".join(re.escape(part) for part in message.split(".*"))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_its_error(case, function):
+    changes, error, message = BAD[case]
+    call = {"conf_loss": LOSS, "labels": CLASSES, "background": 0} | changes
+    if "background" not in changes and np.ndim(call["labels"]) == 3:
+        call["background"] = -1
+    with pytest.raises(error, match=pattern(message)):
+        function(**call)
+
+
+@pytest.mark.parametrize("case", [c for c in BAD if "backend" not in c])
+def test_the_reference_backend_refuses_the_same(case):
+    changes, error, message = BAD[case]
+    call = {"conf_loss": LOSS, "labels": CLASSES, "background": 0, "backend": "reference"} | changes
+    if "background" not in changes and np.ndim(call["labels"]) == 3:
+        call["background"] = -1
+    with pytest.raises(error, match=pattern(message)):
+        sm.confidence_loss(**call)
+
+
+def test_a_later_block_reports_the_sample_of_the_batch(monkeypatch):
+    monkeypatch.setattr("ssd_mining._inputs.BLOCK_ELEMENTS", 6)
+    conf_loss = np.ones((7, 3))
+    conf_loss[5, 1] = np.nan
+    with pytest.raises(ValueError, match=r"\(sample 5, anchor 1\)"):
+        sm.confidence_loss(conf_loss, np.zeros((7, 3), np.int64), background=0)
+    labels = np.zeros((7, 3), np.int64)
+    labels[6, 2] = -1
+    with pytest.raises(ValueError, match=r"\(sample 6, anchor 2\)"):
+        sm.confidence_loss(np.ones((7, 3)), labels, background=0)
+    one_hot = np.ones((7, 3, 2)) * [0, 1]
+    one_hot[4, 2] = 1
+    with pytest.raises(ValueError, match=r"\(sample 4, anchor 2\)"):
+        sm.confidence_loss(np.ones((7, 3)), one_hot)
+
+
+def test_nothing_is_written_to_the_inputs_of_a_failing_call():
+    conf_loss, labels = LOSS.copy(), CLASSES.copy()
+    conf_loss[1, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        sm.mine_hard_negatives(conf_loss, labels, background=0)
+    np.testing.assert_array_equal(labels, CLASSES)
+    assert np.isnan(conf_loss).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"normalize": "mean"}, ValueError, "normalize: expected 'none' or 'batch' or 'anchors'"),
+        ({"zero_positives": 1}, ValueError, "zero_positives: expected 'clamp' or 'zero' or 'nan' or 'raise', got 1"),
+        (
+            {"labels": CLASSES * 0, "normalize": "positives", "zero_positives": "raise"},
+            ValueError,
+            "labels: expected something to divide by for normalize='positives', got none",
+        ),
+    ],
+)
+def test_the_loss_refuses_what_it_cannot_divide_by(changes, error, message):
+    with pytest.raises(error, match=pattern(message)):
+        sm.confidence_loss(**({"conf_loss": LOSS, "labels": CLASSES, "background": 0} | changes))
+
+
+@pytest.mark.parametrize(
+    ("counts", "error", "message"),
+    [
+        (([1.5], [2]), TypeError, "num_pos: expected whole numbers, got dtype float64"),
+        (([1], [-2]), ValueError, "num_neg: expected numbers of at least 0, got -2"),
+        (([1, 2], [1, 2, 3]), ValueError, "num_pos and num_neg: expected shapes that broadcast, got (2,) and (3,)"),
+    ],
+)
+def test_quotas_of_bad_counts_are_refused(counts, error, message):
+    with pytest.raises(error, match=pattern(message)):
+        sm.negative_quota(*counts)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignore_index", "error", "message"),
+    [
+        (ONE_HOT, -1, TypeError, "labels: expected integer classes, got dtype float64"),
+        (CLASSES[:1], -1, ValueError, "labels: expected the shape that was mined (2, 3), got shape (1, 3)"),
+        (CLASSES.astype(np.uint8), -1, ValueError, "ignore_index: expected a value that labels of dtype uint8 can"),
+    ],
+)
+def test_relabel_refuses_labels_it_cannot_mark(labels, ignore_index, error, message):
+    res = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
+    with pytest.raises(error, match=pattern(message)):
+        res.relabel(labels, ignore_index=ignore_index)

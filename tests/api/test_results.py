@@ -1,0 +1,150 @@
+"""Results: indices, relabelling, columns, quotas, normalisers, and the spec as a value."""
+
+import pickle
+from dataclasses import FrozenInstanceError, fields
+
+import numpy as np
+import pytest
+
+import ssd_mining as sm
+from ssd_mining._spec import Selection
+
+RNG = np.random.default_rng(3)
+LOSS = (RNG.integers(0, 16, (5, 80)) / 4).astype(np.float32)
+CLASSES = np.where(RNG.random(LOSS.shape) < 0.08, 2, 0)
+
+
+def test_indices_list_the_kept_negatives_hardest_first_and_ties_by_anchor():
+    conf_loss = LOSS.copy()
+    conf_loss[1, :4], conf_loss[2, 5] = np.nan, np.inf
+    res = sm.mine_hard_negatives(conf_loss, CLASSES, background=0, nan_policy="propagate")
+    offsets, anchors = res.indices()
+    assert offsets.dtype == anchors.dtype == np.int64
+    for i, row in enumerate(conf_loss):
+        got = anchors[offsets[i] : offsets[i + 1]].tolist()
+        kept = np.flatnonzero(res.hard_negative_mask[i])
+        expected = sorted(kept, key=lambda j: (not np.isnan(row[j]), -row[j] if row[j] == row[j] else 0, j))
+        assert got == expected
+    assert offsets[-1] == anchors.size == res.num_kept.sum()
+
+
+def test_indices_follow_rank_by():
+    res = sm.mine_hard_negatives(LOSS, CLASSES, background=0, rank_by=-LOSS)
+    offsets, anchors = res.indices()
+    ranks = LOSS[0, anchors[: offsets[1]]]
+    assert (np.diff(ranks) >= 0).all()
+
+
+def test_indices_do_not_change_when_the_caller_reuses_the_array():
+    conf_loss = LOSS.copy()
+    res = sm.mine_hard_negatives(conf_loss, CLASSES, background=0)
+    before = res.indices()[1].copy()
+    conf_loss[...] = 0
+    np.testing.assert_array_equal(res.indices()[1], before)
+
+
+def test_relabelled_labels_mine_to_the_same_loss_with_every_negative_kept():
+    res = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
+    labels = res.relabel(CLASSES, ignore_index=-1)
+    again = sm.mine_hard_negatives(LOSS, labels, background=0, ignore_index=-1, neg_pos_ratio=1e9)
+    has_pos = res.num_pos > 0
+    np.testing.assert_array_equal(again.hard_negative_mask[has_pos], res.hard_negative_mask[has_pos])
+    np.testing.assert_array_equal(again.num_neg, res.num_kept)
+    assert labels.dtype == CLASSES.dtype
+    assert (labels == -1).sum() == LOSS.size - res.num_pos.sum() - res.num_kept.sum()
+
+
+def test_results_are_frozen_and_their_columns_have_one_length():
+    res = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
+    out = sm.confidence_loss(LOSS, CLASSES, background=0)
+    with pytest.raises(FrozenInstanceError):
+        out.loss = 1.0
+    with pytest.raises(FrozenInstanceError):
+        res.num_pos = None
+    for columns in (res.to_dict(), out.to_dict()):
+        assert {column.shape for column in columns.values()} == {(5,)}
+
+
+def test_the_mask_alone_is_the_mask_of_the_result():
+    got = sm.hard_negative_mask(LOSS, CLASSES, background=0)
+    np.testing.assert_array_equal(got, sm.mine_hard_negatives(LOSS, CLASSES, background=0).hard_negative_mask)
+
+
+def test_the_quota_alone_is_the_quota_of_the_kernel():
+    for keywords in ({}, {"neg_pos_ratio": 0.7}, {"min_negatives": 9, "max_negatives": 12}):
+        res = sm.mine_hard_negatives(LOSS, CLASSES, background=0, **keywords)
+        np.testing.assert_array_equal(sm.negative_quota(res.num_pos, res.num_neg, **keywords), res.num_kept)
+
+
+def test_no_mask_is_built_for_the_loss(monkeypatch):
+    asked = []
+    import ssd_mining._backends as backends
+
+    empty_mined = backends.empty_mined
+
+    def spy(*shape, masks):
+        asked.append(masks)
+        return empty_mined(*shape, masks=masks)
+
+    monkeypatch.setattr(backends, "empty_mined", spy)
+    sm.confidence_loss(LOSS, CLASSES, background=0)
+    sm.hard_negative_mask(LOSS, CLASSES, background=0)
+    assert asked == [False, True]
+
+
+def expected_loss(normalize):
+    out = sm.confidence_loss(LOSS, CLASSES, background=0)
+    total, pos, kept = out.per_sample, out.num_pos, out.num_kept
+    return {
+        "none": total.sum(),
+        "batch": total.sum() / 5,
+        "anchors": total.sum() / 400,
+        "positives": total.sum() / pos.sum(),
+        "sample_positives": np.mean(total / pos),
+        "clamped_sample_positives": total.sum() / np.maximum(pos, 1).sum(),
+        "selected": total.sum() / (pos + kept).sum(),
+        "sample_selected": np.mean(total / (pos + kept)),
+    }[normalize]
+
+
+@pytest.mark.parametrize(
+    "normalize",
+    [
+        "none",
+        "batch",
+        "anchors",
+        "positives",
+        "sample_positives",
+        "clamped_sample_positives",
+        "selected",
+        "sample_selected",
+    ],
+)
+def test_the_loss_is_divided_as_asked(normalize):
+    assert (CLASSES > 0).any(axis=1).all()
+    got = sm.confidence_loss(LOSS, CLASSES, background=0, normalize=normalize).loss
+    assert got == pytest.approx(expected_loss(normalize), rel=1e-12)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("clamp", 3.0), ("zero", 0.0), ("nan", np.nan)])
+@pytest.mark.parametrize("normalize", ["positives", "sample_positives"])
+def test_without_positives_the_rule_decides(normalize, rule, expected):
+    out = sm.confidence_loss(
+        [[1.0, 3.0]], [[0, 0]], background=0, min_negatives=1, normalize=normalize, zero_positives=rule
+    )
+    np.testing.assert_equal(out.loss, expected)
+
+
+def test_a_spec_and_its_fields_as_keywords_mean_the_same():
+    mining = sm.Mining(background=0, neg_pos_ratio=2, min_negatives=1)
+    got = sm.confidence_loss(LOSS, CLASSES, mining=mining)
+    assert got.loss == sm.confidence_loss(LOSS, CLASSES, background=0, neg_pos_ratio=2, min_negatives=1).loss
+    assert mining == sm.Mining(background=0, neg_pos_ratio=2, min_negatives=1)
+    assert pickle.loads(pickle.dumps(mining)) == mining  # noqa: S301 - our own bytes
+    assert hash(mining) == hash(sm.Mining(background=0, neg_pos_ratio=2, min_negatives=1))
+    with pytest.raises(FrozenInstanceError):
+        mining.background = 1
+
+
+def test_the_selection_keywords_are_the_fields_of_the_spec():
+    assert list(Selection.__annotations__) == [field.name for field in fields(sm.Mining)]

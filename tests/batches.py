@@ -1,0 +1,151 @@
+"""Generated batches, the reference's answer to them, and the real ones where they are at hand."""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from ssd_mining import reference
+from ssd_mining.reference import Sample
+
+ROOT = Path(__file__).parents[1]
+SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, 1e-42, 3e38]
+LOSSES = ("gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending")
+LABELS = ("int64", "uint8", "int16", "uint64", "bool", "one_hot", "one_hot_int")
+
+
+def losses(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Draw losses (B, A) of a kind; most kinds are full of ties."""
+    size = shape[0] * shape[1]
+    values = {
+        "gamma": lambda: rng.gamma(0.3, 1.0, size),
+        "ties": lambda: rng.integers(0, 4, size) / 4,
+        "zeros": lambda: np.where(rng.random(size) < 0.8, 0.0, rng.gamma(0.3, 1.0, size)),
+        "negative": lambda: rng.normal(-1, 1, size).round(1),
+        "special": lambda: rng.choice(SPECIAL, size),
+        "equal": lambda: np.full(size, 0.7),
+        "ascending": lambda: np.arange(size) / 8,
+        "descending": lambda: -np.arange(size) / 8,
+    }[kind]()
+    return values.reshape(shape).astype(np.float32)
+
+
+@dataclass
+class Batch:
+    """A generated call, and which anchors play which role in it."""
+
+    conf_loss: np.ndarray
+    labels: np.ndarray
+    keywords: dict[str, Any]
+    rules: dict[str, Any]  # what the reference wants to know of the quota
+    pos_mask: np.ndarray
+    neg_mask: np.ndarray
+    rank: np.ndarray
+    quotas: np.ndarray | None = None
+    omit_nan: bool = False
+    expected: list[Sample] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for i, conf in enumerate(self.conf_loss):
+            pos_mask = self.pos_mask[i]
+            if self.omit_nan:
+                pos_mask = pos_mask & ~np.isnan(conf) & ~np.isnan(self.rank[i])
+            wanted = reference.num_wanted(
+                int(pos_mask.sum()),
+                **self.rules,
+                num_negatives=None if self.quotas is None else int(self.quotas[i]),
+            )
+            self.expected.append(
+                reference.mine_sample(
+                    conf, self.rank[i], self.pos_mask[i], self.neg_mask[i], wanted, omit_nan=self.omit_nan
+                )
+            )
+
+
+@st.composite
+def batches(draw: st.DrawFn, max_anchors: int = 70) -> Batch:
+    """Draw a whole call: losses, labels, keywords. The values come from a seed, so that thousands are cheap."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shape = (draw(st.integers(0, 4)), draw(st.integers(0, max_anchors)))
+    conf_loss = losses(draw(st.sampled_from(LOSSES)), shape, rng).astype(
+        draw(st.sampled_from([np.float32, np.float64]))
+    )
+    num_classes = draw(st.integers(1, 5))
+    positives = draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0]))
+    keywords: dict[str, Any] = {}
+    nan_policy = draw(st.sampled_from(["raise", "raise", "propagate", "omit"]))
+    if nan_policy != "raise":
+        keywords["nan_policy"] = nan_policy
+        conf_loss[rng.random(shape) < draw(st.sampled_from([0.0, 0.05, 0.5]))] = np.nan
+    kind = draw(st.sampled_from(LABELS))
+    background = draw(st.integers(0, num_classes - 1))
+    classes = np.where(rng.random(shape) < positives, rng.integers(0, num_classes, shape), background)
+    valid = rng.random(shape) < 0.8 if draw(st.booleans()) else None
+    if valid is not None:
+        keywords["valid"] = valid
+    if kind == "bool":
+        labels, roles = classes != background, reference.roles(classes != background, valid=valid)
+    elif kind.startswith("one_hot"):
+        labels = np.eye(num_classes, dtype=np.float32 if kind == "one_hot" else np.int8)[classes]
+        if background != num_classes - 1 or draw(st.booleans()):
+            keywords["background"] = background if draw(st.booleans()) else background - num_classes
+        roles = reference.roles(labels, background=background, valid=valid)
+    else:
+        labels, ignore_index = classes.astype(kind), None
+        if draw(st.booleans()):
+            ignore_index = 200 if kind.startswith("u") else -1
+            labels[rng.random(shape) < 0.2] = ignore_index
+            keywords["ignore_index"] = ignore_index
+        keywords["background"] = background
+        roles = reference.roles(labels, background=background, ignore_index=ignore_index, valid=valid)
+    rules = draw(quota_rules())
+    keywords.update(rules)
+    rank, quotas = conf_loss, None
+    if draw(st.integers(0, 3)) == 0:
+        keywords["rank_by"] = rank = losses(draw(st.sampled_from(LOSSES)), shape, rng)
+    if draw(st.integers(0, 3)) == 0:
+        keywords["num_negatives"] = quotas = rng.integers(0, max_anchors, shape[0])
+    return Batch(conf_loss, labels, keywords, rules, *roles, rank, quotas, nan_policy == "omit")
+
+
+@st.composite
+def quota_rules(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw the keywords that decide how many negatives are kept."""
+    rules: dict[str, Any] = {"neg_pos_ratio": draw(st.sampled_from([3, 3.0, 0, 0.5, 1.7, 1e300]))}
+    if draw(st.booleans()):
+        rules["min_negatives"] = draw(st.integers(0, 10))
+        rules["min_negatives_when"] = draw(st.sampled_from(["always", "no_positives"]))
+    if draw(st.booleans()):
+        rules["max_negatives"] = draw(st.integers(10, 20))
+    return rules
+
+
+def real_folder() -> Path:
+    """Return the folder of the real arrays; skip where it is not at hand."""
+    folder = Path(os.environ.get("SSD_MINING_DATA", ROOT.parent / "shared" / "real"))
+    if not (folder / "load_real.py").exists():
+        pytest.skip(f"the real arrays are not at hand: no {folder}; set SSD_MINING_DATA")
+    return folder
+
+
+def load_real(name: str, background: str = "first") -> dict[str, Any]:
+    """Load one real file through the loader beside it."""
+    folder = real_folder()
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    import load_real as loader
+
+    return loader.load(name, background=background)
+
+
+REAL_FILES = {  # the batch means that their README prints
+    "coco91_int8.npz": "104.415917",
+    "coco91_float.npz": "45.019319",
+    "pvb4.npz": "93.695809",
+    "veh2.npz": "52.258012",
+}
