@@ -3,8 +3,6 @@
 Plain loops that compact or branch per anchor cost 3 microseconds per row of 8732; these words cost a tenth of that
 (benchmarks/test_mining.py). Each function lowers to a few instructions on AVX-512, AVX2 and generic x86 alike. Blocks
 that reach past the end of their row, and every block when Numba's JIT is off, take a plain loop.
-
-A word is a uint64 whose bit ``i`` speaks of the element ``start + i``.
 """
 
 from typing import Any
@@ -28,7 +26,7 @@ _JITTED = not config.DISABLE_JIT
 _I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 
 Row = NDArray[Any]
-Word = np.uint64
+Word = Any  # np.uint64: bit i speaks of the element start + i
 
 
 def _block(context: Any, builder: Any, row_type: Any, row: Any, start: Any) -> tuple[Any, Any, int]:
@@ -75,6 +73,29 @@ _equal64 = _comparison("==")
 
 
 @intrinsic
+def _sum64(_: Any, row: Any, start: Any, word: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        block = _load(context, builder, signature.args[0], args[0], args[1])
+        chosen = builder.bitcast(args[2], ir.VectorType(_I1, LANES))
+        block = builder.select(chosen, block, ir.Constant(block.type, None))
+        if block.type.element != ir.DoubleType():
+            block = builder.fpext(block, ir.VectorType(ir.DoubleType(), LANES))
+        lanes = LANES
+        while lanes > 1:  # halves onto each other: one fixed tree of additions on every processor
+            lanes //= 2
+            low, high = (_part(builder, block, first, lanes) for first in (0, lanes))
+            block = builder.fadd(low, high)
+        return builder.extract_element(block, _I32(0))
+
+    return types.float64(row, types.intp, types.uint64), codegen
+
+
+def _part(builder: Any, vector: Any, first: int, number: int) -> Any:
+    indices = ir.Constant(ir.VectorType(_I32, number), list(range(first, first + number)))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), indices)
+
+
+@intrinsic
 def _store64(_: Any, mask: Any, start: Any, word: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, vector, size = _block(context, builder, signature.args[0], args[0], args[1])
@@ -107,7 +128,7 @@ def _count64(_: Any, word: Any) -> Any:
 
 @intrinsic
 def _lowest64(_: Any, word: Any) -> Any:
-    return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.cttz(args[0], _I1(1))
+    return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.cttz(args[0], _I1(0))
 
 
 @inlined
@@ -173,6 +194,15 @@ def inside(row: Row, start: int) -> Word:
 
 
 @inlined
+def total(row: Row, start: int, word: Word) -> Any:
+    """Sum the elements whose bits are set, in float64; the block must lie inside the row."""
+    if _JITTED:
+        return _sum64(row, start, word)
+    chosen = [row[start + i] for i in range(LANES) if (word >> np.uint64(i)) & ONE]
+    return np.float64(np.sum(chosen, dtype=np.float64))
+
+
+@inlined
 def store(mask: Row, start: int, word: Word) -> None:
     """Write the bits of a word as 64 booleans."""
     if _JITTED and start + LANES <= mask.shape[0]:
@@ -195,19 +225,19 @@ def prefetch(row: Row, start: int) -> None:
 
 
 @inlined
-def count(word: Word) -> int:
-    """How many bits are set."""
+def count(word: Word) -> Any:
+    """Count the bits that are set."""
     if _JITTED:
         return _count64(word)
     return int(word).bit_count()
 
 
 @inlined
-def lowest(word: Word) -> int:
-    """The index of the lowest bit that is set; the word must not be 0."""
+def lowest(word: Word) -> Any:
+    """Find the lowest bit that is set; 64 where none is."""
     if _JITTED:
         return _lowest64(word)
-    return (int(word) & -int(word)).bit_length() - 1
+    return (int(word) & -int(word)).bit_length() - 1 if word else LANES
 
 
 @helper

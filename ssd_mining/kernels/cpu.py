@@ -8,9 +8,9 @@ some 70 counting passes over the row, for a pivot that missed.
 """
 
 import math
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssd_mining import _lanes as lanes
 from ssd_mining._jit import helper, parallel, prange, serial
@@ -94,11 +94,8 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
 
 
 @helper
-def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, int]:
-    """Find the rank of the easiest kept negative; leave the ranks above it, and maybe more, in front of `values`.
-
-    Returns that rank and how many values were left there.
-    """
+def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, Row]:
+    """Find the rank of the easiest kept negative; return it, and blocks that hold all ranks above it."""
     num_anchors, room = rank.shape[0], negatives.shape[0] * LANES
     sampled = values[room:]
     share = num_kept / num_anchors * sampled.shape[0]
@@ -109,14 +106,15 @@ def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[floa
             j = ((np.uint64(i) * GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
             is_negative = (negatives[j >> np.uint64(6)] >> (j & np.uint64(63))) & ONE
             sampled[i] = rank[j] if is_negative != NO_WORD else -np.inf
-        pivot = rank.dtype.type(_kth_largest(sampled, place))
+        pivot = rank.dtype.type(_kth_largest(sampled, place, False))
         num_values = _pull(rank, negatives, pivot, values)
+        pulled = _padded(values, num_values)
         if num_values >= num_kept:
-            return _kth_largest(_padded(values, num_values), num_kept), num_values
+            return _kth_largest(pulled, num_kept, True), pulled
         if _count_reaching(rank, negatives, pivot) >= num_kept:
-            return np.float64(pivot), num_values  # ties on the pivot decide
-    num_values = _pull_all(rank, negatives, values)
-    return _kth_largest(_padded(values, num_values), num_kept), num_values
+            return np.float64(pivot), pulled  # ties on the pivot decide
+    pulled = _padded(values, _pull_all(rank, negatives, values))
+    return _kth_largest(pulled, num_kept, True), pulled
 
 
 @helper
@@ -138,12 +136,18 @@ def _pull_all(rank: Row, negatives: Row, values: Row) -> int:
 
 
 @helper
-def _pull_word(rank: Row, start: int, word: Word, values: Row, num_values: int) -> int:
-    while word != NO_WORD:
-        values[num_values] = rank[start + lanes.lowest(word)]
-        num_values += 1
+def _pull_word(rank: Row, start: int, word: Word, values: Row, num_values: int) -> Any:
+    # Unsigned indices need no test for being negative; two steps at a time halve the branches guessed wrong. A second
+    # step without a bit left copies the first lane, and is overwritten or lies past the values.
+    base, place = np.uint64(start), np.uint64(num_values)
+    stop = place + np.uint64(lanes.count(word))
+    while place < stop:
+        values[place] = rank[base + np.uint64(lanes.lowest(word))]
         word &= word - ONE
-    return num_values
+        values[place + ONE] = rank[base + (np.uint64(lanes.lowest(word)) & np.uint64(63))]
+        word &= word - ONE
+        place += np.uint64(2)
+    return np.int64(stop)
 
 
 @helper
@@ -163,7 +167,7 @@ def _count_reaching(rank: Row, negatives: Row, pivot: float) -> int:
 
 
 @helper
-def _kth_largest(values: Row, k: int) -> float:
+def _kth_largest(values: Row, k: int, exact: bool) -> float:
     """Find the k-th largest of `values` (whole blocks), NaN above all, by bisecting its bits: at most 64 passes."""
     shift = FLOAT32_SHIFT if values.itemsize == 4 else np.int64(0)
     high = (KEY_OF_INF >> shift) + 1
@@ -175,6 +179,9 @@ def _kth_largest(values: Row, k: int) -> float:
         count = 0
         for start in range(0, values.shape[0], LANES):
             count += lanes.count(lanes.reaching(values, start, pivot))
+        if count == k and not exact:
+            low = middle
+            break
         if count >= k:
             low = middle
         else:
@@ -184,28 +191,21 @@ def _kth_largest(values: Row, k: int) -> float:
 
 
 @helper
-def _float_of(key: int, shift: int) -> float:
+def _float_of(key: Any, shift: Any) -> Any:
     """Turn a key, whose order is that of the floats, back into its float64."""
     return np.int64((key ^ ((key >> 63) & (SIGN_FLIP >> shift))) << shift).view(np.float64)
 
 
 @helper
 def _sum_above(values: Row, threshold: float) -> tuple[float, int]:
-    """Sum and count the values above `threshold`; four chains, for one would wait on every addition."""
-    sum_0 = sum_1 = sum_2 = sum_3 = 0.0
-    count = 0
-    for i in range(values.shape[0]):
-        values[count] = values[i]
-        count += not (values[i] <= threshold)
-    whole = count & ~3
-    for i in range(0, whole, 4):
-        sum_0 += values[i]
-        sum_1 += values[i + 1]
-        sum_2 += values[i + 2]
-        sum_3 += values[i + 3]
-    for i in range(whole, count):
-        sum_0 += values[i]
-    return (sum_0 + sum_1) + (sum_2 + sum_3), count
+    """Sum and count those of `values` (whole blocks) that are above `threshold`."""
+    pivot = values.dtype.type(threshold)
+    total, count = 0.0, 0
+    for start in range(0, values.shape[0], LANES):
+        word = lanes.above(values, start, pivot)
+        total += lanes.total(values, start, word)
+        count += lanes.count(word)
+    return total, count
 
 
 @helper
@@ -244,8 +244,8 @@ def _mine_sample(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: R
     rank = rows.rank[sample] if ranked else rows.loss[sample]
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept
     if num_kept > num_nan_ranks:
-        threshold, num_values = _select(rank, negatives, num_kept, values)
-        negative_sum, num_above = _sum_above(values[:num_values], threshold)
+        threshold, pulled = _select(rank, negatives, num_kept, values)
+        negative_sum, num_above = _sum_above(pulled, threshold)
         num_ties -= num_above
         negative_sum += num_ties * threshold
     elif num_kept > 0:

@@ -63,8 +63,10 @@ BAD = {
     "float classes": (
         {"labels": CLASSES.astype(float)},
         TypeError,
-        "labels: expected integer classes or a bool pos_mask of shape (B, A), or one-hot scores of shape (B, A, C), "
-        "got dtype float64 of shape (2, 3)",
+        (
+            "labels: expected integer classes or a bool pos_mask of shape (B, A), or one-hot scores of shape (B, A, C), "  # noqa: E501
+            "got dtype float64 of shape (2, 3)"
+        ),
     ),
     "bool where a class is meant": (
         {"labels": CLASSES > 0},
@@ -79,8 +81,10 @@ BAD = {
     "no background": (
         {"background": None},
         ValueError,
-        "background: expected the background class, for integer labels, got None; systems differ between first and "
-        "last class, so there is no default (often background=0)",
+        (
+            "background: expected the background class, for integer labels, got None; systems differ between first and "  # noqa: E501
+            "last class, so there is no default (often background=0)"
+        ),
     ),
     "the last class of integer labels": (
         {"background": -1},
@@ -106,8 +110,10 @@ BAD = {
     "a label out of range": (
         {"labels": [[1, 0, 0], [0, -1, 2]]},
         ValueError,
-        "labels: expected class numbers of at least 0, got -1 at (sample 1, anchor 1); name the label of ignored "
-        "anchors in ignore_index",
+        (
+            "labels: expected class numbers of at least 0, got -1 at (sample 1, anchor 1); name the label of ignored "
+            "anchors in ignore_index"
+        ),
     ),
     "a label out of range beside an ignored one": (
         {"labels": [[1, -1, 0], [0, 0, -7]], "ignore_index": -1},
@@ -132,8 +138,10 @@ BAD = {
     "a row with two ones": (
         {"labels": [[[1, 1], [0, 1], [1, 0]]] * 2},
         ValueError,
-        "labels: expected one-hot or soft scores, which are never negative and add up to 1 (or are all zero), got "
-        "[1, 1] at (sample 0, anchor 0)",
+        (
+            "labels: expected one-hot or soft scores, which are never negative and add up to 1 (or are all zero), got "  # noqa: E501
+            "[1, 1] at (sample 0, anchor 0)"
+        ),
     ),
     "a negative score": (
         {"labels": [[[0.5, 0.5], [0, 1], [1, 0]], [[0, 1], [2, -1], [1, 0]]]},
@@ -197,8 +205,10 @@ BAD = {
     "NaN": (
         {"conf_loss": np.where(LOSS == 5, np.nan, LOSS)},
         ValueError,
-        'conf_loss: expected no NaN (nan_policy="raise"; "omit" and "propagate" allow it), got NaN at '
-        "(sample 1, anchor 1)",
+        (
+            'conf_loss: expected no NaN (nan_policy="raise"; "omit" and "propagate" allow it), got NaN at '
+            "(sample 1, anchor 1)"
+        ),
     ),
     "NaN ranks": (
         {"rank_by": np.where(LOSS == 5, np.nan, LOSS)},
