@@ -19,6 +19,11 @@ LOSSES = ("gamma", "ties", "zeros", "negative", "special", "equal", "ascending",
 LABELS = ("int64", "uint8", "int16", "uint64", "bool", "one_hot", "one_hot_int")
 
 
+def examples(number: int) -> int:
+    """Say how many examples to generate: fewer where the JIT is off and a row takes a thousand times as long."""
+    return number if not os.environ.get("NUMBA_DISABLE_JIT") else number // 20
+
+
 def losses(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Draw losses (B, A) of a kind; most kinds are full of ties."""
     size = shape[0] * shape[1]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from tests.batches import Batch, batches, losses
+from tests.batches import Batch, batches, examples, losses
 
 
 def check(batch: Batch, backend: str) -> None:
@@ -29,19 +29,19 @@ def check(batch: Batch, backend: str) -> None:
     np.testing.assert_array_equal(batch.labels, before[1])
 
 
-@settings(max_examples=2000)
+@settings(max_examples=examples(2000))
 @given(batches())
 def test_the_kernel_equals_the_reference(batch):
     check(batch, "cpu")
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(batches())
 def test_the_reference_backend_equals_the_reference(batch):
     check(batch, "reference")
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(batches(max_anchors=3000))
 def test_the_kernel_equals_the_reference_on_long_rows(batch):
     check(batch, "cpu")
@@ -50,6 +50,7 @@ def test_the_kernel_equals_the_reference_on_long_rows(batch):
 KINDS = ["gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending"]
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("num_anchors", [8732, 24564])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kernel_equals_the_reference_at_full_size(kind, num_anchors):
@@ -60,7 +61,7 @@ def test_the_kernel_equals_the_reference_at_full_size(kind, num_anchors):
         check(Batch(conf_loss, pos_mask, {}, {}, pos_mask, ~pos_mask, conf_loss), "cpu")
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.integers(0, 2**32), st.integers(1, 2000), st.sampled_from(KINDS), st.sampled_from([np.float32, np.float64]))
 def test_any_quota_of_any_row_selects_the_sorted_prefix(seed, num_anchors, kind, dtype):
     rng = np.random.default_rng(seed)
@@ -80,6 +81,7 @@ def test_any_quota_of_any_row_selects_the_sorted_prefix(seed, num_anchors, kind,
     check(batch, "cpu")
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("num_anchors", [8732, 1_000_003])
 @pytest.mark.parametrize("kind", ["gamma", "zeros", "ties"])
 def test_float32_sums_are_within_3e_7_of_the_exact_sum(kind, num_anchors):

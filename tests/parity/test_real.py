@@ -7,6 +7,7 @@ import ssd_mining as sm
 from tests.batches import REAL_FILES, load_real
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("background", ["first", "last"])
 @pytest.mark.parametrize("name", REAL_FILES)

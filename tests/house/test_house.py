@@ -1,0 +1,159 @@
+"""The house: floors, sizes, public names, links, and what importing the package loads."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ssd_mining as sm
+from tests.batches import ROOT
+
+PACKAGE = ROOT / "ssd_mining"
+
+# Imports point down only, and modules on one floor do not import each other.
+FLOORS = [
+    ["reference", "_spec", "_cache"],
+    ["_jit"],
+    ["_lanes", "kernels.rules"],
+    ["kernels.cpu", "_inputs"],
+    ["_backends"],
+    ["mining", "losses", "warmup"],
+    ["io", "synthetic"],
+    ["cli"],
+    ["__main__"],
+]
+FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
+MAX_MODULE, MAX_FUNCTION, MAX_POSITIONAL = 400, 60, 6
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if name not in ("__init__", "kernels.__init__"):
+            yield pytest.param(name, path, id=name)
+
+
+MODULES = list(modules())
+
+
+def imported(tree):
+    """Yield the modules of ours that a module imports, wherever the import stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("ssd_mining"))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ssd_mining"):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}".removeprefix("ssd_mining.")
+                yield inner if inner in FLOOR else node.module.removeprefix("ssd_mining.")
+
+
+def statements(function):
+    """Count the lines of a function without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
+def test_imports_point_down_only(name, path):
+    assert name in FLOOR, f"{name} has no floor yet: give it one"
+    for other in imported(ast.parse(path.read_text())):
+        if other in ("ssd_mining", "kernels"):
+            assert FLOOR[name] >= FLOOR["mining"], f"{name} imports the public package from below it"
+            continue
+        assert FLOOR[other] < FLOOR[name], f"{name} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
+def test_modules_and_functions_keep_their_sizes(name, path):
+    source = path.read_text()
+    assert source.count("\n") <= MAX_MODULE, name
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            assert statements(node) <= MAX_FUNCTION, f"{name}.{node.name}"
+            positional = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg != "self"]
+            assert len(positional) <= MAX_POSITIONAL, f"{name}.{node.name}"
+
+
+def test_every_module_and_public_function_has_a_docstring():
+    for parameter in MODULES:
+        name, path = parameter.values
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), name
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{name}.{node.name}"
+
+
+def test_only_jit_names_a_numba_option():
+    for parameter in MODULES:
+        name, path = parameter.values
+        if name != "_jit":
+            assert not re.search(r"\bn?jit\(", path.read_text()), name
+
+
+def test_the_reference_imports_numpy_only():
+    tree = ast.parse((PACKAGE / "reference.py").read_text())
+    assert list(imported(tree)) == []
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert names == {"math", "numpy"}
+
+
+def test_the_public_names_are_the_contents_page():
+    assert dir(sm) == sorted([*sm.__all__, "__version__"])
+    for name in sm.__all__:
+        assert getattr(sm, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'mine'"):
+        sm.mine  # noqa: B018
+    assert re.fullmatch(r"\d+\.\d+\.\d+", sm.__version__)
+
+
+def test_importing_the_package_loads_neither_numpy_nor_numba_nor_anything_optional():
+    code = (
+        "import sys, ssd_mining; print([m for m in ('numpy', 'numba', 'torch', 'dask', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
+
+
+def test_importing_the_functions_and_bad_input_do_not_load_numba():
+    code = (
+        "import sys, ssd_mining as sm\n"
+        "sm.confidence_loss, sm.mine_hard_negatives\n"
+        "try: sm.confidence_loss([1], [1])\n"
+        "except ValueError: print('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False\n"
+
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_between_the_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_of_the_docs_is_linked_from_the_readme_or_another_page():
+    linked = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    }
+    assert [p.name for p in (ROOT / "docs").rglob("*.md") if p.resolve() not in linked] == []
+
+
+def test_no_page_or_module_names_a_path_of_somebody_s_machine():
+    for path in [
+        *PAGES,
+        *PACKAGE.rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+    ]:
+        if path != Path(__file__):
+            assert not re.search(r"/work/|/root/|/home/\w", path.read_text()), path
