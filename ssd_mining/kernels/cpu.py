@@ -55,7 +55,7 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
     rank = rows.rank[sample] if ranked else loss
     background, ignored, highest = rows.codes[0], rows.codes[1], rows.codes[2]
     num_pos = num_neg = num_nan = num_bad = num_nan_ranks = 0
-    positive_sum = 0.0
+    positive_sum = np.float64(0.0)
     for block in range(negatives.shape[0]):
         start = block * LANES
         lanes.prefetch(labels, start)
@@ -200,7 +200,7 @@ def _float_of(key: Any, shift: Any) -> Any:
 def _sum_above(values: Row, threshold: float) -> tuple[float, int]:
     """Sum and count those of `values` (whole blocks) that are above `threshold`."""
     pivot = values.dtype.type(threshold)
-    total, count = 0.0, 0
+    total, count = np.float64(0.0), 0
     for start in range(0, values.shape[0], LANES):
         word = lanes.above(values, start, pivot)
         total += lanes.total(values, start, word)
@@ -217,7 +217,7 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
     loss, ranked, masked = rows.loss[sample], rows.rank.shape[0] > 0, mined.hard_negative_mask.shape[0] > 0
     rank = rows.rank[sample] if ranked else loss
     pivot = rank.dtype.type(threshold)
-    total = 0.0
+    total = np.float64(0.0)
     for block in range(negatives.shape[0]):
         start, negative = block * LANES, negatives[block]
         kept = lanes.above(rank, start, pivot) & negative

@@ -1,0 +1,115 @@
+"""Every path of the CPU kernel, forced: no generated batch is trusted to find the rare ones."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ssd_mining as sm
+from ssd_mining._backends import empty_mined
+from ssd_mining._inputs import check
+from ssd_mining._spec import Mining
+from ssd_mining.kernels import cpu
+from tests.batches import ROOT, Batch, losses
+from tests.parity.test_generated import check as check_parity
+
+
+def sampled_anchors(num_anchors):
+    """Return the anchors that the kernel looks at to choose its pivot."""
+    i = np.arange(cpu._sample_size(num_anchors), dtype=np.uint64)
+    return ((i * cpu.GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
+
+
+def batch_of(conf_loss, quota):
+    nothing = np.zeros(conf_loss.shape, np.bool_)
+    quotas = np.full(conf_loss.shape[0], quota)
+    keywords = {"num_negatives": quotas}
+    return Batch(conf_loss, nothing, keywords, {}, nothing, ~nothing, conf_loss, quotas)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("quota", [1, 29, 30, 31, 64, 100, 399, 400])
+def test_a_pivot_that_missed_is_mended(quota, dtype):
+    num_anchors = 400
+    conf_loss = np.random.default_rng(1).random((1, num_anchors)).astype(dtype)
+    conf_loss[0, sampled_anchors(num_anchors)] += 10  # the sample sees the hardest alone: its pivot is too high
+    check_parity(batch_of(conf_loss, quota), "cpu")
+
+
+@pytest.mark.parametrize("quota", [1, 10, 100, 199, 200, 201, 400])
+@pytest.mark.parametrize("high", [0, 50, 200])
+def test_ties_on_the_pivot_go_to_the_lower_anchors(quota, high):
+    conf_loss = np.full((1, 400), 0.5, np.float32)
+    conf_loss[0, np.random.default_rng(2).permutation(400)[:high]] = np.arange(high) + 1
+    conf_loss[0, 350:] -= 0.25
+    check_parity(batch_of(conf_loss, quota), "cpu")
+
+
+@pytest.mark.parametrize("num_anchors", [1, 2, 63, 64, 65, 127, 128, 129, 144, 145, 191, 192, 193, 640, 1000])
+@pytest.mark.parametrize("kind", ["gamma", "ties", "special", "equal"])
+def test_rows_around_whole_blocks_of_64_are_right(num_anchors, kind):
+    rng = np.random.default_rng(num_anchors)
+    for quota in {0, 1, num_anchors // 10, num_anchors // 2, num_anchors - 1, num_anchors}:
+        check_parity(batch_of(losses(kind, (2, num_anchors), rng), quota), "cpu")
+
+
+@pytest.mark.parametrize("positives", [0.0, 0.3, 1.0])
+def test_ties_are_cut_inside_a_block_and_after_it(positives):
+    rng = np.random.default_rng(4)
+    for quota in (1, 63, 64, 65, 130, 200):
+        conf_loss = np.ones((1, 300), np.float32)
+        pos_mask = rng.random(conf_loss.shape) < positives
+        quotas = np.array([quota])
+        keywords = {"num_negatives": quotas}
+        check_parity(Batch(conf_loss, pos_mask, keywords, {}, pos_mask, ~pos_mask, conf_loss, quotas), "cpu")
+
+
+def test_both_drivers_mine_the_same_with_any_number_of_workers():
+    rng = np.random.default_rng(5)
+    conf_loss, pos_mask = losses("gamma", (7, 300), rng), rng.random((7, 300)) < 0.1
+    mining = Mining()
+    rows = check(conf_loss, pos_mask, mining).rows(slice(0, 7))
+    expected = empty_mined(7, 300, masks=True)
+    cpu.mine(rows, mining.rule, expected, 1)
+    for num_workers in (2, 3, 7, 8):
+        got = empty_mined(7, 300, masks=True)
+        cpu.mine(rows, mining.rule, got, num_workers)
+        for name in got._fields:
+            np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=name)
+        assert got.done.all()
+
+
+COUNT = """
+import numpy as np
+from ssd_mining.kernels import cpu
+import ssd_mining as sm
+missed = 0
+pull_all = cpu._pull_all
+def counting(*arguments):
+    global missed
+    missed += 1
+    return pull_all(*arguments)
+cpu._pull_all = counting
+rng = np.random.default_rng(0)
+for draw in (lambda: rng.gamma(0.3, 1.0, (40, 1917)), lambda: rng.lognormal(-3, 2, (40, 1917)),
+             lambda: np.sort(rng.random((40, 1917))), lambda: rng.integers(0, 3, (40, 1917))):
+    sm.confidence_loss(draw(), rng.random((40, 1917)) < 0.01)
+print(missed)
+"""
+
+
+def test_the_pivot_seldom_misses():
+    # A fallback that runs on every row is right, slow, and seen by no other test.
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert int(done.stdout) <= 4  # of 160 rows
+
+
+def test_a_quota_of_nothing_writes_an_empty_mask():
+    res = sm.mine_hard_negatives(np.ones((2, 200)), np.zeros((2, 200), np.bool_))
+    assert not res.hard_negative_mask.any()
+    assert np.isnan(res.threshold).all()
