@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ssd_mining import _lanes as lanes
-from ssd_mining._jit import helper, parallel, prange, serial
-from ssd_mining._lanes import LANES, ONE, Row, Word
+from ssd_mining._jit import helper, inlined, parallel, prange, serial
+from ssd_mining._lanes import LANES, ONE, Row
 from ssd_mining._spec import Mined, Rows, Rule
 from ssd_mining.kernels import rules
 
@@ -26,6 +26,7 @@ KEY_OF_INF = np.int64(0x7FF0000000000000)
 # A golden-ratio step visits a row evenly, whatever the period of its anchors per cell.
 GOLDEN = np.uint64(0x9E3779B1)
 
+FULL = ~np.uint64(0)
 NO_WORD = np.uint64(0)
 
 _quota = helper(rules.quota)
@@ -34,13 +35,41 @@ _quota = helper(rules.quota)
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
     """Mine every sample of `rows` into `mined`, by `num_workers` threads (1: the serial driver)."""
     num_samples, num_anchors = rows.loss.shape
+    if num_anchors < LANES:
+        _mine_short(rows, rule, mined)
+        return
     num_workers = max(1, min(num_workers, num_samples))
     num_words = -(-num_anchors // LANES)
     negatives = np.empty((num_workers, num_words), np.uint64)
     # The values pulled out, padded to whole blocks; behind them the sample.
     values = np.empty((num_workers, num_words * LANES + _sample_size(num_anchors)), rows.loss.dtype)
     driver = _mine_serial if num_workers == 1 else _mine_parallel
-    driver(rows, rule, mined, negatives, values)
+    driver(rows, rule, mined, negatives, values, (0, num_samples))
+
+
+def _mine_short(rows: Rows, rule: Rule, mined: Mined) -> None:
+    """Mine rows that are shorter than a block as the rows of one block, filled up with ignored anchors."""
+    num_samples, num_anchors = rows.loss.shape
+    background, ignored, highest = rows.codes
+    labels = np.full((num_samples, LANES), 2, np.uint8)
+    given = labels[:, :num_anchors]
+    given[...] = np.where(rows.labels > highest, 3, 1)
+    given[rows.labels == ignored] = 2
+    given[rows.labels == background] = 0
+    fill = ((0, 0), (0, LANES - num_anchors))
+    wide = Rows(
+        loss=np.pad(rows.loss, fill),
+        rank=np.pad(rows.rank, fill) if rows.rank.shape[0] else rows.rank,
+        labels=labels,
+        codes=np.array([0, 2, 2], np.uint8),
+        quotas=rows.quotas,
+    )
+    for array in wide:
+        array.flags.writeable = False  # as the arrays of every other call: one signature
+    masks = [np.empty((num_samples, LANES), np.bool_) if mask.shape[0] else mask for mask in mined[-2:]]
+    mine(wide, rule, Mined(*mined[:-2], *masks), 1)
+    for mask, wide_mask in zip(mined[-2:], masks, strict=True):
+        mask[...] = wide_mask[:, :num_anchors]
 
 
 def _sample_size(num_anchors: int) -> int:
@@ -54,6 +83,7 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
     ranked, masked = rows.rank.shape[0] > 0, mined.pos_mask.shape[0] > 0
     rank = rows.rank[sample] if ranked else loss
     background, ignored, highest = rows.codes[0], rows.codes[1], rows.codes[2]
+    infinity = rank.dtype.type(np.inf)  # what is above it is NaN
     num_pos = num_neg = num_nan = num_bad = num_nan_ranks = 0
     positive_sum = np.float64(0.0)
     for block in range(negatives.shape[0]):
@@ -61,10 +91,11 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
         lanes.prefetch(labels, start)
         lanes.prefetch(loss, start)
         negative = lanes.equal(labels, start, background)
-        nan = lanes.nan(loss, start)
+        nan = lanes.above(loss, start, infinity)
         if ranked:
-            nan |= lanes.nan(rank, start)
-        others, positive = lanes.inside(labels, start) & ~negative, NO_WORD
+            nan |= lanes.above(rank, start, infinity)
+        outside = max(0, start + LANES - loss.shape[0])
+        others, positive = (FULL >> np.uint64(outside)) & ~negative, NO_WORD
         while others != NO_WORD:
             j = start + lanes.lowest(others)
             bit = others & ~(others - ONE)
@@ -79,7 +110,7 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
             if rule.omit_nan:
                 positive &= ~nan
                 negative &= ~nan
-            num_nan_ranks += lanes.count(lanes.nan(rank, start) & negative)
+            num_nan_ranks += lanes.count(lanes.above(rank, start, infinity) & negative)
         negatives[block] = negative
         num_pos += lanes.count(positive)
         num_neg += lanes.count(negative)
@@ -106,56 +137,38 @@ def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[floa
             j = ((np.uint64(i) * GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
             is_negative = (negatives[j >> np.uint64(6)] >> (j & np.uint64(63))) & ONE
             sampled[i] = rank[j] if is_negative != NO_WORD else -np.inf
-        pivot = rank.dtype.type(_kth_largest(sampled, place, False))
-        num_values = _pull(rank, negatives, pivot, values)
-        pulled = _padded(values, num_values)
-        if num_values >= num_kept:
-            return _kth_largest(pulled, num_kept, True), pulled
+        pivot = rank.dtype.type(_kth_largest(sampled, place, place + place // 8))
+        pulled, num_pulled = _pull(rank, negatives, pivot, values)
+        if num_pulled >= num_kept:
+            return _kth_largest(pulled, num_kept, num_kept - 1), pulled
         if _count_reaching(rank, negatives, pivot) >= num_kept:
             return np.float64(pivot), pulled  # ties on the pivot decide
-    pulled = _padded(values, _pull_all(rank, negatives, values))
-    return _kth_largest(pulled, num_kept, True), pulled
+    pulled, num_pulled = _pull(rank, negatives, rank.dtype.type(np.nan), values)  # nothing is not above NaN: all
+    return _kth_largest(pulled, num_kept, num_kept - 1), pulled
 
 
 @helper
-def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
-    """Copy the ranks of the negatives above `pivot` to the front of `values`, in anchor order."""
-    num_values = 0
+def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> tuple[Row, Any]:
+    """Copy the ranks of the negatives above `pivot` to the front of `values`, in anchor order; count them.
+
+    Returns whole blocks: the last one is filled up with -inf, which no bisection counts.
+    """
+    stop = np.uint64(0)  # unsigned indices need no test for being negative
     for block in range(negatives.shape[0]):
         word = lanes.above(rank, block * LANES, pivot) & negatives[block]
-        num_values = _pull_word(rank, block * LANES, word, values, num_values)
-    return num_values
-
-
-@helper
-def _pull_all(rank: Row, negatives: Row, values: Row) -> int:
-    num_values = 0
-    for block in range(negatives.shape[0]):
-        num_values = _pull_word(rank, block * LANES, negatives[block], values, num_values)
-    return num_values
-
-
-@helper
-def _pull_word(rank: Row, start: int, word: Word, values: Row, num_values: int) -> Any:
-    # Unsigned indices need no test for being negative; two steps at a time halve the branches guessed wrong. A second
-    # step without a bit left copies the first lane, and is overwritten or lies past the values.
-    base, place = np.uint64(start), np.uint64(num_values)
-    stop = place + np.uint64(lanes.count(word))
-    while place < stop:
-        values[place] = rank[base + np.uint64(lanes.lowest(word))]
-        word &= word - ONE
-        values[place + ONE] = rank[base + (np.uint64(lanes.lowest(word)) & np.uint64(63))]
-        word &= word - ONE
-        place += np.uint64(2)
-    return np.int64(stop)
-
-
-@helper
-def _padded(values: Row, num_values: int) -> Row:
-    """Fill the last block with -inf, which no bisection counts, and return the whole blocks."""
-    stop = -(-num_values // LANES) * LANES
-    values[num_values:stop] = -np.inf
-    return values[:stop]
+        start, place = np.uint64(block * LANES), stop
+        stop += np.uint64(lanes.count(word))
+        # Two steps at a time halve the branches guessed wrong. A second step without a bit left copies the first lane
+        # of the block: it is overwritten, or lies past the values.
+        while place < stop:
+            values[place] = rank[start + np.uint64(lanes.lowest(word))]
+            word &= word - ONE
+            values[place + ONE] = rank[start + (np.uint64(lanes.lowest(word)) & np.uint64(63))]
+            word &= word - ONE
+            place += np.uint64(2)
+    whole = -(-np.int64(stop) // LANES) * LANES
+    values[np.int64(stop) : whole] = -np.inf
+    return values[:whole], np.int64(stop)
 
 
 @helper
@@ -167,33 +180,29 @@ def _count_reaching(rank: Row, negatives: Row, pivot: float) -> int:
 
 
 @helper
-def _kth_largest(values: Row, k: int, exact: bool) -> float:
-    """Find the k-th largest of `values` (whole blocks), NaN above all, by bisecting its bits: at most 64 passes."""
+def _kth_largest(values: Row, k: int, most: int) -> float:
+    """Find the k-th largest of `values` (whole blocks), NaN above all, by bisecting its bits: at most 64 passes.
+
+    Any value will do that at least k and at most `most` of them reach; with `most` below k, it is the k-th largest.
+    """
     shift = FLOAT32_SHIFT if values.itemsize == 4 else np.int64(0)
-    high = (KEY_OF_INF >> shift) + 1
-    low = ~(KEY_OF_INF >> shift)
-    # At least k values reach the float of low, fewer reach that of high.
+    # Keys have the order of their floats. At least k values reach the float of low, fewer reach that of high.
+    low, high = ~(KEY_OF_INF >> shift), (KEY_OF_INF >> shift) + 1
+    kth = values.dtype.type(-np.inf)
     while low + 1 < high:
         middle = (low >> 1) + (high >> 1) + (low & high & 1)  # low + high could overflow
-        pivot = values.dtype.type(_float_of(middle, shift))
+        bits = (middle ^ ((middle >> 63) & (SIGN_FLIP >> shift))) << shift
+        pivot = values.dtype.type(np.int64(bits).view(np.float64))
         count = 0
         for start in range(0, values.shape[0], LANES):
             count += lanes.count(lanes.reaching(values, start, pivot))
-        if count == k and not exact:
-            low = middle
-            break
-        if count >= k:
-            low = middle
-        else:
+        if count < k:
             high = middle
-    # Keys finer than the subnormals of float32 round to one of them; adding 0.0 turns -0.0 into 0.0.
-    return np.float64(values.dtype.type(_float_of(low, shift))) + 0.0
-
-
-@helper
-def _float_of(key: Any, shift: Any) -> Any:
-    """Turn a key, whose order is that of the floats, back into its float64."""
-    return np.int64((key ^ ((key >> 63) & (SIGN_FLIP >> shift))) << shift).view(np.float64)
+            continue
+        low, kth = middle, pivot
+        if count <= most:
+            break
+    return np.float64(kth) + 0.0  # -0.0 becomes 0.0
 
 
 @helper
@@ -216,18 +225,22 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
     """
     loss, ranked, masked = rows.loss[sample], rows.rank.shape[0] > 0, mined.hard_negative_mask.shape[0] > 0
     rank = rows.rank[sample] if ranked else loss
-    pivot = rank.dtype.type(threshold)
+    pivot, infinity = rank.dtype.type(threshold), rank.dtype.type(np.inf)
     total = np.float64(0.0)
     for block in range(negatives.shape[0]):
         start, negative = block * LANES, negatives[block]
         kept = lanes.above(rank, start, pivot) & negative
         ties = lanes.reaching(rank, start, pivot) & negative & ~kept
         if pivot != pivot:  # NaN: nothing is above it, and only NaN equals it
-            kept, ties = NO_WORD, lanes.nan(rank, start) & negative
-        if lanes.count(ties) > num_ties:
-            ties = lanes.first(ties, num_ties)
-        num_ties -= lanes.count(ties)
-        kept |= ties
+            kept, ties = NO_WORD, lanes.above(rank, start, infinity) & negative
+        if lanes.count(ties) <= num_ties:
+            kept |= ties
+            num_ties -= lanes.count(ties)
+        else:
+            for _ in range(num_ties):
+                kept |= ties & ~(ties - ONE)
+                ties &= ties - ONE
+            num_ties = 0
         if masked:
             lanes.store(mined.hard_negative_mask[sample], start, kept)
         while ranked and kept != NO_WORD:
@@ -236,7 +249,7 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
     return total
 
 
-@helper
+@inlined
 def _mine_sample(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, sample: int) -> None:
     num_nan_ranks = _stage(rows, rule, mined, negatives, sample)
     num_kept = _quota(mined.num_pos[sample], mined.num_neg[sample], rows.quotas[sample], rule)
@@ -260,21 +273,17 @@ def _mine_sample(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: R
     mined.done[sample] = 1
 
 
-@helper
-def _mine_span(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, span: tuple[int, int]) -> None:
-    for sample in range(span[0], span[1]):
-        _mine_sample(rows, rule, mined, negatives, values, sample)
-
-
 @serial
-def _mine_serial(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row) -> None:
-    _mine_span(rows, rule, mined, negatives[0], values[0], (0, rows.loss.shape[0]))
+def _mine_serial(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, span: tuple[int, int]) -> None:
+    for sample in range(span[0], span[1]):
+        _mine_sample(rows, rule, mined, negatives[0], values[0], sample)
 
 
 @parallel
-def _mine_parallel(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row) -> None:
-    num_workers, num_samples = negatives.shape[0], rows.loss.shape[0]
+def _mine_parallel(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, span: tuple[int, int]) -> None:
+    num_workers, num_samples = negatives.shape[0], span[1] - span[0]
     for worker in prange(num_workers):
-        start = worker * num_samples // num_workers
-        stop = (worker + 1) * num_samples // num_workers
-        _mine_span(rows, rule, mined, negatives[worker], values[worker], (start, stop))
+        start = span[0] + worker * num_samples // num_workers
+        stop = span[0] + (worker + 1) * num_samples // num_workers
+        own = slice(worker, worker + 1)
+        _mine_serial(rows, rule, mined, negatives[own], values[own], (start, stop))

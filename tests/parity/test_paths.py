@@ -86,12 +86,12 @@ import numpy as np
 from ssd_mining.kernels import cpu
 import ssd_mining as sm
 missed = 0
-pull_all = cpu._pull_all
-def counting(*arguments):
+pull = cpu._pull
+def counting(rank, negatives, pivot, values):
     global missed
-    missed += 1
-    return pull_all(*arguments)
-cpu._pull_all = counting
+    missed += pivot != pivot  # NaN pulls all
+    return pull(rank, negatives, pivot, values)
+cpu._pull = counting
 rng = np.random.default_rng(0)
 for draw in (lambda: rng.gamma(0.3, 1.0, (40, 1917)), lambda: rng.lognormal(-3, 2, (40, 1917)),
              lambda: np.sort(rng.random((40, 1917))), lambda: rng.integers(0, 3, (40, 1917))):
@@ -104,9 +104,9 @@ def test_the_pivot_seldom_misses():
     # A fallback that runs on every row is right, slow, and seen by no other test.
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
     )
-    assert int(done.stdout) <= 4  # of 160 rows
+    assert int(done.stdout) <= 4, done.stderr  # of 160 rows
 
 
 def test_a_quota_of_nothing_writes_an_empty_mask():
