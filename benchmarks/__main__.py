@@ -1,0 +1,61 @@
+"""``python -m benchmarks``: measure everything, write the results, render the page."""
+
+import argparse
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import suite
+from benchmarks.render import render
+
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "results.json", HERE.parent / "docs" / "performance.md"
+TABLES = (
+    "densities",
+    "distributions",
+    "label_types",
+    "outputs",
+    "growth",
+    "first_call",
+    "torch_peers",
+    "without_avx512",
+)
+
+
+def machine() -> str:
+    """Say what the numbers were measured on."""
+    model = "unknown CPU"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    packages = ", ".join(f"{name} {version(name)}" for name in ("ssd_mining", "numba", "numpy"))
+    date = time.strftime("%Y-%m-%d")
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}, {date}"
+
+
+def main() -> None:
+    """Run the tables asked for, keep the others, and render the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("tables", nargs="*", help=f"some of {', '.join(TABLES)}; all unless given")
+    parser.add_argument("--render", action="store_true", help="render the page from the results at hand")
+    arguments = parser.parse_args()
+    unknown = set(arguments.tables) - set(TABLES)
+    if unknown:
+        parser.error(f"no such table: {', '.join(sorted(unknown))}")
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if not arguments.render:
+        results["machine"] = machine()
+        for name in arguments.tables or TABLES:
+            print(f"{name} ...", flush=True)
+            results[name] = getattr(suite, name)()
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    PAGE.write_text(render(results))
+    print(f"wrote {PAGE.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The same sums by other means: what people write in NumPy and torch. Each takes (B, A) and returns (B,) float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Peer = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
+RATIO = 3
+
+
+def numpy_boolean_partition(conf_loss: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.float64]:
+    """Loop over rows with a boolean index and ``np.partition``: the usual way."""
+    total = np.zeros(conf_loss.shape[0])
+    for i, row in enumerate(conf_loss):
+        pos_mask = classes[i] != 0
+        negatives = row[~pos_mask]
+        kept = min(negatives.size, RATIO * int(pos_mask.sum()))
+        total[i] = row[pos_mask].sum(dtype=np.float64)
+        if kept:
+            total[i] += np.partition(negatives, negatives.size - kept)[negatives.size - kept :].sum(dtype=np.float64)
+    return total
+
+
+def numpy_best_loop(conf_loss: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.float64]:
+    """Partition one scratch row in place, its positives overwritten with -inf: the fastest NumPy loop known to us."""
+    total = np.zeros(conf_loss.shape[0])
+    scratch = np.empty(conf_loss.shape[1], conf_loss.dtype)
+    for i, row in enumerate(conf_loss):
+        positives = np.flatnonzero(classes[i])
+        kept = min(row.size - positives.size, RATIO * positives.size)
+        total[i] = row[positives].sum(dtype=np.float64)
+        if kept:
+            scratch[...] = row
+            scratch[positives] = -np.inf
+            scratch.partition(row.size - kept)
+            total[i] += scratch[row.size - kept :].sum(dtype=np.float64)
+    return total
+
+
+def numpy_sort(conf_loss: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.float64]:
+    """Sort every row, the notebook's way."""
+    pos_mask = classes != 0
+    num_pos = pos_mask.sum(axis=1)
+    kept = np.minimum(conf_loss.shape[1] - num_pos, RATIO * num_pos)
+    hardest_last = np.sort(np.where(pos_mask, -np.inf, conf_loss), axis=1)
+    in_quota = np.arange(conf_loss.shape[1] - 1, -1, -1) < kept[:, None]
+    negatives = np.where(in_quota, hardest_last, 0.0).sum(axis=1, dtype=np.float64)
+    return np.where(pos_mask, conf_loss, 0.0).sum(axis=1, dtype=np.float64) + negatives
+
+
+def torch_double_sort(conf_loss: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.float64]:
+    """Rank by sorting twice, as torchvision and ssd.pytorch do."""
+    import torch
+
+    loss, pos_mask = torch.from_numpy(conf_loss), torch.from_numpy(classes) != 0
+    num_pos = pos_mask.sum(dim=1, keepdim=True)
+    ranked = loss.masked_fill(pos_mask, -torch.inf)
+    rank = ranked.sort(dim=1, descending=True)[1].sort(dim=1)[1]
+    chosen = pos_mask | (rank < torch.minimum(RATIO * num_pos, loss.shape[1] - num_pos))
+    return torch.where(chosen, loss, 0.0).double().sum(dim=1).numpy()
+
+
+def torch_topk(conf_loss: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.float64]:
+    """Take the largest quota of the batch from every row, then cut each row to its own."""
+    import torch
+
+    loss, pos_mask = torch.from_numpy(conf_loss), torch.from_numpy(classes) != 0
+    num_pos = pos_mask.sum(dim=1, keepdim=True)
+    kept = torch.minimum(RATIO * num_pos, loss.shape[1] - num_pos)
+    top = loss.masked_fill(pos_mask, -torch.inf).topk(int(kept.max()), dim=1).values
+    in_quota = torch.arange(top.shape[1]) < kept
+    positives = torch.where(pos_mask, loss, 0.0).double().sum(dim=1)
+    return (positives + torch.where(in_quota, top, 0.0).double().sum(dim=1)).numpy()
+
+
+def read_floor(conf_loss: NDArray[Any], classes: NDArray[Any]) -> float:
+    """Read both arrays once: the cost below which nothing can compute the loss. Labels are read as 8-byte words."""
+    words = classes.reshape(-1).view(np.uint8)
+    words = words[: words.size // 8 * 8].view(np.int64)
+    return float(conf_loss.sum()) + float(words.sum())
+
+
+NUMPY: dict[str, Peer] = {
+    "boolean": numpy_boolean_partition,
+    "best": numpy_best_loop,
+    "sort": numpy_sort,
+}
+TORCH: dict[str, Peer] = {"double sort": torch_double_sort, "topk": torch_topk}

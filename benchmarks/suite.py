@@ -1,0 +1,211 @@
+"""The tables of docs/performance.md: each function measures one of them and returns its rows."""
+
+import itertools
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import ssd_mining as sm
+from benchmarks import data, peers
+from benchmarks.measure import assert_equal, interleaved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Row = dict[str, Any]
+POSITIVES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+
+
+def case(
+    num_anchors: int, positives: float, *, num_samples: int = 128, kind: str = "gamma", labels: str = "int64"
+) -> tuple[Any, Any, Any, dict[str, int]]:
+    """Draw one case: losses, classes, labels and the keywords that go with them."""
+    rng = np.random.default_rng([num_samples, num_anchors, int(positives * 1000), data.KINDS.index(kind)])
+    conf_loss = data.losses(kind, (num_samples, num_anchors), rng)
+    drawn = data.classes(conf_loss.shape, positives, rng)
+    return conf_loss, drawn, *data.labels(labels, drawn)
+
+
+def sums(num_anchors: int, positives: float, *, kind: str = "gamma", num_samples: int = 128, rounds: int = 15) -> Row:
+    """Time the sums of one batch on one thread, beside the NumPy loops and the read floor."""
+    conf_loss, drawn, labels, keywords = case(num_anchors, positives, kind=kind, num_samples=num_samples)
+    functions: dict[str, Callable[[], Any]] = {
+        "ours": lambda: sm.confidence_loss(conf_loss, labels, num_threads=1, **keywords).per_sample,
+        "floor": lambda: peers.read_floor(conf_loss, drawn),
+    }
+    for name in ("best", "boolean"):
+        functions[name] = lambda peer=peers.NUMPY[name]: peer(conf_loss, drawn)
+        assert_equal(functions["ours"](), functions[name]())
+    seconds = interleaved(functions, rounds=rounds)
+    return {
+        "anchors": num_anchors,
+        "losses": kind,
+        "positives": positives,
+        "samples": num_samples,
+        "us_per_sample": seconds["ours"] / num_samples * 1e6,
+        "over_floor": seconds["ours"] / seconds["floor"],
+        "best_over_ours": seconds["best"] / seconds["ours"],
+        "boolean_over_ours": seconds["boolean"] / seconds["ours"],
+    }
+
+
+def densities(sizes: tuple[int, ...] = (1917, 8732, 24564, 100000), **options: Any) -> list[Row]:
+    """Sums over every density of positives."""
+    return [
+        sums(num_anchors, positives, num_samples=128 if num_anchors < 10**5 else 32, **options)
+        for num_anchors, positives in itertools.product(sizes, POSITIVES)
+    ]
+
+
+def distributions(sizes: tuple[int, ...] = (8732, 24564), **options: Any) -> list[Row]:
+    """Sums over every distribution of losses, hostile ones too."""
+    return [
+        sums(num_anchors, positives, kind=kind, **options)
+        for num_anchors, kind, positives in itertools.product(sizes, data.KINDS, (0.003, 0.03, 0.1, 0.3))
+    ]
+
+
+def label_types(num_anchors: int = 8732, num_samples: int = 128, rounds: int = 15) -> list[Row]:
+    """Sums from every kind of labels, as a ratio to class numbers of 8 bytes."""
+    functions = {}
+    for kind in data.LABELS:
+        conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=num_samples, labels=kind)
+        functions[kind] = lambda loss=conf_loss, labels=labels, keywords=keywords: (
+            sm.confidence_loss(loss, labels, num_threads=1, **keywords).per_sample
+        )
+        assert_equal(functions[kind](), peers.numpy_sort(conf_loss, drawn))
+    seconds = interleaved(functions, rounds=rounds)
+    return [
+        {"labels": kind, "us_per_sample": s / num_samples * 1e6, "over_int64": s / seconds["int64"]}
+        for kind, s in seconds.items()
+    ]
+
+
+def outputs(num_anchors: int = 8732, sizes: tuple[int, ...] = (1, 32, 128, 1024), rounds: int = 15) -> list[Row]:
+    """Sums, mask, whole result and indices, on one thread and on two, for batches of every size."""
+    rows = []
+    for num_samples in sizes:
+        conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=num_samples)
+        call = {"conf_loss": conf_loss, "labels": labels, **keywords}
+        functions: dict[str, Callable[[], Any]] = {
+            "sums": lambda call=call: sm.confidence_loss(**call, num_threads=1).per_sample,
+            "mask": lambda call=call: sm.hard_negative_mask(**call, num_threads=1),
+            "indices": lambda call=call: sm.mine_hard_negatives(**call, num_threads=1).indices(),
+            "two threads": lambda call=call: sm.confidence_loss(**call, num_threads=2).per_sample,
+            "best": lambda loss=conf_loss, drawn=drawn: peers.numpy_best_loop(loss, drawn),
+        }
+        assert_equal(functions["sums"](), functions["best"]())
+        assert_equal(functions["two threads"](), functions["best"]())
+        seconds = interleaved(functions, rounds=rounds if num_samples > 1 else 40 * rounds)
+        rows.append(
+            {
+                "samples": num_samples,
+                "us_per_sample": seconds["sums"] / num_samples * 1e6,
+                "mask_over_sums": seconds["mask"] / seconds["sums"],
+                "indices_over_sums": seconds["indices"] / seconds["sums"],
+                "one_over_two_threads": seconds["sums"] / seconds["two threads"],
+                "best_over_ours": seconds["best"] / seconds["sums"],
+            }
+        )
+    return rows
+
+
+def growth(rounds: int = 15) -> list[Row]:
+    """Fit the cost against the samples and against the anchors: the exponents of two power laws."""
+    rows = []
+    for name, shapes in (
+        ("samples", [(b, 8732) for b in (32, 64, 128, 256, 512)]),
+        ("anchors", [(64, a) for a in (8732, 17464, 34928, 69856, 139712)]),
+    ):
+        functions = {}
+        for num_samples, num_anchors in shapes:
+            conf_loss, _, labels, keywords = case(num_anchors, 0.003, num_samples=num_samples, labels="uint8")
+            functions[f"{num_samples} x {num_anchors}"] = lambda loss=conf_loss, y=labels, k=keywords: (
+                sm.confidence_loss(loss, y, num_threads=1, **k)
+            )
+        seconds = list(interleaved(functions, rounds=rounds).values())
+        sizes = [b * a for b, a in shapes]
+        slope = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
+        rows.append(
+            {"in": name, "from": next(iter(functions)), "to": next(reversed(functions)), "exponent": float(slope)}
+        )
+    return rows
+
+
+def torch_peers(num_anchors: int = 8732, num_samples: int = 128, rounds: int = 9) -> list[Row]:
+    """Beside torch on the CPU, one thread, where torch is installed."""
+    try:
+        import torch
+    except ImportError:
+        return []
+    torch.set_num_threads(1)
+    conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=num_samples)
+    functions: dict[str, Callable[[], Any]] = {
+        "ours": lambda: sm.confidence_loss(conf_loss, labels, num_threads=1, **keywords).per_sample
+    }
+    for name, peer in (peers.TORCH | {"NumPy sort": peers.numpy_sort}).items():
+        functions[name] = lambda peer=peer: peer(conf_loss, drawn)
+        assert_equal(functions["ours"](), functions[name]())
+    seconds = interleaved(functions, rounds=rounds)
+    return [{"peer": name, "over_ours": seconds[name] / seconds["ours"]} for name in functions if name != "ours"]
+
+
+FIRST_CALL = """
+import sys, time
+start = time.perf_counter()
+import numpy as np
+rng = np.random.default_rng(0)
+conf_loss, labels = rng.gamma(0.3, 1.0, (2, 8732)).astype(np.float32), (rng.random((2, 8732)) < 0.01).astype(np.int64)
+numpy = time.perf_counter()
+import ssd_mining as sm
+imported = time.perf_counter()
+sm.confidence_loss(conf_loss, labels, background=0)
+first = time.perf_counter()
+sm.confidence_loss(conf_loss, labels, background=0)
+print(imported - numpy, first - imported, time.perf_counter() - first)
+"""
+
+
+def first_call(runs: int = 5) -> list[Row]:
+    """The seconds of an import, a first and a second call: without the cache, and from it."""
+    import tempfile
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, changes in (("cold", {"SSD_MINING_CACHE": "0"}), ("cached", {"SSD_MINING_CACHE_DIR": folder})):
+            measured = []
+            for _ in range(runs + 1):  # the first run fills the cache, and is not counted
+                done = subprocess.run(
+                    [sys.executable, "-c", FIRST_CALL],
+                    env=os.environ | changes,
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                measured.append([float(word) for word in done.stdout.split()])
+            imported, first, steady = np.median(measured[1:], axis=0)
+            rows.append({"run": name, "import_s": imported, "first_call_s": first, "steady_us": steady * 1e6})
+    return rows
+
+
+AVX2_ONLY = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "",
+    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR X86_V4",
+}
+
+
+def without_avx512() -> list[Row]:
+    """Sums again in a process in which neither Numba nor NumPy uses AVX-512."""
+    code = "import json; from benchmarks import suite; print(json.dumps(suite.densities((8732, 24564))))"
+    environment = {k: v for k, v in AVX2_ONLY.items() if v} | {"PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    import json
+
+    rows: list[Row] = json.loads(done.stdout)
+    return rows

@@ -1,0 +1,77 @@
+"""Nothing is read or written outside the arrays: every input and output ends at a page that cannot be touched."""
+
+import ctypes
+import mmap
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.batches import ROOT
+
+PAGE = mmap.PAGESIZE
+
+
+class Guarded:
+    """A pool of memory between two protected pages; arrays are laid against either end of it."""
+
+    def __init__(self, size):
+        self.pages = -(-size // PAGE)
+        self.map = mmap.mmap(-1, (self.pages + 2) * PAGE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        protect = ctypes.CDLL(None, use_errno=True).mprotect
+        protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        for page in (0, self.pages + 1):
+            assert protect(address + page * PAGE, PAGE, 0) == 0
+        self.inside = np.frombuffer(self.map, np.uint8)[PAGE:-PAGE]
+
+    def put(self, array, *, at_end):
+        raw = self.inside[-array.nbytes :] if at_end else self.inside[: array.nbytes]
+        guarded = raw.view(array.dtype).reshape(array.shape)
+        guarded[...] = array
+        return guarded
+
+
+def run_cases(number):
+    """Mine generated rows whose arrays, scratch and results all lie against protected pages."""
+    from ssd_mining import _backends
+    from ssd_mining._spec import Mined, Mining, Rows
+    from ssd_mining.kernels import cpu
+    from tests.batches import LOSSES, losses
+
+    pools = {name: Guarded(64 * 1024) for name in ("loss", "labels", "rank", "pos_mask", "hard_negative_mask")}
+    rng = np.random.default_rng(0)
+    for case in range(number):
+        at_end = bool(case % 2)
+        shape = int(rng.integers(1, 4)), int(rng.integers(1, 700))
+        conf_loss = losses(LOSSES[case % len(LOSSES)], shape, rng).astype((np.float32, np.float64)[case % 3 == 0])
+        labels = (rng.random(shape) < rng.choice([0.01, 0.1, 0.5])).astype((np.uint8, np.uint16, np.uint64)[case % 3])
+        ranked = case % 5 == 0
+        rows = Rows(
+            loss=pools["loss"].put(conf_loss, at_end=at_end),
+            rank=pools["rank"].put(conf_loss[::-1], at_end=at_end) if ranked else np.empty((0, 0), conf_loss.dtype),
+            labels=pools["labels"].put(labels, at_end=at_end),
+            codes=np.array([0, 0, 100], labels.dtype),
+            quotas=np.where(rng.random(shape[0]) < 0.5, -1, rng.integers(0, shape[1] + 1, shape[0])),
+        )
+        plain = Rows(*(np.array(array) for array in rows))
+        for array in (*rows, *plain):
+            array.flags.writeable = False
+        got, expected = (_backends.empty_mined(*shape, masks=True) for _ in range(2))
+        masks = (pools[name].put(np.zeros(shape, np.bool_), at_end=at_end) for name in got._fields[-2:])
+        got = Mined(*got[:-2], *masks)
+        rule = Mining(nan_policy="propagate").rule
+        cpu.mine(rows, rule, got, 1)
+        cpu.mine(plain, rule, expected, 1)
+        for name in got._fields:
+            np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=f"{case} {name}")
+    print("in bounds", number)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect of libc")
+def test_3000_generated_cases_stay_inside_protected_pages():
+    # In a process of its own: what reaches a protected page dies of SIGSEGV.
+    code = "from tests.parity.test_bounds import run_cases; run_cases(3000)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == "in bounds 3000\n", (done.returncode, done.stderr)
