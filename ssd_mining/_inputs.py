@@ -5,6 +5,8 @@ What costs a pass over the values (NaN, labels out of range) is counted by the k
 `raise_bad_values` before any result leaves.
 """
 
+import functools
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ BLOCK_ELEMENTS = 2_000_000
 SCORE_SUM_TOLERANCE = 1e-2
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-_NEGATIVE, _IGNORED, _BAD = 0, 2, 3  # label codes, where we make them ourselves; 1 is a positive
+_NEGATIVE, _IGNORED, _BAD = 0, 2, 255  # label codes, where we make them ourselves; 1 is a positive
 _NO_ROWS: dict[Any, NDArray[Any]] = {np.dtype(t): np.empty((0, 0), t) for t in (np.float32, np.float64)}
 
 
@@ -41,7 +43,7 @@ class Batch:
     @property
     def blocks(self) -> Iterator[slice]:
         """Slices of the batch, each of at most `BLOCK_ELEMENTS` losses or scores but for a single sample."""
-        per_sample = int(np.prod(self.labels.shape[1:]))
+        per_sample = math.prod(self.labels.shape[1:])
         step = max(1, BLOCK_ELEMENTS // max(1, per_sample))
         for start in range(0, self.conf_loss.shape[0], step):
             yield slice(start, min(start + step, self.conf_loss.shape[0]))
@@ -86,7 +88,7 @@ def check(
 
 def raise_bad_values(batch: Batch, block: slice, mined: Mined) -> None:
     """Raise for what the kernel counted in this block: labels out of range, NaN under ``nan_policy="raise"``."""
-    if mined.num_bad.any():
+    if np.count_nonzero(mined.num_bad):
         sample = block.start + int(np.flatnonzero(mined.num_bad)[0])
         row = batch.labels[sample]
         bad = row < 0
@@ -94,13 +96,13 @@ def raise_bad_values(batch: Batch, block: slice, mined: Mined) -> None:
             bad &= row != batch.mining.ignore_index
         if batch.valid is not None:
             bad &= batch.valid[sample]
-        anchor = int(np.flatnonzero(bad)[0])
+        anchor = int(bad.argmax())  # 0 if another thread has changed the label since the kernel counted it
         expected = "class numbers of at least 0"
         if batch.mining.ignore_index is not None:
             expected += f" or ignore_index ({batch.mining.ignore_index})"
         hint = "" if batch.mining.ignore_index is not None else "; name the label of ignored anchors in ignore_index"
         _refuse("labels", expected, f"{row[anchor]} at (sample {sample}, anchor {anchor}){hint}")
-    if batch.mining.nan_policy == "raise" and mined.num_nan.any():
+    if batch.mining.nan_policy == "raise" and np.count_nonzero(mined.num_nan):
         first = int(np.flatnonzero(mined.num_nan)[0])
         sample = block.start + first
         rows = batch.rows(slice(sample, sample + 1))
@@ -233,7 +235,9 @@ def _kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    return _read_only(np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED")))
+    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
+        array = np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED"))
+    return _read_only(array)
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
@@ -259,11 +263,17 @@ def _label_codes(batch: Batch, block: slice) -> tuple[NDArray[Any], NDArray[Any]
         ignored = (labels == ignore) & (labels != background)
         return _own_codes(labels != background, ignored, valid, bad=(labels < 0) & ~ignored)
     # Equality is all that the kernel asks of a label, so the bits of any integer type serve.
-    native, limits = labels.dtype.newbyteorder("="), np.iinfo(labels.dtype)
+    native = labels.dtype.newbyteorder("=")
+    return _native(labels, native).view(_UNSIGNED[native.itemsize]), _class_codes(native, background, ignore)
+
+
+@functools.lru_cache(maxsize=128)
+def _class_codes(dtype: np.dtype[Any], background: int, ignore: int) -> NDArray[Any]:
+    """Return the codes of background, ignored and highest legal label, as the bits of integers of that dtype."""
+    limits = np.iinfo(dtype)
     if not limits.min <= ignore <= limits.max:
         ignore = background  # no label of this dtype can be the ignored one
-    codes = np.array([background, ignore, limits.max], native).view(_UNSIGNED[native.itemsize])
-    return _native(labels, native).view(_UNSIGNED[native.itemsize]), _read_only(codes)
+    return _read_only(np.array([background, ignore, limits.max], dtype).view(_UNSIGNED[dtype.itemsize]))
 
 
 def _own_codes(
@@ -273,7 +283,7 @@ def _own_codes(
     bad: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return label codes made from masks; the mask itself where there is nothing to add to it."""
-    codes = _read_only(np.array([_NEGATIVE, _IGNORED, _IGNORED], np.uint8))
+    codes = _class_codes(np.dtype(np.int8), _NEGATIVE, _IGNORED)  # beyond the highest of int8: bad
     if ignored is None and valid is None and bad is None:
         return _native(pos_mask, np.dtype(np.bool_)).view(np.uint8), codes
     own = pos_mask.astype(np.uint8, order="C")

@@ -167,14 +167,19 @@ def normalized_loss(
             for total, divisor in zip(per_sample.tolist(), divisors.tolist(), strict=True)
         ]
         return float(np.mean(losses)) if losses else 0.0
-    divisor = {
-        "none": 1,
-        "batch": per_sample.size,
-        "anchors": per_sample.size * num_anchors,
-        "positives": int(num_pos.sum()),
-        "selected": int(num_pos.sum() + num_kept.sum()),
-        "clamped_sample_positives": int(np.maximum(1, num_pos).sum()),
-    }[normalize]
+    match normalize:
+        case "none":
+            divisor = 1
+        case "batch":
+            divisor = per_sample.size
+        case "anchors":
+            divisor = per_sample.size * num_anchors
+        case "positives":
+            divisor = int(num_pos.sum())
+        case "selected":
+            divisor = int(num_pos.sum() + num_kept.sum())
+        case "clamped_sample_positives":
+            divisor = int(np.maximum(1, num_pos).sum())
     return _divided(float(per_sample.sum()), divisor, normalize, zero_positives)
 
 
