@@ -1,0 +1,199 @@
+"""Seeded synthetic losses with the geometry of SSD300: data to try the package on where no detector is at hand.
+
+Nothing here was seen by a detector. Objects are random boxes, matched to the real default boxes of SSD300 as SSD
+matches them; logits rise near objects, and near look-alikes: regions that look like an object and hold none, which
+is where hard negatives come from.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_CLASSES = 21  # background is class 0; 20 classes of objects, as in PASCAL VOC
+MATCH_IOU = 0.5  # an anchor that overlaps an object this much is positive
+
+# Per feature map: cells along a side, the sides of its two squares in pixels (the second square has the geometric
+# mean of both), and the aspect ratios of its other boxes, each of which comes lying and standing.
+_IMAGE_SIDE = 300
+_FEATURE_MAPS = (
+    (38, 30, 60, (2,)),
+    (19, 60, 111, (2, 3)),
+    (10, 111, 162, (2, 3)),
+    (5, 162, 213, (2, 3)),
+    (3, 213, 264, (2,)),
+    (1, 264, 315, (2,)),
+)
+
+README = """\
+SYNTHETIC DATA, as drawn by `ssd-mining demo --samples {samples} --seed {seed}`. No detector saw any of it.
+
+losses.npy         ({samples}, 8732) float32  softmax cross-entropy of every anchor, in nats
+labels.npy         ({samples}, 8732) uint8    class of every anchor: 0 is background, 1 to 20 are objects
+default_boxes.npy  (8732, 4) float64   the anchors: the default boxes of SSD300, as cx, cy, w, h in [0, 1]
+
+Random objects are matched to the anchors as SSD does it. Logits rise near objects, and near look-alikes, which hold
+none. To mine it, type here
+
+    ssd-mining mine losses.npy labels.npy --background 0
+"""
+
+_EMPTY_SHARE = 0.12  # of the samples hold no object
+_MAX_OBJECTS = 8
+_MAX_LOOK_ALIKES = 5
+_SMALLEST, _LARGEST = 0.06, 0.8  # side of a region, as a share of the image, drawn log-uniformly
+_STRENGTHS = (6.0, 18.0)  # what a region adds to the logit of its class at an overlap of 1, drawn uniformly
+_BACKGROUND_LOGIT = 8.0
+
+
+class Sample(NamedTuple):
+    """One synthetic sample: A = 8732 anchors, n objects, m look-alikes; boxes are (cx, cy, w, h) in [0, 1]."""
+
+    conf_loss: NDArray[np.float32]  # (A,) in nats
+    labels: NDArray[np.uint8]  # (A,) class of the matched object; 0 is background
+    boxes: NDArray[np.float64]  # (n, 4) of the objects
+    classes: NDArray[np.int64]  # (n,) of the objects, 1 to 20
+    look_alikes: NDArray[np.float64]  # (m, 4)
+
+
+def default_boxes() -> NDArray[np.float64]:
+    """Return the default boxes of SSD300, unclipped.
+
+    Returns
+    -------
+    ndarray of float64, (8732, 4)
+        ``cx, cy, w, h`` as shares of the image; by feature map from fine to coarse, then by row, column and shape.
+
+    References
+    ----------
+    Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, section 2.2, for the centres ``(i + 0.5) / cells``;
+    the authors' ``examples/ssd/ssd_pascal.py`` (weiliu89/caffe, branch ssd) for the sides and aspect ratios.
+
+    Examples
+    --------
+    >>> default_boxes().shape
+    (8732, 4)
+    >>> default_boxes()[0].round(3).tolist()
+    [0.013, 0.013, 0.1, 0.1]
+    """
+    maps = []
+    for cells, small, large, ratios in _FEATURE_MAPS:
+        middle = math.sqrt(small * large)
+        shapes = [(small, small), (middle, middle)]
+        for root in np.sqrt(ratios):
+            shapes += [(small * root, small / root), (small / root, small * root)]
+        centres = (np.arange(cells) + 0.5) / cells
+        boxes = np.empty((cells, cells, len(shapes), 4))
+        boxes[..., 0] = centres[:, np.newaxis]
+        boxes[..., 1] = centres[:, np.newaxis, np.newaxis]
+        boxes[..., 2:] = np.array(shapes) / _IMAGE_SIDE
+        maps.append(boxes.reshape(-1, 4))
+    return np.concatenate(maps)
+
+
+def sample(seed: int, index: int) -> Sample:
+    """Draw one sample; it depends on `seed` and `index` alone, however many samples are drawn.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the data set, at least 0.
+    index : int
+        Number of the sample in it, at least 0.
+
+    Returns
+    -------
+    Sample
+        Losses, labels, and what they were made from.
+
+    Raises
+    ------
+    ValueError
+        If `seed` or `index` is negative.
+
+    Notes
+    -----
+    About one sample in eight holds no object; the others hold 1 to 8. The losses are softmax cross-entropies over
+    21 classes, computed in float64 and rounded once to float32.
+
+    Examples
+    --------
+    >>> drawn = sample(seed=0, index=5)
+    >>> drawn.conf_loss.shape, drawn.conf_loss.dtype, drawn.labels.dtype
+    ((8732,), dtype('float32'), dtype('uint8'))
+    >>> bool((drawn.labels == sample(seed=0, index=5).labels).all())
+    True
+    """
+    if seed < 0 or index < 0:
+        msg = f"seed and index: expected numbers of at least 0, got {seed} and {index}"
+        raise ValueError(msg)
+    # The child that SeedSequence(seed).spawn would hand out as number `index`, without spawning those before it.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+    num_objects = 0 if rng.random() < _EMPTY_SHARE else int(rng.integers(1, _MAX_OBJECTS + 1))
+    boxes, classes = _regions(rng, num_objects)
+    look_alikes, false_classes = _regions(rng, int(rng.integers(_MAX_LOOK_ALIKES + 1)))
+    anchors = default_boxes()
+    overlaps = iou(boxes, anchors)
+    labels = _matched(overlaps, classes)
+    logits = rng.normal(size=(anchors.shape[0], NUM_CLASSES))  # (A, C)
+    logits[:, 0] += _BACKGROUND_LOGIT
+    for seen, overlap in zip((*classes, *false_classes), (*overlaps, *iou(look_alikes, anchors)), strict=True):
+        logits[:, seen] += rng.uniform(*_STRENGTHS) * overlap
+    return Sample(_cross_entropy(logits, labels).astype(np.float32), labels, boxes, classes, look_alikes)
+
+
+def iou(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the intersection over union of every box with every other.
+
+    Parameters
+    ----------
+    boxes, others : ndarray of float64, (n, 4) and (m, 4)
+        ``cx, cy, w, h``, with positive sides.
+
+    Returns
+    -------
+    ndarray of float64, (n, m)
+        Between 0 and 1.
+
+    Examples
+    --------
+    >>> iou(np.array([[0.5, 0.5, 1.0, 1.0]]), np.array([[0.5, 0.5, 1.0, 0.5], [3.0, 0.5, 1.0, 1.0]]))
+    array([[0.5, 0. ]])
+    """
+    one, two = boxes[:, np.newaxis], others[np.newaxis]
+    low = np.maximum(one[..., :2] - one[..., 2:] / 2, two[..., :2] - two[..., 2:] / 2)
+    high = np.minimum(one[..., :2] + one[..., 2:] / 2, two[..., :2] + two[..., 2:] / 2)
+    common = np.maximum(high - low, 0).prod(axis=2)
+    return common / (one[..., 2:].prod(axis=2) + two[..., 2:].prod(axis=2) - common)  # type: ignore[no-any-return]
+
+
+def _regions(rng: np.random.Generator, count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Draw boxes (count, 4) that lie inside the image, with log-uniform sides, and their classes (count,)."""
+    sides = np.exp(rng.uniform(math.log(_SMALLEST), math.log(_LARGEST), size=(count, 1)))
+    roots = np.exp2(rng.uniform(-0.5, 0.5, size=(count, 1)))  # aspect ratios from 1/2 to 2
+    sizes = np.minimum(sides * np.hstack((roots, 1 / roots)), 1)
+    centres = rng.uniform(sizes / 2, 1 - sizes / 2)
+    return np.hstack((centres, sizes)), rng.integers(1, NUM_CLASSES, size=count)
+
+
+def _matched(overlaps: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Label the anchors: first SSD's bipartite step, an anchor of its own for every object, then the overlap."""
+    labels = np.zeros(overlaps.shape[1], np.uint8)
+    if not classes.size:
+        return labels
+    matched = overlaps.max(axis=0) >= MATCH_IOU
+    labels[matched] = classes[overlaps.argmax(axis=0)[matched]]
+    left = overlaps.copy()
+    for _ in classes:
+        best, anchor = np.unravel_index(left.argmax(), left.shape)
+        labels[anchor] = classes[best]
+        left[best], left[:, anchor] = -1, -1
+    return labels
+
+
+def _cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return softmax cross-entropies (A,) in nats by log-sum-exp; the row's maximum keeps exp in range."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    targets = np.take_along_axis(shifted, labels[:, np.newaxis].astype(np.intp), axis=1)[:, 0]
+    return np.log(np.exp(shifted).sum(axis=1)) - targets  # type: ignore[no-any-return]
