@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssd_mining import reference
     from ssd_mining._spec import Mining
+    from ssd_mining._warmup import Warmup, warmup
     from ssd_mining.losses import ConfidenceLoss, confidence_loss
     from ssd_mining.mining import MiningResult, hard_negative_mask, mine_hard_negatives, negative_quota
 
@@ -17,21 +18,25 @@ __all__ = [
     "ConfidenceLoss",
     "Mining",
     "MiningResult",
+    "Warmup",
     "confidence_loss",
     "hard_negative_mask",
     "mine_hard_negatives",
     "negative_quota",
     "reference",
+    "warmup",
 ]
 
 _ROOMS = {
     "ConfidenceLoss": "losses",
     "Mining": "_spec",
     "MiningResult": "mining",
+    "Warmup": "_warmup",
     "confidence_loss": "losses",
     "hard_negative_mask": "mining",
     "mine_hard_negatives": "mining",
     "negative_quota": "mining",
+    "warmup": "_warmup",
 }
 
 

@@ -20,7 +20,7 @@ FLOORS = [
     ["_lanes", "kernels.rules"],
     ["kernels.cpu", "_inputs"],
     ["_backends"],
-    ["mining", "losses", "warmup"],
+    ["mining", "losses", "_warmup"],
     ["io", "synthetic"],
     ["cli"],
     ["__main__"],

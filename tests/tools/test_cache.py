@@ -616,7 +616,7 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
     import itertools
     import ssd_mining as sm
     from ssd_mining import _backends, _jit
-    from ssd_mining.warmup import warmup
+    from ssd_mining import warmup
     def read_only(array):
         array = array.copy()
         array.flags.writeable = False
@@ -655,7 +655,7 @@ def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
     pytest.importorskip("numba.np.ufunc.omppool", reason="Numba's workqueue starts its threads when it compiles")
     code = """
     import numba
-    from ssd_mining.warmup import warmup
+    from ssd_mining import warmup
     def threads():
         return len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 0
     before = threads()
@@ -671,7 +671,7 @@ def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
     [({"loss_dtypes": ["x"]}, "'x'"), ({"label_dtypes": ["f4"]}, "labels: expected"), ({"loss_dtypes": "c"}, "loss")],
 )
 def test_warmup_refuses_what_losses_or_labels_cannot_be(dtypes, message):
-    from ssd_mining.warmup import warmup
+    from ssd_mining import warmup
 
     with pytest.raises(TypeError, match=message):
         warmup(**dtypes)

@@ -1,0 +1,299 @@
+"""The guarded cache: machine code kept on disk, which is the right one or is not used.
+
+Numba's own ``cache=True`` keeps running old machine code when only a helper in another file changes, mixes builds
+with and without bounds checks, and raises in `import` or in every call when its directory is read-only, full or
+damaged. Here every entry is one file that carries its own checksum, in a private directory named by a digest of
+all that decides machine code; whatever goes wrong costs one warning and the time to compile. See docs/cache.md.
+
+This is the only file that touches Numba's internals: where a driver looks for compiled code (``_cache``), and how
+a compiled function is taken apart and put together again (``_reduce``, ``_rebuild``).
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import os
+import pickle
+import re
+import shutil
+import stat
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import IO, Any, NamedTuple
+
+import llvmlite
+import numba
+import numpy as np
+
+LOCK_SECONDS = 30.0  # a compilation takes 1 to 3 s; a process that was stopped in one must not stop the others
+KEPT_DIRECTORIES = 8  # one for each version and kind of machine that shares the directory
+
+# The settings of Numba that decide where and on how many threads code runs, not what the code is.
+_NOT_CODE = {
+    "CACHE_DIR",
+    "NUMBA_DEFAULT_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "THREADING_LAYER",
+    "THREADING_LAYER_PRIORITY",
+}
+
+_PACKAGES = {"ssd_mining", "ssd_mining.kernels"}
+
+_failed = False  # after the first failure this process compiles without the cache
+
+
+def guard(driver: Any) -> None:
+    """Give a jitted function the cache, unless ``SSD_MINING_CACHE=0`` says otherwise."""
+    if os.environ.get("SSD_MINING_CACHE") != "0":
+        with _never_raise():
+            GuardedCache(driver)
+
+
+@contextlib.contextmanager
+def _never_raise() -> Iterator[None]:
+    """Turn any error into one warning per process: without its cache a function is slow to start, and right."""
+    global _failed
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - Numba, pickle and file systems raise anything
+        first, _failed = not _failed, True
+        if first:
+            message = (
+                f"ssd_mining compiles without its cache: {error!r}. Set SSD_MINING_CACHE_DIR to a directory where "
+                "this user can write, or SSD_MINING_CACHE=0 to go without."
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+class GuardedCache:
+    """What a driver asks for compiled code before it compiles, and gives it to afterwards.
+
+    It stands where Numba's own cache would stand, and is called under Numba's compiler lock: one call at a time.
+    """
+
+    cache_path = None  # Numba's `stats` reads it
+
+    def __init__(self, driver: Any) -> None:
+        # Every name of Numba's that is not public is looked up here: if one is gone, no driver is touched.
+        self._compiler_lock = importlib.import_module("numba.core.compiler_lock").global_compiler_lock
+        self._dumps = importlib.import_module("numba.core.serialize").dumps
+        self._rebuild = importlib.import_module("numba.core.compiler").CompileResult._rebuild  # noqa: SLF001
+        self._function, self._options, self._compile = driver.py_func, driver.targetoptions, driver.compile
+        self._file_lock = contextlib.ExitStack()  # held from a miss to the end of `compile`
+        self._missed: Entry | None = None  # what is being compiled, to be saved
+        self._enabled = True
+        driver._cache, driver.compile = self, self.compile  # noqa: SLF001
+
+    def compile(self, signature: tuple[Any, ...]) -> Any:
+        """Compile as the driver does, and let go of the file lock however that ends, Ctrl-C included."""
+        with self._compiler_lock, contextlib.ExitStack() as self._file_lock:
+            return self._compile(signature)
+
+    def load_overload(self, signature: tuple[Any, ...], target_context: Any) -> Any:
+        """Return the saved code of a signature; None, with the file lock held, where it is to be compiled."""
+        target_context.refresh()
+        self._missed = None
+        if not self._enabled or _failed:
+            return None
+        with _never_raise():
+            entry = self._entry(signature, target_context.codegen())
+            payload = entry.read()
+            if payload is None:
+                self._file_lock.enter_context(entry.lock())
+                payload = entry.read()  # whoever held the lock has probably saved it
+            if payload is not None:
+                return self._loaded(payload, signature, target_context)
+            self._missed = entry
+        return None
+
+    def save_overload(self, _signature: tuple[Any, ...], result: Any) -> None:
+        """Save what was compiled after a miss, and delete what was saved for old versions."""
+        with _never_raise():
+            if self._missed is not None and not result.lifted and not result.library.has_dynamic_globals:
+                self._missed.write(self._dumps(result._reduce()))  # noqa: SLF001
+                _prune(self._missed.directories[0])
+
+    def flush(self) -> None:
+        """Stop caching this driver: ``recompile()`` asks for it, because the code was changed by hand."""
+        self._enabled = False
+
+    def _loaded(self, payload: bytes, signature: tuple[Any, ...], target_context: Any) -> Any:
+        result = self._rebuild(target_context, *pickle.loads(payload))  # noqa: S301 - from a private directory
+        if result.signature.args != signature:
+            msg = f"expected code for {signature}, got code for {result.signature.args}"
+            raise ValueError(msg)
+        return result
+
+    def _entry(self, signature: tuple[Any, ...], codegen: Any) -> "Entry":
+        types = [(str(kind), getattr(kind, "fields", ())) for kind in signature]
+        identity = (self._function.__module__, types, sorted(self._options.items()), list(_code(self._function)))
+        key = hashlib.sha256(repr(identity).encode()).digest()
+        return Entry(_root() / _environment(codegen) / f"{self._function.__name__}-{key.hex()[:16]}.bin", key)
+
+
+class Entry(NamedTuple):
+    """One file with a checksum of its key and its content."""
+
+    path: Path
+    key: bytes
+
+    @property
+    def directories(self) -> tuple[Path, Path]:
+        """The directory of this package, and in it that of the present sources, versions, CPU and settings."""
+        return self.path.parent.parent, self.path.parent
+
+    def read(self) -> bytes | None:
+        """Return the content; None where there is none, or not the one that was written for this key."""
+        try:
+            for directory in self.directories:
+                _check_private(directory)
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        checksum, payload = content[:32], content[32:]
+        return payload if checksum == self._checksum(payload) else None
+
+    def write(self, payload: bytes) -> None:
+        """Write the file whole or not at all, under `lock`."""
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(self._checksum(payload) + payload)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from compiling the same; wait for one that does, but not for ever."""
+        for directory in self.directories:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_private(directory)
+        deadline = time.monotonic() + LOCK_SECONDS
+        with self.path.with_suffix(".lock").open("ab") as file:
+            while not _try_lock(file):
+                if time.monotonic() > deadline:
+                    msg = f"{file.name} was locked for {LOCK_SECONDS} s"
+                    raise TimeoutError(msg)
+                time.sleep(0.02)
+            yield
+
+    def _checksum(self, payload: bytes) -> bytes:
+        return hashlib.sha256(self.key + payload).digest()
+
+
+def _root() -> Path:
+    """Return the private directory of this package: in ``SSD_MINING_CACHE_DIR``, else in the user's cache."""
+    if moved := os.environ.get("SSD_MINING_CACHE_DIR"):
+        return Path(moved).expanduser().absolute() / "ssd_mining"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base.absolute() / "ssd_mining"
+
+
+def _environment(codegen: Any) -> str:
+    """Digest what decides machine code and is the same for every function: sources, versions, CPU, settings."""
+    versions = (sys.version, sys.flags.optimize, np.__version__, numba.__version__, llvmlite.__version__)
+    settings = {name: value for name, value in vars(numba.config).items() if name.isupper() and name not in _NOT_CODE}
+    everything = (_sources(), versions, codegen.magic_tuple(), sorted(settings.items()))
+    return hashlib.sha256(repr(everything).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _sources() -> list[tuple[str, str]]:
+    """Digest the files of our own that can end up in machine code; a new version of any is a new directory."""
+    package = Path(__file__).parent
+    files = sorted([*package.glob("_*.py"), *package.glob("kernels/*.py")])
+    if not files:
+        msg = f"no source files in {package} to tell versions apart by"
+        raise FileNotFoundError(msg)
+    return [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+
+
+def _code(function: FunctionType) -> Iterator[Any]:
+    """Yield what a function and all that it calls are made of in memory: bytecode, constants, globals.
+
+    The files alone do not tell: they may be newer than the modules that this process loaded from them, and a
+    constant or a helper may have been replaced since.
+    """
+    todo, seen = [function], {function}
+    while todo:
+        function = todo.pop()
+        for part in _nested(function.__code__):
+            yield part.co_code, part.co_names, [c for c in part.co_consts if not isinstance(c, CodeType)]
+        for name, value in _named(function):
+            inner = getattr(value, "py_func", getattr(value, "_defn", value))  # of a jitted function, an intrinsic
+            if isinstance(inner, FunctionType) and inner not in seen:
+                seen.add(inner)
+                todo.append(inner)
+            elif isinstance(inner, int | float | str | tuple | np.generic):
+                yield name, repr(inner)
+
+
+def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield what the names in a function stand for: closure cells, globals, and what is in a module of ours."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    yield from zip(function.__code__.co_freevars, cells, strict=True)
+    for names in (part.co_names for part in _nested(function.__code__)):
+        found = [function.__globals__[name] for name in names if name in function.__globals__]
+        ours = [vars(value) for value in found if getattr(value, "__package__", "") in _PACKAGES]
+        for scope in (function.__globals__, *ours):
+            yield from ((name, scope[name]) for name in names if name in scope)
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _nested(constant)
+
+
+def _check_private(directory: Path) -> None:
+    """Refuse a directory that another user could have written: what is in it is run."""
+    status = directory.lstat()
+    private = stat.S_ISDIR(status.st_mode)
+    if sys.platform != "win32":
+        private = private and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    if not private:
+        msg = f"{directory} is not a directory that belongs to this user alone (mode 0700)"
+        raise PermissionError(msg)
+
+
+def _prune(root: Path) -> None:
+    """Delete the directories of old versions but for the newest few; a process that still wants one compiles."""
+    with contextlib.suppress(OSError):
+        ours = [path for path in root.iterdir() if re.fullmatch("[0-9a-f]{32}", path.name)]
+        for old in sorted(ours, key=lambda path: path.stat().st_mtime)[:-KEPT_DIRECTORIES]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(file: IO[bytes]) -> bool:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(file: IO[bytes]) -> bool:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
