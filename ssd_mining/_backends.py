@@ -1,9 +1,12 @@
 """From a backend's name to its module, and from checked inputs to mined outputs, on threads where that is safe."""
 
+import functools
 import importlib
 import multiprocessing
 import os
+import sys
 import threading
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -17,8 +20,7 @@ Backend = Literal["cpu", "cuda", "reference"]
 PARALLEL_ANCHORS = 300_000
 
 _MODULES = {"cpu": "ssd_mining.kernels.cpu", "reference": "ssd_mining.reference"}
-_parallel_lock = threading.Lock()  # held by the one call of ours that runs the parallel driver
-_process = os.getpid()
+_FORKED_NO_EXEC = 0x40  # PF_FORKNOEXEC of Linux
 
 
 class Twin(Protocol):
@@ -46,15 +48,9 @@ def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int 
     check_threads(num_threads)
     mined = empty_mined(*batch.conf_loss.shape, masks=masks)
     for block in batch.blocks:
-        part = mined.block(block)
-        rows = batch.rows(block)
-        if num_threads == 1 or rows.loss.size < PARALLEL_ANCHORS or not _parallel_lock.acquire(blocking=False):
-            twin.mine(rows, rule, part, 1)
-        else:
-            try:
-                twin.mine(rows, rule, part, num_workers(num_threads))
-            finally:
-                _parallel_lock.release()
+        part, rows = mined.block(block), batch.rows(block)
+        large = rows.loss.size >= PARALLEL_ANCHORS and backend != "reference"
+        twin.mine(rows, rule, part, num_workers(num_threads) if large else 1)
         if not part.done.all():
             msg = f"sample {block.start + int(np.argmin(part.done))} was not mined: a worker thread was lost"
             raise RuntimeError(msg)
@@ -76,30 +72,89 @@ def empty_mined(num_samples: int, num_anchors: int, *, masks: bool) -> Mined:
 
 def num_workers(num_threads: int | None) -> int:
     """Say how many threads a call may use here: Numba's own count at most, and 1 wherever more could hurt."""
-    import numba
-
-    if not parallel_is_safe():
+    if num_threads == 1 or not parallel_is_safe():
         return 1
-    most = numba.get_num_threads()
+    numba: Any = importlib.import_module("numba")  # mypy sees half of its names
+    if not threads_can_start(numba.config.NUMBA_NUM_THREADS):
+        return 1
+    try:
+        most: int = numba.get_num_threads()  # if no parallel kernel has run yet, Numba chooses its layer here
+    except ValueError:  # the layer that the user asked for is not installed
+        return 1
     return most if num_threads is None else min(num_threads, most)
 
 
 def parallel_is_safe() -> bool:
-    """Say whether Numba's thread pool can be entered from this thread of this process.
+    """Say whether Numba's thread pool may be entered here; `docs/threads.md` tells what happened where it may not.
 
-    OpenMP kills or hangs a forked child that enters a pool its parent used; the workqueue layer aborts the process
-    when two Python threads enter it, whosever kernels they run.
+    Only the main thread ever enters it, so two calls of ours never meet there, and no lock is needed that a fork
+    could copy while it is held.
     """
-    from numba.np.ufunc.parallel import threading_layer
+    return (
+        os.getpid() == _HOME
+        and multiprocessing.parent_process() is None
+        and threading.get_ident() == threading.main_thread().ident
+        and (is_alone() or layer_bears_threads())
+    )
 
-    if os.getpid() != _process or multiprocessing.parent_process() is not None:
-        return False
-    if threading.active_count() == 1:
-        return True
+
+def is_alone() -> bool:
+    """Say whether no other thread can run Python during a call of this one.
+
+    `threading` counts the threads that it started and the foreign ones that asked it for their name, `sys` whatever
+    is inside Python now. A further thread could be started by this one only, which will be in the kernel.
+    """
+    running = sys._current_frames()  # noqa: SLF001 - nothing public knows the threads of others
+    return threading.active_count() == 1 and len(running) == 1
+
+
+def layer_bears_threads() -> bool:
+    """Say whether two threads may be in Numba's pool at once, whosever kernels they run: workqueue would abort."""
+    numba: Any = importlib.import_module("numba")
     try:
-        return threading_layer() in ("omp", "tbb")
-    except ValueError:  # no parallel kernel has run yet, so the layer is not chosen
+        return numba.threading_layer() in ("omp", "tbb")
+    except ValueError:  # Numba chooses when somebody first launches; foretell its choice without launching
+        choice = str(numba.config.THREADING_LAYER).lower()
+    if choice != "default":
+        return choice in ("omp", "tbb", "threadsafe", "safe")
+    order = numba.config.THREADING_LAYER_PRIORITY
+    if order.index("omp") > order.index("workqueue"):
         return False
+    try:
+        importlib.import_module("numba.np.ufunc.omppool")  # loads OpenMP, and starts nothing
+    except ImportError:
+        return False
+    return True
+
+
+@functools.cache
+def threads_can_start(count: int) -> bool:
+    """Say whether `count` threads can be started here, by starting and ending them once.
+
+    Where the first launch cannot start one of its threads, OpenMP ends the process and workqueue waits for ever.
+    """
+    gate, team = threading.Event(), []
+    try:
+        for _ in range(2 * count):  # twice, because these may still be ending when Numba's start
+            thread = threading.Thread(target=gate.wait, daemon=True)
+            thread.start()
+            team.append(thread)
+    except (RuntimeError, MemoryError):
+        return False
+    finally:
+        gate.set()
+        for thread in team:
+            thread.join()
+    return True
+
+
+def was_forked() -> bool:
+    """Say whether this process is a copy of another that may have used threads; Linux alone tells."""
+    try:
+        status = Path("/proc/self/stat").read_text()
+    except OSError:
+        return False
+    return int(status.rpartition(")")[2].split()[6]) & _FORKED_NO_EXEC != 0
 
 
 def check_threads(num_threads: Any) -> None:
@@ -112,3 +167,7 @@ def check_threads(num_threads: Any) -> None:
     if num_threads < 1:
         msg = f"num_threads: expected a whole number of at least 1 or None, got {num_threads}"
         raise ValueError(msg)
+
+
+# The one process that may go parallel: this one, unless it is a forked child that met this module only here.
+_HOME = None if was_forked() else os.getpid()

@@ -107,6 +107,13 @@ def test_a_thread_of_any_making_is_seen(start):
         ended.wait()
 
 
+@pytest.mark.parametrize(("known", "running", "expected"), [(1, 1, True), (2, 1, False), (1, 2, False)])
+def test_foreign_threads_count_whether_they_are_known_or_running(known, running, expected, monkeypatch):
+    monkeypatch.setattr(threading, "active_count", lambda: known)
+    monkeypatch.setattr(sys, "_current_frames", lambda: dict.fromkeys(range(running)))
+    assert _backends.is_alone() == expected
+
+
 @pytest.mark.parametrize(("layer", "expected"), [("omp", True), ("tbb", True), ("workqueue", False)])
 def test_the_layer_in_use_decides(layer, expected, monkeypatch):
     monkeypatch.setattr("numba.threading_layer", lambda: layer)

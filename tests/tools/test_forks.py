@@ -47,9 +47,15 @@ def send_answer(pipe) -> None:
     pipe.send(answer())
 
 
-def the_parent_runs_the_parallel_driver():
+def a_warm_parent_runs_the_parallel_driver_and_compiles_nothing():
+    from ssd_mining import _jit
+    from ssd_mining import warmup
+
+    warmup(loss_dtypes=["float32"], label_dtypes=["uint8"])
+    before = _jit.counts()
     expected, _ = serial_answer()
     assert answer() == (expected, {NUM_THREADS})
+    assert _jit.counts() == before
 
 
 def children_of_every_start_method_find_the_same():
@@ -147,7 +153,7 @@ def at_exit():
 
 
 SCENARIOS = (
-    the_parent_runs_the_parallel_driver,
+    a_warm_parent_runs_the_parallel_driver_and_compiles_nothing,
     children_of_every_start_method_find_the_same,
     pools_find_the_same,
     thirty_children_are_forked_while_eight_threads_are_inside,
