@@ -30,6 +30,7 @@ class Twin(Protocol):
         """Mine every sample of `rows` into `mined`."""
 
 
+@functools.cache
 def load(backend: Backend | None) -> Twin:
     """Return the module of a backend; None picks by where the arrays live, which for NumPy is the CPU."""
     name = "cpu" if backend is None else backend
@@ -48,10 +49,12 @@ def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int 
     check_threads(num_threads)
     mined = empty_mined(*batch.conf_loss.shape, masks=masks)
     for block in batch.blocks:
-        part, rows = mined.block(block), batch.rows(block)
+        # A batch of one block is the common one, and for a single sample every view counts.
+        part = mined if block.stop - block.start == mined.done.size else mined.block(block)
+        rows = batch.rows(block)
         large = rows.loss.size >= PARALLEL_ANCHORS and backend != "reference"
         twin.mine(rows, rule, part, num_workers(num_threads) if large else 1)
-        if not part.done.all():
+        if np.count_nonzero(part.done) < part.done.size:
             msg = f"sample {block.start + int(np.argmin(part.done))} was not mined: a worker thread was lost"
             raise RuntimeError(msg)
         raise_bad_values(batch, block, part)

@@ -1,4 +1,4 @@
-"""The command line: ``ssd-mining demo`` and ``ssd-mining mine``.
+"""The command line: ``ssd-mining demo``, ``mine`` and ``warmup``.
 
 The result goes to stdout, an error to stderr in one line. NumPy and Numba are imported inside the functions that
 use them, so that ``--help`` is quick.
@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands.add_parser("demo", help="write a synthetic data set and mine it"))
     _add_mine(commands.add_parser("mine", help="mine the losses in a file"))
+    commands.add_parser("warmup", help="compile the kernels ahead").set_defaults(run=_warmup, out="the cache")
     return parser
 
 
@@ -225,6 +226,13 @@ def _write_demo(folder: "Path", num_samples: int, seed: int) -> None:
             drawn = synthetic.sample(seed, index)
             append_losses(drawn.conf_loss[np.newaxis])
             append_labels(drawn.labels[np.newaxis])
+
+
+def _warmup(_: argparse.Namespace) -> None:
+    from ssd_mining import warmup
+
+    done = warmup()
+    _say(f"compiled {done.compiled} kernels, found {done.loaded} in the cache, in {done.seconds:.1f} s")
 
 
 def _mine(args: argparse.Namespace) -> None:

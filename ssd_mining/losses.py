@@ -21,6 +21,7 @@ Normalize = Literal[
     "sample_selected",
 ]
 ZeroPositives = Literal["clamp", "zero", "nan", "raise"]
+_NORMALIZE, _ZERO_POSITIVES = get_args(Normalize), get_args(ZeroPositives)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +125,8 @@ def confidence_loss(
     >>> out.loss, out.per_sample
     (0.875, array([1.75, 0.  ]))
     """
-    check_choice("normalize", normalize, get_args(Normalize))
-    check_choice("zero_positives", zero_positives, get_args(ZeroPositives))
+    check_choice("normalize", normalize, _NORMALIZE)
+    check_choice("zero_positives", zero_positives, _ZERO_POSITIVES)
     spec = resolve(mining, selection)
     batch = _inputs.check(conf_loss, labels, spec, valid=valid, num_negatives=num_negatives, rank_by=rank_by)
     mined = _backends.run(batch, masks=False, backend=backend, num_threads=num_threads)

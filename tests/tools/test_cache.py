@@ -226,16 +226,18 @@ def test_bounds_checked_code_is_kept_apart(run):
     assert run(code, NUMBA_CPU_NAME="generic") == [3.0, 1, 0, 0]
 
 
-def test_a_helper_edited_in_another_file_is_compiled_again(run, package):
-    rules = package / "ssd_mining" / "kernels" / "tiny_rules.py"
+def test_a_file_of_the_package_that_is_edited_means_new_code(run, package):
+    rules = str(package / "ssd_mining" / "kernels" / "tiny_rules.py")
+    versions = [(rules, text) for text in (RULES, RULES.replace("1.0", "2.0"), RULES, RULES + "# a new version")]
+    versions.append((str(package / "ssd_mining" / "_spec.py"), "# a new version"))
     code = f"""
     get_ready()
-    def edited(text):
-        Path({str(rules)!r}).write_text(text)
+    def edited(file, text):
+        Path(file).write_text(text)
         return forked(call)
-    [edited(text) for text in {[RULES, RULES.replace("1.0", "2.0"), RULES, RULES + "# a new version"]}]
+    [edited(*version) for version in {versions}]
     """
-    assert run(code) == [COMPILED, [14.0, 1, 0, 0], LOADED, COMPILED]
+    assert run(code) == [COMPILED, [14.0, 1, 0, 0], LOADED, COMPILED, COMPILED]
 
 
 def test_what_was_changed_in_memory_is_not_taken_for_what_the_files_say(run):

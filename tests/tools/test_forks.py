@@ -48,8 +48,7 @@ def send_answer(pipe) -> None:
 
 
 def a_warm_parent_runs_the_parallel_driver_and_compiles_nothing():
-    from ssd_mining import _jit
-    from ssd_mining import warmup
+    from ssd_mining import _jit, warmup
 
     warmup(loss_dtypes=["float32"], label_dtypes=["uint8"])
     before = _jit.counts()

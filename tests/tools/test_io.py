@@ -273,6 +273,20 @@ def test_a_directory_has_the_permissions_of_any_other(tmp_path):
     assert got == expected
 
 
+@pytest.mark.skipif(os.name != "posix", reason="directories can be synced on POSIX systems only")
+def test_the_files_are_on_the_disk_before_the_directory_gets_its_name(tmp_path, monkeypatch):
+    synced = []
+
+    def fsync(descriptor):
+        synced.append((os.fstat(descriptor).st_ino, (tmp_path / "mined").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_directory(tmp_path / "mined") as folder:
+        (folder / "a.txt").write_text("whole")
+    paths = (tmp_path / "mined" / "a.txt", tmp_path / "mined", tmp_path)
+    assert synced == [(path.stat().st_ino, path == tmp_path) for path in paths]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_directory_that_fails_leaves_nothing(tmp_path, error):
     def fail():
