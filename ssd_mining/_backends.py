@@ -107,8 +107,8 @@ def is_alone() -> bool:
     `threading` counts the threads that it started and the foreign ones that asked it for their name, `sys` whatever
     is inside Python now. A further thread could be started by this one only, which will be in the kernel.
     """
-    running = sys._current_frames()  # noqa: SLF001 - nothing public knows the threads of others
-    return threading.active_count() == 1 and len(running) == 1
+    # Not kept in a name: it holds this very frame, a cycle that would keep the caller's arrays alive.
+    return threading.active_count() == 1 and len(sys._current_frames()) == 1  # noqa: SLF001 - nothing public knows
 
 
 def layer_bears_threads() -> bool:

@@ -256,7 +256,9 @@ def _label_codes(batch: Batch, block: slice) -> tuple[NDArray[Any], NDArray[Any]
         background = -1 if mining.background is None else mining.background
         return _own_codes(labels[:, :, background] == 0, empty if mining.all_zero == "ignore" else None, valid)
     if labels.dtype.kind == "b":
-        return _own_codes(labels, None, valid)
+        if valid is None:  # any byte but 0 is true, whoever wrote it
+            return _native(labels, labels.dtype).view(np.uint8), _class_codes(np.dtype(np.uint8), 0, 0)
+        return _own_codes(labels.view(np.uint8) != 0, None, valid)
     background = cast("int", mining.background)  # _label_array refused None
     ignore = background if mining.ignore_index is None else mining.ignore_index
     if valid is not None:
@@ -282,10 +284,8 @@ def _own_codes(
     valid: NDArray[np.bool_] | None,
     bad: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return label codes made from masks; the mask itself where there is nothing to add to it."""
+    """Return label codes made from masks."""
     codes = _class_codes(np.dtype(np.int8), _NEGATIVE, _IGNORED)  # beyond the highest of int8: bad
-    if ignored is None and valid is None and bad is None:
-        return _native(pos_mask, np.dtype(np.bool_)).view(np.uint8), codes
     own = pos_mask.astype(np.uint8, order="C")
     for mask, code in ((bad, _BAD), (ignored, _IGNORED), (None if valid is None else ~valid, _IGNORED)):
         if mask is not None:

@@ -155,3 +155,9 @@ def test_blocks_of_any_size_give_the_same_bits(monkeypatch):
         monkeypatch.setattr("ssd_mining._inputs.BLOCK_ELEMENTS", elements)
         check(LOSS, CLASSES, background=0)
         check(LOSS, ONE_HOT, background=0, valid=np.ones(LOSS.shape, np.bool_))
+
+
+def test_any_byte_but_zero_is_true_in_a_mask():
+    mask = (CLASSES.astype(np.uint8) * 7).view(np.bool_)
+    check(LOSS, mask)
+    check(LOSS, mask, valid=np.full(LOSS.shape, 2, np.uint8).view(np.bool_))
