@@ -30,14 +30,13 @@ class Twin(Protocol):
         """Mine every sample of `rows` into `mined`."""
 
 
-@functools.cache
 def load(backend: Backend | None) -> Twin:
     """Return the module of a backend; None picks by where the arrays live, which for NumPy is the CPU."""
     name = "cpu" if backend is None else backend
     if name == "cuda":
         msg = "backend: 'cuda' is not built into this version; use 'cpu' or leave it out"
         raise NotImplementedError(msg)
-    if name not in _MODULES:
+    if not isinstance(name, str) or name not in _MODULES:
         msg = f"backend: expected 'cpu', 'cuda', 'reference' or None, got {backend!r}"
         raise ValueError(msg)
     return cast("Twin", importlib.import_module(_MODULES[name]))

@@ -193,8 +193,10 @@ def mine_hard_negatives(
     spec = resolve(mining, selection)
     batch = _inputs.check(conf_loss, labels, spec, valid=valid, num_negatives=num_negatives, rank_by=rank_by)
     mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
-    samples, anchors = np.nonzero(mined.hard_negative_mask)
-    ranks = (batch.conf_loss if batch.rank_by is None else batch.rank_by)[samples, anchors]
+    # Gathered now, for the caller may reuse the arrays; by block, so that Ctrl-C is answered.
+    rank = batch.conf_loss if batch.rank_by is None else batch.rank_by
+    kept = [np.nonzero(mined.hard_negative_mask[block]) for block in batch.blocks]
+    ranks = [rank[block][where].astype(batch.dtype) for block, where in zip(batch.blocks, kept, strict=True)]
     return MiningResult(
         hard_negative_mask=mined.hard_negative_mask,
         pos_mask=mined.pos_mask,
@@ -204,8 +206,8 @@ def mine_hard_negatives(
         positive_sum=mined.positive_sum,
         negative_sum=mined.negative_sum,
         threshold=mined.threshold,
-        _kept_anchors=anchors,
-        _kept_ranks=ranks.astype(batch.dtype),
+        _kept_anchors=np.concatenate([np.empty(0, np.int64), *(anchors for _, anchors in kept)]),
+        _kept_ranks=np.concatenate([np.empty(0, batch.dtype), *ranks]),
     )
 
 

@@ -262,6 +262,11 @@ BAD = {
         ValueError,
         "backend: expected 'cpu', 'cuda', 'reference' or None, got 'gpu'",
     ),
+    "a backend that is no name": (
+        {"backend": ["cpu"]},
+        ValueError,
+        "backend: expected 'cpu', 'cuda', 'reference' or None, got ['cpu']",
+    ),
     "a backend that is not built": (
         {"backend": "cuda"},
         NotImplementedError,

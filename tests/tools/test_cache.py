@@ -185,6 +185,7 @@ def test_a_second_process_loads_what_the_first_compiled(run, tmp_path):
     assert run(code) == [10.0, 10.0, 0, 2, 0]
     root = tmp_path / "cache" / "ssd_mining"
     assert [path.stat().st_mode & 0o777 for path in (root, *root.iterdir())] == [0o700] * 2
+    assert sorted(path.suffix for path in files(tmp_path)) == [".bin", ".bin", ".lock", ".lock"]
 
 
 def test_the_cache_lies_in_the_users_cache_directory_unless_it_is_moved(run, tmp_path):
@@ -565,6 +566,20 @@ def test_a_directory_that_is_not_private_is_neither_read_nor_written(fault, run)
     [first, *results, entry.stat().st_mtime_ns - stamp, len(entries())]
     """
     assert run(code, FAULT=fault) == [COMPILED, UNCACHED, UNCACHED, LOADED, 0, 1]
+
+
+def test_a_failure_leaves_alone_what_was_saved_before_it(run):
+    code = """
+    get_ready()
+    def fail_later():
+        first, root = call("_sum_serial"), entries()[0].parent.parent
+        root.chmod(0o755)
+        later = call("_sum_serial", 4, "i8")
+        root.chmod(0o700)
+        return [*first, *later]
+    [forked(fail_later), forked(call, "_sum_serial"), forked(call, "_sum_serial", 4, "i8")]
+    """
+    assert run(code) == [[6.0, 1, 0, 0, 6.0, 2, 0, 1], [6.0, 0, 1, 0], [6.0, 1, 0, 0]]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can give a directory away")
