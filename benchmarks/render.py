@@ -60,6 +60,7 @@ OUTPUTS = {
     "indices_over_sums": ("result and indices / sums", _ratio),
     "one_over_two_threads": ("one thread / two", _ratio),
     "best_over_ours": ("best NumPy / ours", _ratio),
+    "boolean_over_ours": ("boolean / ours", _ratio),
 }
 SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ("Sums, by density", "int64 labels, gamma losses, 128 samples (32 of 100000 anchors).", "densities", SUMS),

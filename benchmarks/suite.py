@@ -96,6 +96,7 @@ def outputs(num_anchors: int = 8732, sizes: tuple[int, ...] = (1, 32, 128, 1024)
             "indices": lambda call=call: sm.mine_hard_negatives(**call, num_threads=1).indices(),
             "two threads": lambda call=call: sm.confidence_loss(**call, num_threads=2).per_sample,
             "best": lambda loss=conf_loss, drawn=drawn: peers.numpy_best_loop(loss, drawn),
+            "boolean": lambda loss=conf_loss, drawn=drawn: peers.numpy_boolean_partition(loss, drawn),
         }
         assert_equal(functions["sums"](), functions["best"]())
         assert_equal(functions["two threads"](), functions["best"]())
@@ -108,6 +109,7 @@ def outputs(num_anchors: int = 8732, sizes: tuple[int, ...] = (1, 32, 128, 1024)
                 "indices_over_sums": seconds["indices"] / seconds["sums"],
                 "one_over_two_threads": seconds["sums"] / seconds["two threads"],
                 "best_over_ours": seconds["best"] / seconds["sums"],
+                "boolean_over_ours": seconds["boolean"] / seconds["sums"],
             }
         )
     return rows

@@ -39,7 +39,12 @@ def load(backend: Backend | None) -> Twin:
     if not isinstance(name, str) or name not in _MODULES:
         msg = f"backend: expected 'cpu', 'cuda', 'reference' or None, got {backend!r}"
         raise ValueError(msg)
-    return cast("Twin", importlib.import_module(_MODULES[name]))
+    return _module(_MODULES[name])
+
+
+@functools.cache
+def _module(name: str) -> Twin:
+    return cast("Twin", importlib.import_module(name))
 
 
 def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int | None) -> Mined:

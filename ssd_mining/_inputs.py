@@ -25,7 +25,7 @@ SCORE_SUM_TOLERANCE = 1e-2
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 _NEGATIVE, _IGNORED, _BAD = 0, 2, 255  # label codes, where we make them ourselves; 1 is a positive
-_NO_ROWS: dict[Any, NDArray[Any]] = {np.dtype(t): np.empty((0, 0), t) for t in (np.float32, np.float64)}
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Batch:
     labels: NDArray[Any]  # (B, A) integer or bool, or (B, A, C)
     rank_by: NDArray[Any] | None  # (B, A)
     valid: NDArray[np.bool_] | None  # (B, A)
-    quotas: NDArray[np.int64]  # (B,), -1 where the rule decides
+    quotas: NDArray[np.int64]  # (B,), or (0,): the rule decides
     dtype: np.dtype[Any]  # float32 or float64: what the kernel computes with
     mining: Mining
 
@@ -53,7 +53,8 @@ class Batch:
         labels, codes = _label_codes(self, block)
         loss = _native(self.conf_loss[block], self.dtype)
         rank = _NO_ROWS[self.dtype] if self.rank_by is None else _native(self.rank_by[block], self.dtype)
-        return Rows(loss, _read_only(rank), labels, codes, _read_only(self.quotas[block]))
+        quotas = self.quotas if self.quotas is _NO_QUOTAS else _read_only(self.quotas[block])
+        return Rows(loss, rank, labels, codes, quotas)
 
 
 def check(
@@ -192,7 +193,7 @@ def _check_classes(classes: NDArray[Any], background: int | None) -> None:
     if background < 0:
         got = f"{background}; integer labels do not tell how many classes there are"
         _refuse("background", "a class number of at least 0, for integer labels", got)
-    if background > np.iinfo(classes.dtype).max:
+    if background > _limits(classes.dtype).max:
         _refuse("background", f"a value that labels of dtype {classes.dtype} can hold", f"{background}")
 
 
@@ -215,7 +216,7 @@ def _check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None
 
 def _quotas(num_negatives: ArrayLike | None, num_samples: int) -> NDArray[np.int64]:
     if num_negatives is None:
-        return np.full(num_samples, -1, np.int64)
+        return _NO_QUOTAS
     array = _array("num_negatives", num_negatives)
     if array.dtype.kind not in "iu":
         _refuse("num_negatives", "whole numbers", f"dtype {array.dtype}", TypeError)
@@ -231,7 +232,7 @@ def _quotas(num_negatives: ArrayLike | None, num_samples: int) -> NDArray[np.int
 def _kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Say what the kernel computes with: float32 where it holds every value exactly, else float64."""
     exact = dtype.itemsize <= 4 if dtype.kind == "f" else dtype.itemsize <= 2
-    return np.dtype(np.float32 if exact else np.float64)
+    return _FLOAT32 if exact else _FLOAT64
 
 
 def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -245,6 +246,10 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+_NO_ROWS = {dtype: _read_only(np.empty((0, 0), dtype)) for dtype in (_FLOAT32, _FLOAT64)}
+_NO_QUOTAS = _read_only(np.empty(0, np.int64))
 
 
 def _label_codes(batch: Batch, block: slice) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -265,14 +270,17 @@ def _label_codes(batch: Batch, block: slice) -> tuple[NDArray[Any], NDArray[Any]
         ignored = (labels == ignore) & (labels != background)
         return _own_codes(labels != background, ignored, valid, bad=(labels < 0) & ~ignored)
     # Equality is all that the kernel asks of a label, so the bits of any integer type serve.
-    native = labels.dtype.newbyteorder("=")
+    native = labels.dtype if labels.dtype.isnative else labels.dtype.newbyteorder("=")
     return _native(labels, native).view(_UNSIGNED[native.itemsize]), _class_codes(native, background, ignore)
+
+
+_limits = functools.cache(np.iinfo)
 
 
 @functools.lru_cache(maxsize=128)
 def _class_codes(dtype: np.dtype[Any], background: int, ignore: int) -> NDArray[Any]:
     """Return the codes of background, ignored and highest legal label, as the bits of integers of that dtype."""
-    limits = np.iinfo(dtype)
+    limits = _limits(dtype)
     if not limits.min <= ignore <= limits.max:
         ignore = background  # no label of this dtype can be the ignored one
     return _read_only(np.array([background, ignore, limits.max], dtype).view(_UNSIGNED[dtype.itemsize]))

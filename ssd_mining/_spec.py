@@ -126,7 +126,7 @@ class Rows(NamedTuple):
     rank: NDArray[Any]  # (b, A), the dtype of loss; (0, 0): the loss itself
     labels: NDArray[Any]  # (b, A) unsigned: the bits of the labels
     codes: NDArray[Any]  # (3,), the dtype of labels: background, ignored, highest legal label
-    quotas: NDArray[np.int64]  # (b,) explicit quotas; -1 where the rule decides
+    quotas: NDArray[np.int64]  # (b,) explicit quotas; (0,): the rule decides
 
 
 class Mined(NamedTuple):

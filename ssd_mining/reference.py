@@ -263,7 +263,7 @@ def mine(rows: Any, rule: Any, mined: Any, num_workers: int = 1) -> None:  # noq
             neg_pos_ratio=rule.ratio,
             min_negatives=rule.min_negatives if num_pos else rule.min_negatives_without_positives,
             max_negatives=rule.max_negatives,
-            num_negatives=None if rows.quotas[i] < 0 else int(rows.quotas[i]),
+            num_negatives=int(rows.quotas[i]) if rows.quotas.shape[0] else None,
         )
         sample = mine_sample(conf, rank, pos_mask, neg_mask, wanted, omit_nan=rule.omit_nan)
         mined.num_pos[i], mined.num_neg[i], mined.num_kept[i] = sample[:3]

@@ -252,7 +252,8 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
 @inlined
 def _mine_sample(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, sample: int) -> None:
     num_nan_ranks = _stage(rows, rule, mined, negatives, sample)
-    num_kept = _quota(mined.num_pos[sample], mined.num_neg[sample], rows.quotas[sample], rule)
+    explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
+    num_kept = _quota(mined.num_pos[sample], mined.num_neg[sample], explicit, rule)
     ranked = rows.rank.shape[0] > 0
     rank = rows.rank[sample] if ranked else rows.loss[sample]
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept

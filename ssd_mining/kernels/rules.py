@@ -4,7 +4,7 @@ from ssd_mining._spec import Rule
 
 
 def quota(num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
-    """Say how many of `num_neg` negatives are kept; `explicit`, unless -1, replaces ratio times positives."""
+    """Say how many of `num_neg` negatives are kept; `explicit`, unless below 0, replaces ratio times positives."""
     # In float64 the product saturates: an integer one would wrap round to a wrong, finite count.
     wanted = rule.ratio * num_pos if explicit < 0 else float(explicit)
     lowest = rule.min_negatives if num_pos > 0 else rule.min_negatives_without_positives

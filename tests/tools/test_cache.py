@@ -572,14 +572,14 @@ def test_a_failure_leaves_alone_what_was_saved_before_it(run):
     code = """
     get_ready()
     def fail_later():
-        first, root = call("_sum_serial"), entries()[0].parent.parent
+        first, root = call("_total_serial"), entries()[0].parent.parent
         root.chmod(0o755)
-        later = call("_sum_serial", 4, "i8")
+        later = call("_total_serial", 4, "i8")
         root.chmod(0o700)
         return [*first, *later]
-    [forked(fail_later), forked(call, "_sum_serial"), forked(call, "_sum_serial", 4, "i8")]
+    [forked(fail_later), forked(call, "_total_serial"), forked(call, "_total_serial", 4, "i8")]
     """
-    assert run(code) == [[6.0, 1, 0, 0, 6.0, 2, 0, 1], [6.0, 0, 1, 0], [6.0, 1, 0, 0]]
+    assert run(code) == [[10.0, 1, 0, 0, 10.0, 2, 0, 1], [10.0, 0, 1, 0], [10.0, 1, 0, 0]]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can give a directory away")
@@ -681,6 +681,7 @@ def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
     [done.compiled, done.loaded, again.compiled, again.loaded, threads() - before]
     """
     assert run(code, NUMBA_THREADING_LAYER="omp") == [4, 0, 0, 0, 0]
+    assert run(code, NUMBA_THREADING_LAYER="omp") == [0, 4, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
