@@ -535,37 +535,37 @@ def test_a_compilation_that_fails_lets_go_of_the_lock(error, run):
     assert run(code) == [10.0, 2, 0, 0]  # the failure counts as one
 
 
-@pytest.mark.parametrize("fault", ["another user's", "writable for others", "readable for others", "a link"])
-def test_a_directory_that_is_not_private_is_neither_read_nor_written(fault, run):
+def test_a_directory_that_is_not_private_is_neither_read_nor_written(run):
     code = """
     get_ready()
-    def of_another(directory):
+    def call_as_if_of_another(directory):
         def lstat(self, lstat=Path.lstat):
             status = lstat(self)
             return os.stat_result([*status[:4], status.st_uid + (self == directory), *status[5:]])
         Path.lstat = lstat
         return call()
-    def faulty(directory):
-        fault, elsewhere = os.environ["FAULT"], directory.with_name("elsewhere")
-        if fault == "another user's":
-            return forked(of_another, directory)
-        if fault == "a link":
-            directory.rename(elsewhere)
-            directory.symlink_to(elsewhere)
-            result = forked(call)
-            directory.unlink()
-            elsewhere.rename(directory)
-            return result
-        directory.chmod(0o722 if fault == "writable for others" else 0o744)
+    def through_a_link(directory):
+        elsewhere = directory.with_name("elsewhere")
+        directory.rename(elsewhere)
+        directory.symlink_to(elsewhere)
+        result = forked(call)
+        directory.unlink()
+        elsewhere.rename(directory)
+        return result
+    def with_mode(mode, directory):
+        directory.chmod(mode)
         result = forked(call)
         directory.chmod(0o700)
         return result
     first, entry = forked(call), entries()[0]
     stamp = entry.stat().st_mtime_ns
-    results = [faulty(entry.parent), faulty(entry.parent.parent), forked(call)]
-    [first, *results, entry.stat().st_mtime_ns - stamp, len(entries())]
+    faulty = [
+        (forked(call_as_if_of_another, directory), with_mode(0o722, directory), with_mode(0o744, directory),
+         through_a_link(directory)) for directory in (entry.parent, entry.parent.parent)
+    ]
+    [first, faulty, forked(call), entry.stat().st_mtime_ns - stamp, len(entries())]
     """
-    assert run(code, FAULT=fault) == [COMPILED, UNCACHED, UNCACHED, LOADED, 0, 1]
+    assert run(code) == [COMPILED, [[UNCACHED] * 4] * 2, LOADED, 0, 1]
 
 
 def test_a_failure_leaves_alone_what_was_saved_before_it(run):
@@ -589,27 +589,24 @@ def test_a_directory_of_another_user_is_refused(run, tmp_path):
     assert run("call()") == UNCACHED
 
 
-@pytest.mark.parametrize(
-    "moved",
-    ["_rebuild", "_reduce", "numba.core.serialize", "numba.core.compiler_lock"],
-)
-def test_a_numba_that_moved_its_internals_costs_a_warning(moved, run):
+def test_a_numba_that_moved_its_internals_costs_a_warning(run):
     code = """
     import importlib, numba
-    real = importlib.import_module
-    def import_module(name, package=None):
-        if name == os.environ["MOVED"]:
-            raise ModuleNotFoundError(name)
-        return real(name, package)
-    def hide():
-        if os.environ["MOVED"].startswith("_"):
-            delattr(numba.core.compiler.CompileResult, os.environ["MOVED"])
+    get_ready()
+    def without(moved):
+        def import_module(name, package=None, real=importlib.import_module):
+            if name == moved:
+                raise ModuleNotFoundError(name)
+            return real(name, package)
+        if moved.startswith("_"):
+            delattr(numba.core.compiler.CompileResult, moved)
         else:
             importlib.import_module = import_module
-        return [*call(), call('_third_serial')[3]]
-    hide()
+        return [*call(), call("_third_serial")[3]]
+    moved = "_rebuild", "_reduce", "numba.core.serialize", "numba.core.compiler_lock"
+    [forked(without, name) for name in moved]
     """
-    assert run(code, MOVED=moved) == [*UNCACHED, 0]
+    assert run(code) == [[*UNCACHED, 0]] * 4
 
 
 def test_directories_of_old_versions_are_deleted_but_for_the_newest(run, tmp_path):
