@@ -33,4 +33,4 @@ def labels(kind: str, drawn: NDArray[np.int64]) -> tuple[NDArray[np.generic], di
         return drawn != 0, {}
     if kind == "one-hot":  # background last, as in the notebook
         return np.eye(NUM_CLASSES, dtype=np.float32)[drawn - 1], {}
-    return drawn.astype(kind), {"background": 0}
+    return drawn.astype(kind, copy=False), {"background": 0}  # int64: the very array that the peers read

@@ -3,8 +3,8 @@
 Three stages. *Stage*: one pass over labels and losses turns the negatives into words of 64 bits, and counts and sums
 the positives. *Select*: a small sample of the row gives a pivot a little below the easiest kept negative; what lies
 above it is pulled out, and the bits of its k-th largest value are found by bisection. *Reduce*: the few values pulled
-out are summed; a mask, where asked for, is written in one more pass. No stage sorts, none is quadratic: the bound is
-some 70 counting passes over the row, for a pivot that missed.
+out are summed; a mask, where asked for, is written in one more pass. No stage sorts, and none is quadratic: at the
+worst all negatives are pulled out, after a few pivots that missed, and bisected in 64 passes.
 """
 
 import math
@@ -25,6 +25,9 @@ KEY_OF_INF = np.int64(0x7FF0000000000000)
 
 # A golden-ratio step visits a row evenly, whatever the period of its anchors per cell.
 GOLDEN = np.uint64(0x9E3779B1)
+
+# Values pulled out of a block without asking how many it has (0004-words.md).
+STEPS = 4
 
 FULL = ~np.uint64(0)
 NO_WORD = np.uint64(0)
@@ -130,19 +133,20 @@ def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[floa
     num_anchors, room = rank.shape[0], negatives.shape[0] * LANES
     sampled = values[room:]
     share = num_kept / num_anchors * sampled.shape[0]
-    # Three standard deviations below the expected place of the easiest kept negative: one row in 700 misses.
-    place = int(share + 3.0 * math.sqrt(share) + 2.0)
-    if place < sampled.shape[0]:
-        for i in range(sampled.shape[0]):
-            j = ((np.uint64(i) * GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
-            is_negative = (negatives[j >> np.uint64(6)] >> (j & np.uint64(63))) & ONE
-            sampled[i] = rank[j] if is_negative != NO_WORD else -np.inf
+    for i in range(sampled.shape[0]):
+        j = ((np.uint64(i) * GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
+        is_negative = (negatives[j >> np.uint64(6)] >> (j & np.uint64(63))) & ONE
+        sampled[i] = rank[j] if is_negative != NO_WORD else -np.inf
+    # Two standard deviations below the expected place of the easiest kept negative; too high a pivot is lowered.
+    place = int(share + 2.0 * math.sqrt(share) + 1.0)
+    while place < sampled.shape[0]:
         pivot = rank.dtype.type(_kth_largest(sampled, place, place + place // 8))
         pulled, num_pulled = _pull(rank, negatives, pivot, values)
         if num_pulled >= num_kept:
             return _kth_largest(pulled, num_kept, num_kept - 1), pulled
         if _count_reaching(rank, negatives, pivot) >= num_kept:
             return np.float64(pivot), pulled  # ties on the pivot decide
+        place *= 2
     pulled, num_pulled = _pull(rank, negatives, rank.dtype.type(np.nan), values)  # nothing is not above NaN: all
     return _kth_largest(pulled, num_kept, num_kept - 1), pulled
 
@@ -158,14 +162,13 @@ def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> tuple[Row, An
         word = lanes.above(rank, block * LANES, pivot) & negatives[block]
         start, place = np.uint64(block * LANES), stop
         stop += np.uint64(lanes.count(word))
-        # Two steps at a time halve the branches guessed wrong. A second step without a bit left copies the first lane
-        # of the block: it is overwritten, or lies past the values.
-        while place < stop:
-            values[place] = rank[start + np.uint64(lanes.lowest(word))]
-            word &= word - ONE
-            values[place + ONE] = rank[start + (np.uint64(lanes.lowest(word)) & np.uint64(63))]
-            word &= word - ONE
-            place += np.uint64(2)
+        # At least STEPS values are copied, for how many there are is a branch nobody guesses. A step without a
+        # bit left copies the first of the block: it is overwritten, or lies past the values.
+        for _ in range(max(1, -(-lanes.count(word) // STEPS))):
+            for step in range(STEPS):
+                values[place + np.uint64(step)] = rank[start + (np.uint64(lanes.lowest(word)) & np.uint64(63))]
+                word &= word - ONE
+            place += np.uint64(STEPS)
     whole = -(-np.int64(stop) // LANES) * LANES
     values[np.int64(stop) : whole] = -np.inf
     return values[:whole], np.int64(stop)

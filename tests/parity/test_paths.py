@@ -106,7 +106,7 @@ def test_the_pivot_seldom_misses():
     done = subprocess.run(
         [sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
     )
-    assert int(done.stdout) <= 4, done.stderr  # of 160 rows
+    assert int(done.stdout) <= 1, done.stderr  # of 160 rows; a second pivot mends what the first one missed
 
 
 def test_a_quota_of_nothing_writes_an_empty_mask():
