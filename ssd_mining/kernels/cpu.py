@@ -27,7 +27,7 @@ KEY_OF_INF = np.int64(0x7FF0000000000000)
 GOLDEN = np.uint64(0x9E3779B1)
 
 # Values pulled out of a block without asking how many it has (0004-words.md).
-STEPS = 4
+STEPS = 8
 
 FULL = ~np.uint64(0)
 NO_WORD = np.uint64(0)
