@@ -20,7 +20,7 @@ TABLES = (
     "outputs",
     "growth",
     "first_call",
-    "torch_peers",
+    "frameworks",
     "without_avx512",
 )
 

@@ -1,5 +1,6 @@
 """The same sums by other means: what people write in NumPy and torch. Each takes (B, A) and returns (B,) float64."""
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,23 @@ def torch_topk(conf_loss: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.flo
     return (positives + torch.where(in_quota, top, 0.0).double().sum(dim=1)).numpy()
 
 
+def tensorflow_notebook(conf_loss: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.float64]:
+    """Run the seed notebook's cells, which sort every row whole with ``top_k``; summed in float64."""
+    import tensorflow as tf
+
+    conf, positives_mask = tf.constant(conf_loss), tf.constant(classes != 0)
+    num_anchors = conf_loss.shape[1]
+    positives_num = tf.math.count_nonzero(positives_mask, axis=1)
+    negatives_num_max = tf.minimum(num_anchors - positives_num, RATIO * positives_num)
+    positives_conf = tf.where(positives_mask, conf, tf.zeros_like(conf))
+    negatives_conf = tf.where(positives_mask, tf.zeros_like(conf), conf)
+    negatives_top = tf.nn.top_k(negatives_conf, num_anchors)[0]
+    negatives_max_mask = tf.range(num_anchors, dtype=tf.int64)[None] < negatives_num_max[:, None]
+    negatives_max = tf.where(negatives_max_mask, negatives_top, tf.zeros_like(negatives_top))
+    both = tf.cast(positives_conf, tf.float64), tf.cast(negatives_max, tf.float64)
+    return tf.add(*(tf.reduce_sum(part, axis=-1) for part in both)).numpy()
+
+
 def read_floor(conf_loss: NDArray[Any], classes: NDArray[Any]) -> float:
     """Read both arrays once: the cost below which nothing can compute the loss. Labels are read as 8-byte words."""
     words = classes.reshape(-1).view(np.uint8)
@@ -87,4 +105,13 @@ NUMPY: dict[str, Peer] = {
     "best": numpy_best_loop,
     "sort": numpy_sort,
 }
-TORCH: dict[str, Peer] = {"double sort": torch_double_sort, "topk": torch_topk}
+FRAMEWORKS: dict[str, dict[str, Peer]] = {
+    "torch": {"torch double sort": torch_double_sort, "torch topk": torch_topk},
+    "tensorflow": {"the notebook in TensorFlow": tensorflow_notebook},
+}
+
+
+def installed() -> dict[str, Peer]:
+    """Return the peers of the frameworks that are installed."""
+    found = [those for package, those in FRAMEWORKS.items() if importlib.util.find_spec(package)]
+    return {name: peer for those in found for name, peer in those.items()}

@@ -100,8 +100,8 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "Other peers",
-        "8732 anchors, 0.3 % positives, 128 samples, one thread.",
-        "torch_peers",
+        "8732 anchors, 0.3 % positives, 128 samples, one thread each.",
+        "frameworks",
         {"peer": ("peer", str), "over_ours": ("peer / ours", _ratio)},
     ),
     ("Without AVX-512", "The first table again, AVX2 only for Numba and NumPy alike.", "without_avx512", SUMS),

@@ -1,5 +1,6 @@
 """The tables of docs/performance.md: each function measures one of them and returns its rows."""
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -139,18 +140,21 @@ def growth(rounds: int = 15) -> list[Row]:
     return rows
 
 
-def torch_peers(num_anchors: int = 8732, num_samples: int = 128, rounds: int = 9) -> list[Row]:
-    """Beside torch on the CPU, one thread, where torch is installed."""
-    try:
+def frameworks(num_anchors: int = 8732, num_samples: int = 128, rounds: int = 9) -> list[Row]:
+    """Beside a whole sort, and beside torch and TensorFlow where they are installed: one thread each."""
+    with contextlib.suppress(ImportError):
         import torch
-    except ImportError:
-        return []
-    torch.set_num_threads(1)
+
+        torch.set_num_threads(1)
+    with contextlib.suppress(ImportError):
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
     conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=num_samples)
     functions: dict[str, Callable[[], Any]] = {
         "ours": lambda: sm.confidence_loss(conf_loss, labels, num_threads=1, **keywords).per_sample
     }
-    for name, peer in (peers.TORCH | {"NumPy sort": peers.numpy_sort}).items():
+    for name, peer in ({"NumPy sort": peers.numpy_sort} | peers.installed()).items():
         functions[name] = lambda peer=peer: peer(conf_loss, drawn)
         assert_equal(functions["ours"](), functions[name]())
     seconds = interleaved(functions, rounds=rounds)

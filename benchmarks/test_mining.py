@@ -1,7 +1,5 @@
 """Single cases under pytest-benchmark: ``pytest benchmarks --benchmark-only``; ours beside every peer at hand."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,7 @@ from benchmarks import peers
 from benchmarks.measure import assert_equal
 from benchmarks.suite import case
 
-PEERS = {**peers.NUMPY, **(peers.TORCH if importlib.util.find_spec("torch") else {})}
+PEERS = peers.NUMPY | peers.installed()
 
 
 @pytest.mark.parametrize("positives", [0.003, 0.1])
