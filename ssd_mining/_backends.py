@@ -16,7 +16,7 @@ from ssd_mining._spec import Mined, Rows, Rule
 
 Backend = Literal["cpu", "cuda", "reference"]
 
-# Below this many anchors a parallel launch costs more than the second thread saves (benchmarks/test_threads.py).
+# Below this many anchors a parallel launch costs more than the second thread saves (docs/performance.md).
 PARALLEL_ANCHORS = 300_000
 
 _MODULES = {"cpu": "ssd_mining.kernels.cpu", "reference": "ssd_mining.reference"}
