@@ -38,6 +38,13 @@ def test_a_pivot_that_missed_is_mended(quota, dtype):
     check_parity(batch_of(conf_loss, quota), "cpu")
 
 
+def test_a_pivot_that_missed_by_one_is_mended():
+    conf_loss = np.random.default_rng(1).random((1, 400)).astype(np.float32)
+    conf_loss[0, sampled_anchors(400)] += 10
+    for quota in range(1, 80):  # among them the one that is one more than reach its pivot
+        check_parity(batch_of(conf_loss, quota), "cpu")
+
+
 @pytest.mark.parametrize("quota", [1, 10, 100, 199, 200, 201, 400])
 @pytest.mark.parametrize("high", [0, 50, 200])
 def test_ties_on_the_pivot_go_to_the_lower_anchors(quota, high):
