@@ -88,6 +88,28 @@ def test_both_drivers_mine_the_same_with_any_number_of_workers():
         assert got.done.all()
 
 
+def test_one_worker_stays_out_of_the_pool(monkeypatch):
+    def entered(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(cpu, "_mine_parallel", entered)
+    for num_anchors in (10, 300):
+        mining, conf_loss = Mining(), np.ones((4, num_anchors), np.float32)
+        rows = check(conf_loss, conf_loss > 0, mining).rows(slice(0, 4))
+        cpu.mine(rows, mining.rule, empty_mined(4, num_anchors, masks=False), 1)
+    with pytest.raises(AssertionError):
+        cpu.mine(rows, mining.rule, empty_mined(4, 300, masks=False), 2)
+
+
+@pytest.mark.parametrize("num_anchors", [10, 100])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64])
+def test_the_highest_label_of_a_type_is_a_class(dtype, num_anchors):
+    labels = np.zeros((1, num_anchors), dtype)
+    labels[0, 3] = np.iinfo(dtype).max
+    out = sm.confidence_loss(np.ones(labels.shape), labels, background=0)
+    assert (out.num_pos, out.num_neg, out.num_kept) == (1, num_anchors - 1, 3)
+
+
 COUNT = """
 import numpy as np
 from ssd_mining.kernels import cpu

@@ -126,6 +126,14 @@ def test_infinities_are_ordinary_losses(backend):
     assert one.loss == np.inf
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_threshold_can_be_infinite(dtype, backend):
+    conf_loss = np.full((1, 200), np.inf, dtype)
+    res = sm.mine_hard_negatives(conf_loss, np.arange(200)[None] == 7, backend=backend)
+    assert res.threshold == [np.inf]
+    assert np.flatnonzero(res.hard_negative_mask).tolist() == [0, 1, 2]
+
+
 def test_a_minus_infinite_negative_is_kept_and_an_ignored_anchor_is_not(backend):
     conf_loss = [[-np.inf, -np.inf, 1.0, -np.inf]]
     res = sm.mine_hard_negatives(conf_loss, [[-1, 1, 0, 0]], background=0, ignore_index=-1, backend=backend)
