@@ -15,6 +15,8 @@ def check(batch: Batch, backend: str) -> None:
     before = batch.conf_loss.copy(), batch.labels.copy()
     res = sm.mine_hard_negatives(batch.conf_loss, batch.labels, backend=backend, **batch.keywords)
     out = sm.confidence_loss(batch.conf_loss, batch.labels, backend=backend, **batch.keywords)
+    nan = np.isnan(batch.conf_loss) | np.isnan(batch.rank) if batch.omit_nan else np.False_
+    np.testing.assert_array_equal(res.pos_mask, batch.pos_mask & ~nan)
     for i, expected in enumerate(batch.expected):
         np.testing.assert_array_equal(res.hard_negative_mask[i], expected.hard_negative_mask)
         got = (res.num_pos[i], res.num_neg[i], res.num_kept[i])

@@ -153,6 +153,16 @@ def test_nan_raises_propagates_or_is_ignored(backend):
     assert omitted.negative_sum.tolist() == [5.0, 5.5]
 
 
+def test_nan_among_the_ranks_counts_as_nan_among_the_losses(backend):
+    call = {"conf_loss": [[1.0, 2.0, 3.0, 4.0]], "labels": [[1, 0, 0, 0]], "background": 0, "backend": backend}
+    rank_by = [[0.0, np.nan, 1.0, 2.0]]
+    with pytest.raises(ValueError, match=r"rank_by: expected no NaN .* got NaN at \(sample 0, anchor 1\)"):
+        sm.confidence_loss(**call, rank_by=rank_by)
+    assert sm.confidence_loss(**call, rank_by=rank_by, nan_policy="omit").negative_sum == [7.0]
+    hardest = sm.confidence_loss(**call, rank_by=rank_by, nan_policy="propagate", neg_pos_ratio=1)
+    assert hardest.negative_sum == [2.0]  # NaN ranks hardest; its loss is a number
+
+
 def test_nan_of_an_ignored_anchor_never_matters(backend):
     out = sm.confidence_loss(
         [[1.0, np.nan, 2.0]], [[1, 0, 0]], background=0, valid=[[True, False, True]], backend=backend
