@@ -225,8 +225,14 @@ def _quotas(num_negatives: ArrayLike | None, num_samples: int) -> NDArray[np.int
     if (array < 0).any():
         sample = int(np.flatnonzero(array < 0)[0])
         _refuse("num_negatives", "numbers of at least 0", f"{array.flat[sample]} for sample {sample}")
-    capped = np.minimum(array, np.iinfo(np.int64).max).astype(np.int64)
-    return np.array(np.broadcast_to(capped, (num_samples,)))
+    return np.array(np.broadcast_to(_saturated(array), (num_samples,)))
+
+
+def _saturated(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Return counts as int64, those beyond it as its largest value."""
+    if counts.dtype.kind == "u" and counts.dtype.itemsize == 8:
+        counts = np.minimum(counts, np.uint64(np.iinfo(np.int64).max))
+    return counts.astype(np.int64)
 
 
 def _kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -308,7 +314,7 @@ def _check_rows(scores: NDArray[Any], mining: Mining, start: int) -> NDArray[np.
     empty = sums == 0
     wrong = ~(empty | (np.abs(sums - 1) <= SCORE_SUM_TOLERANCE))
     # A row that adds up to 1 or 0 can still hide a negative score: one pass over all values rules that out.
-    if scores.size and scores.min() < 0:
+    if scores.size and not scores.min() >= 0:  # also true of NaN, which hides the negative ones
         wrong |= (scores < 0).any(axis=2)
     if mining.all_zero == "raise":
         wrong |= empty
@@ -343,7 +349,7 @@ def check_counts(**named: ArrayLike) -> list[NDArray[np.int64]]:
             _refuse(name, "whole numbers", f"dtype {array.dtype}", TypeError)
         if (array < 0).any():
             _refuse(name, "numbers of at least 0", f"{array.min()}")
-        arrays.append(array.astype(np.int64))
+        arrays.append(_saturated(array))
     try:
         return list(np.broadcast_arrays(*arrays))
     except ValueError:

@@ -148,3 +148,14 @@ def test_a_spec_and_its_fields_as_keywords_mean_the_same():
 
 def test_the_selection_keywords_are_the_fields_of_the_spec():
     assert list(Selection.__annotations__) == [field.name for field in fields(sm.Mining)]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i4", ">i4", "i8", "u8"])
+def test_quotas_of_every_integer_type_are_taken(dtype):
+    res = sm.mine_hard_negatives(LOSS, CLASSES, background=0, num_negatives=np.full(5, 2, dtype))
+    assert res.num_kept.tolist() == [2] * 5
+
+
+def test_counts_beyond_int64_saturate():
+    assert sm.negative_quota(np.uint64(2**63), 5) == 5
+    assert sm.negative_quota(np.uint64(2**64 - 1), np.uint64(2**64 - 1)) == 2**63 - 1
