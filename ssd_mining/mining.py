@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining import _backends, _inputs
+from ssd_mining import _backends, _inputs, _labels
 from ssd_mining._backends import Backend
 from ssd_mining._spec import Mining, Selection, resolve
 from ssd_mining.kernels.rules import quota
@@ -99,7 +99,7 @@ class MiningResult:
         >>> res.relabel(labels)
         array([[ 1, -1,  0,  0,  0]])
         """
-        array = _inputs.integer_labels(labels, self.pos_mask.shape, ignore_index)
+        array = _labels.integer_labels(labels, self.pos_mask.shape, ignore_index)
         selected = self.pos_mask | self.hard_negative_mask
         return np.where(selected, array, array.dtype.type(ignore_index))
 

@@ -15,9 +15,9 @@ PACKAGE = ROOT / "ssd_mining"
 
 # Imports point down only, and modules on one floor do not import each other.
 FLOORS = [
-    ["reference", "_spec", "_cache"],
+    ["reference", "_spec", "_cache", "_arrays"],
     ["_jit"],
-    ["_lanes", "kernels.rules"],
+    ["_lanes", "kernels.rules", "_labels"],
     ["kernels.cpu", "_inputs"],
     ["_backends"],
     ["mining", "losses", "_warmup"],

@@ -139,10 +139,10 @@ def test_ignored_labels_and_valid_mean_the_same():
 def test_torch_tensors_on_the_cpu_are_read_in_place():
     import torch
 
-    from ssd_mining import _inputs
+    from ssd_mining import _arrays
 
     tensor = torch.from_numpy(LOSS.copy())
-    assert np.shares_memory(_inputs._array("conf_loss", tensor), tensor.numpy())
+    assert np.shares_memory(_arrays.as_array("conf_loss", tensor), tensor.numpy())
     check(tensor, torch.from_numpy(CLASSES), background=0)
     with pytest.raises(TypeError, match=r"conf_loss: .* one that requires grad; pass tensor.detach\(\)"):
         sm.confidence_loss(tensor.clone().requires_grad_(), CLASSES, background=0)

@@ -1,0 +1,150 @@
+"""Labels of every form become unsigned integers and three codes, all that a kernel asks of them."""
+
+import functools
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining._arrays import as_array, native, read_only, refuse
+from ssd_mining._spec import Mining
+
+# A row of soft scores may miss 1 by this much: float16 keeps three digits, and 91 of them add up.
+SCORE_SUM_TOLERANCE = 1e-2
+
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_NEGATIVE, _IGNORED, _BAD = 0, 2, 255  # label codes, where we make them ourselves; 1 is a positive
+
+
+def as_labels(labels: ArrayLike, shape: tuple[int, ...], mining: Mining) -> NDArray[Any]:
+    """Turn labels of any form into a checked array, without a pass over its values."""
+    array = as_array("labels", labels)
+    if array.ndim not in (2, 3):
+        refuse("labels", "a (B, A) or a (B, A, C) array", f"shape {array.shape}")
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        refuse("labels", "integer classes, a bool pos_mask or one-hot scores", f"dtype {array.dtype}", TypeError)
+    if array.shape[:2] != shape:
+        expected = f"the shape of conf_loss {shape}" + (" and one axis of classes" if array.ndim == 3 else "")
+        refuse("labels", expected, f"shape {array.shape}")
+    if array.ndim == 3:
+        _check_scores(array, mining)
+    elif array.dtype.kind == "f":
+        expected = "integer classes or a bool pos_mask of shape (B, A), or one-hot scores of shape (B, A, C)"
+        refuse("labels", expected, f"dtype {array.dtype} of shape {array.shape}", TypeError)
+    elif array.dtype.kind == "b":
+        _check_pos_mask(mining)
+    else:
+        _check_classes(array, mining.background)
+    return array
+
+
+def _check_pos_mask(mining: Mining) -> None:
+    for name, given in (("background", mining.background), ("ignore_index", mining.ignore_index)):
+        if given is not None:
+            got = f"{name}={given} with bool labels, which are a pos_mask; pass integer classes, or drop it"
+            refuse(name, "None for a pos_mask", got, TypeError)
+
+
+def _check_classes(classes: NDArray[Any], background: int | None) -> None:
+    if background is None:
+        got = "None; systems differ between first and last class, so there is no default (often background=0)"
+        refuse("background", "the background class, for integer labels", got)
+    if background < 0:
+        got = f"{background}; integer labels do not tell how many classes there are"
+        refuse("background", "a class number of at least 0, for integer labels", got)
+    if background > _limits(classes.dtype).max:
+        refuse("background", f"a value that labels of dtype {classes.dtype} can hold", f"{background}")
+
+
+def _check_scores(scores: NDArray[Any], mining: Mining) -> None:
+    num_classes = scores.shape[2]
+    if num_classes == 0:
+        refuse("labels", "at least one class", f"shape {scores.shape}")
+    background = -1 if mining.background is None else mining.background
+    if not -num_classes <= background < num_classes:
+        refuse("background", f"a class of labels, {-num_classes} to {num_classes - 1}", f"{background}")
+    if mining.ignore_index is not None:
+        got = f'{mining.ignore_index} with one-hot labels; use valid=, or all_zero="ignore"'
+        refuse("ignore_index", "None for one-hot labels", got, TypeError)
+
+
+def label_codes(
+    labels: NDArray[Any], valid: NDArray[np.bool_] | None, mining: Mining, first_sample: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return labels as unsigned integers, and the codes of background, ignored and highest legal."""
+    if labels.ndim == 3:
+        empty = _check_rows(labels, mining, first_sample)
+        background = -1 if mining.background is None else mining.background
+        return _own_codes(labels[:, :, background] == 0, empty if mining.all_zero == "ignore" else None, valid)
+    if labels.dtype.kind == "b":
+        if valid is None:  # any byte but 0 is true, whoever wrote it
+            return native(labels, labels.dtype).view(np.uint8), _class_codes(np.dtype(np.uint8), 0, 0)
+        return _own_codes(labels.view(np.uint8) != 0, None, valid)
+    background = cast("int", mining.background)  # as_labels refused None
+    ignore = background if mining.ignore_index is None else mining.ignore_index
+    if valid is not None:
+        ignored = (labels == ignore) & (labels != background)
+        return _own_codes(labels != background, ignored, valid, bad=(labels < 0) & ~ignored)
+    # Equality is all that the kernel asks of a label, so the bits of any integer type serve.
+    dtype = labels.dtype if labels.dtype.isnative else labels.dtype.newbyteorder("=")
+    return native(labels, dtype).view(_UNSIGNED[dtype.itemsize]), _class_codes(dtype, background, ignore)
+
+
+_limits = functools.cache(np.iinfo)
+
+
+@functools.lru_cache(maxsize=128)
+def _class_codes(dtype: np.dtype[Any], background: int, ignore: int) -> NDArray[Any]:
+    """Return the codes of background, ignored and highest legal label, as the bits of integers of that dtype."""
+    limits = _limits(dtype)
+    if not limits.min <= ignore <= limits.max:
+        ignore = background  # no label of this dtype can be the ignored one
+    return read_only(np.array([background, ignore, limits.max], dtype).view(_UNSIGNED[dtype.itemsize]))
+
+
+def _own_codes(
+    pos_mask: NDArray[np.bool_],
+    ignored: NDArray[np.bool_] | None,
+    valid: NDArray[np.bool_] | None,
+    bad: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return label codes made from masks."""
+    codes = _class_codes(np.dtype(np.int8), _NEGATIVE, _IGNORED)  # beyond the highest of int8: bad
+    own = pos_mask.astype(np.uint8, order="C")
+    for mask, code in ((bad, _BAD), (ignored, _IGNORED), (None if valid is None else ~valid, _IGNORED)):
+        if mask is not None:
+            own[mask] = code
+    return read_only(own), codes
+
+
+def _check_rows(scores: NDArray[Any], mining: Mining, first_sample: int) -> NDArray[np.bool_]:
+    """Check that every row of scores is one-hot or soft; return which are all zero."""
+    # Over short rows einsum is five times as fast as sum.
+    sums = np.einsum("bac->ba", scores, dtype=np.float32, casting="unsafe")  # (b, A)
+    empty = sums == 0
+    wrong = ~(empty | (np.abs(sums - 1) <= SCORE_SUM_TOLERANCE))
+    # A row that adds up to 1 or 0 can still hide a negative score: one pass over all values rules that out.
+    if scores.size and not scores.min() >= 0:  # also true of NaN, which hides the negative ones
+        wrong |= (scores < 0).any(axis=2)
+    if mining.all_zero == "raise":
+        wrong |= empty
+    if wrong.any():
+        sample, anchor = (int(i) for i in np.argwhere(wrong)[0])
+        row = np.array2string(scores[sample, anchor], threshold=8, separator=", ")
+        hint = "" if mining.all_zero == "raise" else " (or are all zero)"
+        expected = f"one-hot or soft scores, which are never negative and add up to 1{hint}"
+        refuse("labels", expected, f"{row} at (sample {first_sample + sample}, anchor {anchor})")
+    return cast("NDArray[np.bool_]", empty)
+
+
+def integer_labels(labels: ArrayLike, shape: tuple[int, ...], ignore_index: int) -> NDArray[Any]:
+    """Check labels that are to be relabelled with `ignore_index`."""
+    array = as_array("labels", labels)
+    if array.dtype.kind not in "iu":
+        refuse("labels", "integer classes", f"dtype {array.dtype}", TypeError)
+    if array.shape != shape:
+        refuse("labels", f"the shape that was mined {shape}", f"shape {array.shape}")
+    limits = np.iinfo(array.dtype)
+    if not limits.min <= ignore_index <= limits.max:
+        refuse("ignore_index", f"a value that labels of dtype {array.dtype} can hold", f"{ignore_index}")
+    return array
