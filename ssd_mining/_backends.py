@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -48,13 +49,23 @@ def _module(name: str) -> Twin:
 
 
 def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int | None) -> Mined:
-    """Mine a checked batch block by block; raise for bad values; nothing is returned of a batch that has any."""
+    """Mine a checked batch; nothing is returned of one that has bad values."""
+    mined = empty_mined(batch.num_samples, batch.conf_loss.size if masks else 0)
+    for _ in walk(batch, mined, backend=backend, num_threads=num_threads):
+        pass
+    return mined
+
+
+def walk(
+    batch: Batch, mined: Mined, *, backend: Backend | None, num_threads: int | None
+) -> Iterator[tuple[slice, Rows, Mined]]:
+    """Mine a checked batch into `mined` block by block; yield the samples, rows and results of each."""
     twin, rule = load(backend), batch.mining.rule
     check_threads(num_threads)
-    mined = empty_mined(*batch.conf_loss.shape, masks=masks)
     for block in batch.blocks:
         # A batch of one block is the common one, and for a single sample every view counts.
-        part = mined if block.stop - block.start == mined.done.size else mined.block(block)
+        whole = block.stop - block.start == batch.num_samples
+        part = mined if whole else mined.block(block, batch.anchors(block))
         rows = batch.rows(block)
         large = rows.loss.size >= PARALLEL_ANCHORS and backend != "reference"
         twin.mine(rows, rule, part, num_workers(num_threads) if large else 1)
@@ -62,18 +73,17 @@ def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int 
             msg = f"sample {block.start + int(np.argmin(part.done))} was not mined: a worker thread was lost"
             raise RuntimeError(msg)
         raise_bad_values(batch, block, part)
-    return mined
+        yield block, rows, part
 
 
-def empty_mined(num_samples: int, num_anchors: int, *, masks: bool) -> Mined:
-    """Allocate what a kernel writes."""
+def empty_mined(num_samples: int, num_masked: int) -> Mined:
+    """Allocate what a kernel writes about some samples, and the masks of some anchors."""
     num_pos, num_neg, num_kept, num_nan, num_bad, done = np.zeros((6, num_samples), np.int64)
     sums = np.empty((3, num_samples), np.float64)
-    shape = (num_samples, num_anchors) if masks else (0, 0)
     return Mined(
         *(num_pos, num_neg, num_kept, num_nan, num_bad, done),
         *(sums[0], sums[1], sums[2]),
-        *(np.empty(shape, np.bool_), np.empty(shape, np.bool_)),
+        *(np.empty(num_masked, np.bool_), np.empty(num_masked, np.bool_)),
     )
 
 

@@ -5,10 +5,11 @@ What costs a pass over the values (NaN, labels out of range) is counted by the k
 `raise_bad_values` before any result leaves.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,35 +31,86 @@ from ssd_mining._spec import Mined, Mining, Rows
 # Rows are handed to a kernel in blocks: converted copies stay small, and Ctrl-C arrives between two blocks.
 BLOCK_ELEMENTS = 2_000_000
 
+# The kernels fill shorter rows up to a whole word.
+SHORTEST_ROW = 64
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Arrays that passed `check`: views of the caller's, in their own dtype and layout."""
+    """Arrays that passed `check`: views of the caller's, in their own dtype and layout.
 
-    conf_loss: NDArray[Any]  # (B, A) float or integer
-    labels: NDArray[Any]  # (B, A) integer or bool, or (B, A, C)
-    rank_by: NDArray[Any] | None  # (B, A)
-    valid: NDArray[np.bool_] | None  # (B, A)
+    The anchors are the first two axes, (B, A), of a dense batch, and the first one, (N,), of a ragged one.
+    """
+
+    conf_loss: NDArray[Any]  # (B, A) or (N,) float or integer
+    labels: NDArray[Any]  # (B, A) or (N,) integer or bool, or (B, A, C) or (N, C)
+    rank_by: NDArray[Any] | None  # (B, A) or (N,)
+    valid: NDArray[np.bool_] | None  # (B, A) or (N,)
     quotas: NDArray[np.int64]  # (B,), or (0,): the rule decides
+    offsets: NDArray[np.int64]  # (B + 1,) sample i owns the anchors offsets[i] to offsets[i + 1]
     dtype: np.dtype[Any]  # float32 or float64: what the kernel computes with
     mining: Mining
 
     @property
+    def is_dense(self) -> bool:
+        """Whether every sample has the same number of anchors, the second axis."""
+        return self.conf_loss.ndim == 2
+
+    @property
+    def num_samples(self) -> int:
+        """B."""
+        return self.offsets.size - 1
+
+    @property
     def blocks(self) -> Iterator[slice]:
         """Slices of the batch, each of at most `BLOCK_ELEMENTS` losses or scores but for a single sample."""
-        per_sample = math.prod(self.labels.shape[1:])
-        step = max(1, BLOCK_ELEMENTS // max(1, per_sample))
-        for start in range(0, self.conf_loss.shape[0], step):
-            yield slice(start, min(start + step, self.conf_loss.shape[0]))
+        most = BLOCK_ELEMENTS // max(1, math.prod(self.labels.shape[self.conf_loss.ndim :]))
+        if self.is_dense:
+            step = max(1, most // max(self.conf_loss.shape[1], SHORTEST_ROW))
+            yield from (slice(i, min(i + step, self.num_samples)) for i in range(0, self.num_samples, step))
+            return
+        room = np.concatenate([[0], np.cumsum(np.maximum(np.diff(self.offsets), SHORTEST_ROW))])
+        start = 0
+        while start < self.num_samples:
+            stop = max(start + 1, int(np.searchsorted(room, room[start] + most, "right")) - 1)
+            yield slice(start, stop)
+            start = stop
+
+    def anchors(self, block: slice) -> slice:
+        """Return which anchors the samples of a block own."""
+        return slice(int(self.offsets[block.start]), int(self.offsets[block.stop]))
+
+    def part(self, array: NDArray[Any], block: slice) -> NDArray[Any]:
+        """Return what an array with the axes of the losses holds of a block."""
+        return array[block if self.is_dense else self.anchors(block)]
 
     def rows(self, block: slice) -> Rows:
         """Return the rows of one block as a kernel takes them; a view where dtype and layout allow it."""
-        valid = None if self.valid is None else self.valid[block]
-        labels, codes = label_codes(self.labels[block], valid, self.mining, block.start)
-        loss = native(self.conf_loss[block], self.dtype)
-        rank = _NO_ROWS[self.dtype] if self.rank_by is None else native(self.rank_by[block], self.dtype)
+        valid = None if self.valid is None else self.part(self.valid, block)
+        labels, codes = label_codes(self.part(self.labels, block), valid, self.mining, block.start)
+        loss = native(self.part(self.conf_loss, block), self.dtype)
+        rank = _NO_RANKS[self.dtype]
+        if self.rank_by is not None:
+            rank = native(self.part(self.rank_by, block), self.dtype)
         quotas = self.quotas if self.quotas is _NO_QUOTAS else read_only(self.quotas[block])
-        return Rows(loss, rank, labels, codes, quotas)
+        offsets, shortest, longest = _block_offsets(self, block)
+        return Rows(loss.reshape(-1), rank.reshape(-1), labels.reshape(-1), codes, quotas, offsets, shortest, longest)
+
+
+@functools.lru_cache(maxsize=16)
+def dense_offsets(num_samples: int, num_anchors: int) -> NDArray[np.int64]:
+    """Return the offsets of a dense batch."""
+    return read_only(np.arange(num_samples + 1) * num_anchors)
+
+
+def _block_offsets(batch: Batch, block: slice) -> tuple[NDArray[np.int64], int, int]:
+    """Return the offsets of a block from its own start, and its shortest and longest row."""
+    if batch.is_dense:
+        num_anchors = batch.conf_loss.shape[1]
+        return dense_offsets(block.stop - block.start, num_anchors), num_anchors, num_anchors
+    offsets = batch.offsets[block.start : block.stop + 1] - batch.offsets[block.start]
+    lengths = np.diff(offsets)
+    return read_only(offsets), int(lengths.min()), int(lengths.max())
 
 
 def check(
@@ -88,39 +140,41 @@ def check(
     if rank is not None:
         dtype = np.promote_types(dtype, kernel_dtype(rank.dtype))
     quotas = _quotas(num_negatives, loss.shape[0])
-    return Batch(loss, label_array, rank, valid, quotas, dtype, mining)
+    return Batch(loss, label_array, rank, valid, quotas, dense_offsets(*loss.shape), dtype, mining)
 
 
 def raise_bad_values(batch: Batch, block: slice, mined: Mined) -> None:
     """Raise for what the kernel counted in this block: labels out of range, NaN under ``nan_policy="raise"``."""
     if np.count_nonzero(mined.num_bad):
-        sample = block.start + int(np.flatnonzero(mined.num_bad)[0])
-        row = batch.labels[sample]
-        bad = row < 0
-        if batch.mining.ignore_index is not None:
-            bad &= row != batch.mining.ignore_index
-        if batch.valid is not None:
-            bad &= batch.valid[sample]
-        anchor = int(bad.argmax())  # 0 if another thread has changed the label since the kernel counted it
-        expected = "class numbers of at least 0"
-        if batch.mining.ignore_index is not None:
-            expected += f" or ignore_index ({batch.mining.ignore_index})"
-        hint = "" if batch.mining.ignore_index is not None else "; name the label of ignored anchors in ignore_index"
-        refuse("labels", expected, f"{row[anchor]} at (sample {sample}, anchor {anchor}){hint}")
+        _refuse_label(batch, block.start + int(np.flatnonzero(mined.num_bad)[0]))
     if batch.mining.nan_policy == "raise" and np.count_nonzero(mined.num_nan):
-        first = int(np.flatnonzero(mined.num_nan)[0])
-        sample = block.start + first
-        rows = batch.rows(slice(sample, sample + 1))
-        counts = rows.labels[0] != rows.codes[1]
-        if rows.codes[0] == rows.codes[1]:
-            counts[:] = True
-        for name, values in (("conf_loss", batch.conf_loss), ("rank_by", batch.rank_by)):
-            if values is None:
-                continue
-            anchors = np.flatnonzero(np.isnan(values[sample]) & counts)
-            if anchors.size:
-                got = f"NaN at (sample {sample}, anchor {anchors[0]})"
-                refuse(name, 'no NaN (nan_policy="raise"; "omit" and "propagate" allow it)', got)
+        _refuse_nan(batch, block.start + int(np.flatnonzero(mined.num_nan)[0]))
+
+
+def _refuse_label(batch: Batch, sample: int) -> NoReturn:
+    alone, ignore_index = slice(sample, sample + 1), batch.mining.ignore_index
+    row = batch.part(batch.labels, alone).reshape(-1)
+    bad = row < 0
+    if ignore_index is not None:
+        bad &= row != ignore_index
+    if batch.valid is not None:
+        bad &= batch.part(batch.valid, alone).reshape(-1)
+    anchor = int(bad.argmax())  # 0 if another thread has changed the label since the kernel counted it
+    expected = "class numbers of at least 0"
+    if ignore_index is not None:
+        expected += f" or ignore_index ({ignore_index})"
+    hint = "" if ignore_index is not None else "; name the label of ignored anchors in ignore_index"
+    refuse("labels", expected, f"{row[anchor]} at (sample {sample}, anchor {anchor}){hint}")
+
+
+def _refuse_nan(batch: Batch, sample: int) -> None:
+    rows = batch.rows(slice(sample, sample + 1))
+    counts = (rows.labels != rows.codes[1]) | (rows.codes[0] == rows.codes[1])
+    for name, values in (("conf_loss", rows.loss), ("rank_by", rows.rank)):
+        anchors = np.flatnonzero(np.isnan(values) & counts[: values.size])
+        if anchors.size:
+            got = f"NaN at (sample {sample}, anchor {anchors[0]})"
+            refuse(name, 'no NaN (nan_policy="raise"; "omit" and "propagate" allow it)', got)
 
 
 def _quotas(num_negatives: ArrayLike | None, num_samples: int) -> NDArray[np.int64]:
@@ -144,9 +198,7 @@ def _saturated(counts: NDArray[Any]) -> NDArray[np.int64]:
     return counts.astype(np.int64)
 
 
-_NO_ROWS = {dtype: read_only(np.empty((0, 0), dtype)) for dtype in (FLOAT32, FLOAT64)}
-
-
+_NO_RANKS = {dtype: read_only(np.empty(0, dtype)) for dtype in (FLOAT32, FLOAT64)}
 _NO_QUOTAS = read_only(np.empty(0, np.int64))
 
 

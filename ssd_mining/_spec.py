@@ -120,13 +120,16 @@ class Rule(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Checked, C-contiguous, read-only rows of b samples, as every kernel takes them."""
+    """Checked, C-contiguous, read-only rows of b samples with n anchors in all, as every kernel takes them."""
 
-    loss: NDArray[Any]  # (b, A) float32 or float64
-    rank: NDArray[Any]  # (b, A), the dtype of loss; (0, 0): the loss itself
-    labels: NDArray[Any]  # (b, A) unsigned: the bits of the labels
+    loss: NDArray[Any]  # (n,) float32 or float64, sample after sample
+    rank: NDArray[Any]  # (n,), the dtype of loss; (0,): the loss itself
+    labels: NDArray[Any]  # (n,) unsigned: the bits of the labels
     codes: NDArray[Any]  # (3,), the dtype of labels: background, ignored, highest legal label
     quotas: NDArray[np.int64]  # (b,) explicit quotas; (0,): the rule decides
+    offsets: NDArray[np.int64]  # (b + 1,) sample i owns the anchors offsets[i] to offsets[i + 1]
+    shortest: int  # anchors of the shortest sample
+    longest: int  # anchors of the longest sample
 
 
 class Mined(NamedTuple):
@@ -141,12 +144,12 @@ class Mined(NamedTuple):
     positive_sum: NDArray[np.float64]  # (b,)
     negative_sum: NDArray[np.float64]  # (b,)
     threshold: NDArray[np.float64]  # (b,) NaN where nothing is kept
-    pos_mask: NDArray[np.bool_]  # (b, A), or (0, 0): not asked for
-    hard_negative_mask: NDArray[np.bool_]  # (b, A), or (0, 0): not asked for
+    pos_mask: NDArray[np.bool_]  # (n,), or (0,): not asked for
+    hard_negative_mask: NDArray[np.bool_]  # (n,), or (0,): not asked for
 
-    def block(self, samples: slice) -> "Mined":
-        """Return views of the results of some samples."""
-        return Mined(*(array[samples] for array in self))  # type: ignore[arg-type]
+    def block(self, samples: slice, anchors: slice) -> "Mined":
+        """Return views of the results of some samples, which own those anchors."""
+        return Mined(*(array[samples] for array in self[:-2]), *(mask[anchors] for mask in self[-2:]))  # type: ignore[arg-type]
 
 
 def resolve(mining: Mining | None, selection: Selection) -> Mining:

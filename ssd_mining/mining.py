@@ -192,22 +192,23 @@ def mine_hard_negatives(
     """
     spec = resolve(mining, selection)
     batch = _inputs.check(conf_loss, labels, spec, valid=valid, num_negatives=num_negatives, rank_by=rank_by)
-    mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
-    # Gathered now, for the caller may reuse the arrays; by block, so that Ctrl-C is answered.
-    rank = batch.conf_loss if batch.rank_by is None else batch.rank_by
-    kept = [np.nonzero(mined.hard_negative_mask[block]) for block in batch.blocks]
-    ranks = [rank[block][where].astype(batch.dtype) for block, where in zip(batch.blocks, kept, strict=True)]
+    mined = _backends.empty_mined(batch.num_samples, batch.conf_loss.size)
+    anchors, ranks = [np.empty(0, np.int64)], [np.empty(0, batch.dtype)]
+    for _, rows, part in _backends.walk(batch, mined, backend=backend, num_threads=num_threads):
+        kept = np.flatnonzero(part.hard_negative_mask)
+        ranks.append((rows.rank if rows.rank.size else rows.loss)[kept])  # copied: the caller may reuse the arrays
+        anchors.append(kept - np.repeat(rows.offsets[:-1], part.num_kept))
     return MiningResult(
-        hard_negative_mask=mined.hard_negative_mask,
-        pos_mask=mined.pos_mask,
+        hard_negative_mask=mined.hard_negative_mask.reshape(batch.conf_loss.shape),
+        pos_mask=mined.pos_mask.reshape(batch.conf_loss.shape),
         num_pos=mined.num_pos,
         num_neg=mined.num_neg,
         num_kept=mined.num_kept,
         positive_sum=mined.positive_sum,
         negative_sum=mined.negative_sum,
         threshold=mined.threshold,
-        _kept_anchors=np.concatenate([np.empty(0, np.int64), *(anchors for _, anchors in kept)]),
-        _kept_ranks=np.concatenate([np.empty(0, batch.dtype), *ranks]),
+        _kept_anchors=np.concatenate(anchors),
+        _kept_ranks=np.concatenate(ranks),
     )
 
 
@@ -238,7 +239,8 @@ def hard_negative_mask(
     """
     spec = resolve(mining, selection)
     batch = _inputs.check(conf_loss, labels, spec, valid=valid, num_negatives=num_negatives, rank_by=rank_by)
-    return _backends.run(batch, masks=True, backend=backend, num_threads=num_threads).hard_negative_mask
+    mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
+    return mined.hard_negative_mask.reshape(batch.conf_loss.shape)
 
 
 def negative_quota(

@@ -5,6 +5,7 @@ keeps the notebook's own names, so that the two can be laid side by side; its se
 of the kernels, so that a test against it means something.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -250,8 +251,9 @@ def num_wanted(
 def mine(rows: Any, rule: Any, mined: Any, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
     """Mine rows by `mine_sample`, behind the signature of the kernels (``backend="reference"``)."""
     background, ignored, highest = rows.codes
-    for i, (conf, labels) in enumerate(zip(rows.loss, rows.labels, strict=True)):
-        rank = rows.rank[i] if rows.rank.shape[0] else conf
+    for i, (start, stop) in enumerate(itertools.pairwise(rows.offsets)):
+        conf, labels = rows.loss[start:stop], rows.labels[start:stop]
+        rank = rows.rank[start:stop] if rows.rank.shape[0] else conf
         neg_mask = labels == background
         pos_mask = ~neg_mask & (labels != ignored)
         nan = (np.isnan(conf) | np.isnan(rank)) & (pos_mask | neg_mask)
@@ -269,6 +271,6 @@ def mine(rows: Any, rule: Any, mined: Any, num_workers: int = 1) -> None:  # noq
         mined.num_pos[i], mined.num_neg[i], mined.num_kept[i] = sample[:3]
         mined.positive_sum[i], mined.negative_sum[i], mined.threshold[i] = sample[3:6]
         if mined.pos_mask.shape[0]:
-            mined.pos_mask[i] = pos_mask & ~nan if rule.omit_nan else pos_mask
-            mined.hard_negative_mask[i] = sample.hard_negative_mask
+            mined.pos_mask[start:stop] = pos_mask & ~nan if rule.omit_nan else pos_mask
+            mined.hard_negative_mask[start:stop] = sample.hard_negative_mask
         mined.done[i] = 1

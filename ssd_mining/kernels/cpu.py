@@ -37,54 +37,68 @@ _quota = helper(rules.quota)
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
     """Mine every sample of `rows` into `mined`, by `num_workers` threads (1: the serial driver)."""
-    num_samples, num_anchors = rows.loss.shape
-    if num_anchors < LANES:
-        _mine_short(rows, rule, mined)
+    if rows.shortest < LANES:
+        _mine_padded(rows, rule, mined, num_workers)
         return
+    num_samples = rows.offsets.shape[0] - 1
     num_workers = max(1, min(num_workers, num_samples))
-    num_words = -(-num_anchors // LANES)
+    num_words = -(-rows.longest // LANES)
     negatives = np.empty((num_workers, num_words), np.uint64)
     # The values pulled out, padded to whole blocks; behind them the sample.
-    values = np.empty((num_workers, num_words * LANES + _sample_size(num_anchors)), rows.loss.dtype)
+    values = np.empty((num_workers, num_words * LANES + sample_size(rows.longest)), rows.loss.dtype)
     driver = _mine_serial if num_workers == 1 else _mine_parallel
     driver(rows, rule, mined, negatives, values, (0, num_samples))
 
 
-def _mine_short(rows: Rows, rule: Rule, mined: Mined) -> None:
-    """Mine rows that are shorter than a block as the rows of one block, filled up with ignored anchors."""
-    num_samples, num_anchors = rows.loss.shape
+def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
+    """Mine rows of which some are shorter than a block, these filled up with ignored anchors."""
+    lengths = np.diff(rows.offsets)
+    offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, LANES))])
+    places = np.repeat(offsets[:-1] - rows.offsets[:-1], lengths) + np.arange(rows.loss.shape[0])
     background, ignored, highest = rows.codes
-    labels = np.full((num_samples, LANES), 2, np.uint8)
-    given = labels[:, :num_anchors]
-    given[...] = np.where(rows.labels > highest, 3, 1)
-    given[rows.labels == ignored] = 2
-    given[rows.labels == background] = 0
-    fill = ((0, 0), (0, LANES - num_anchors))
-    wide = Rows(
-        loss=np.pad(rows.loss, fill),
-        rank=np.pad(rows.rank, fill) if rows.rank.shape[0] else rows.rank,
-        labels=labels,
-        codes=np.array([0, 2, 2], np.uint8),
-        quotas=rows.quotas,
+    labels = np.full(offsets[-1], 2, np.uint8)
+    labels[places] = np.select(
+        [rows.labels == background, rows.labels == ignored, rows.labels > highest], [0, 2, 3], 1
     )
-    for array in wide:
+    loss, rank = np.zeros((2, offsets[-1]), rows.loss.dtype)
+    loss[places] = rows.loss
+    if rows.rank.shape[0]:
+        rank[places] = rows.rank
+    else:
+        rank = rank[:0]
+    wide = Rows(
+        *(loss, rank, labels, np.array([0, 2, 2], np.uint8), rows.quotas, offsets),
+        *(LANES, max(rows.longest, LANES)),
+    )
+    for array in wide[:-2]:
         array.flags.writeable = False  # as the arrays of every other call: one signature
-    masks = [np.empty((num_samples, LANES), np.bool_) if mask.shape[0] else mask for mask in mined[-2:]]
-    mine(wide, rule, Mined(*mined[:-2], *masks), 1)
+    masks = [np.empty(offsets[-1], np.bool_) if mask.shape[0] else mask for mask in mined[-2:]]
+    mine(wide, rule, Mined(*mined[:-2], *masks), num_workers)
     for mask, wide_mask in zip(mined[-2:], masks, strict=True):
-        mask[...] = wide_mask[:, :num_anchors]
+        if mask.shape[0]:
+            mask[...] = wide_mask[places]
 
 
-def _sample_size(num_anchors: int) -> int:
-    return LANES * round(math.sqrt(num_anchors) / 24)
+def sample_size(num_anchors: int) -> int:
+    """Say how many ranks of a row are looked at to choose the pivot."""
+    return LANES * int(math.sqrt(num_anchors) / 24 + 0.5)
+
+
+_sample_size = helper(sample_size)
+
+
+@helper
+def _row(array: Row, rows: Rows, sample: int) -> Row:
+    return array[rows.offsets[sample] : rows.offsets[sample + 1]]
 
 
 @helper
 def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> int:
     """Write the words of the negatives and all that is known of the positives; count the NaN among the ranks."""
-    loss, labels = rows.loss[sample], rows.labels[sample]
+    loss, labels = _row(rows.loss, rows, sample), _row(rows.labels, rows, sample)
     ranked, masked = rows.rank.shape[0] > 0, mined.pos_mask.shape[0] > 0
-    rank = rows.rank[sample] if ranked else loss
+    rank = _row(rows.rank, rows, sample) if ranked else loss
+    pos_mask = _row(mined.pos_mask, rows, sample) if masked else mined.pos_mask
     background, ignored, highest = rows.codes[0], rows.codes[1], rows.codes[2]
     infinity = rank.dtype.type(np.inf)  # what is above it is NaN
     num_pos = num_neg = num_nan = num_bad = num_nan_ranks = 0
@@ -118,7 +132,7 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
         num_pos += lanes.count(positive)
         num_neg += lanes.count(negative)
         if masked:
-            lanes.store(mined.pos_mask[sample], start, positive)
+            lanes.store(pos_mask, start, positive)
     mined.num_pos[sample] = num_pos
     mined.num_neg[sample] = num_neg
     mined.num_nan[sample] = num_nan
@@ -131,7 +145,7 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
 def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, Row]:
     """Find the rank of the easiest kept negative; return it, and blocks that hold all ranks above it."""
     num_anchors, room = rank.shape[0], negatives.shape[0] * LANES
-    sampled = values[room:]
+    sampled = values[room : room + _sample_size(num_anchors)]
     share = num_kept / num_anchors * sampled.shape[0]
     for i in range(sampled.shape[0]):
         j = ((np.uint64(i) * GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
@@ -226,8 +240,10 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
 
     The sum is that of the ranked case alone, where losses and ranks differ.
     """
-    loss, ranked, masked = rows.loss[sample], rows.rank.shape[0] > 0, mined.hard_negative_mask.shape[0] > 0
-    rank = rows.rank[sample] if ranked else loss
+    ranked, masked = rows.rank.shape[0] > 0, mined.hard_negative_mask.shape[0] > 0
+    loss = _row(rows.loss, rows, sample)
+    rank = _row(rows.rank, rows, sample) if ranked else loss
+    mask = _row(mined.hard_negative_mask, rows, sample) if masked else mined.hard_negative_mask
     pivot, infinity = rank.dtype.type(threshold), rank.dtype.type(np.inf)
     total = np.float64(0.0)
     for block in range(negatives.shape[0]):
@@ -245,7 +261,7 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
                 ties &= ties - ONE
             num_ties = 0
         if masked:
-            lanes.store(mined.hard_negative_mask[sample], start, kept)
+            lanes.store(mask, start, kept)
         while ranked and kept != NO_WORD:
             total += loss[start + lanes.lowest(kept)]
             kept &= kept - ONE
@@ -253,12 +269,14 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
 
 
 @inlined
-def _mine_sample(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, sample: int) -> None:
+def _mine_sample(rows: Rows, rule: Rule, mined: Mined, words: Row, values: Row, sample: int) -> None:
+    num_anchors = rows.offsets[sample + 1] - rows.offsets[sample]
+    negatives = words[: (num_anchors + LANES - 1) // LANES]
     num_nan_ranks = _stage(rows, rule, mined, negatives, sample)
     explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
     num_kept = _quota(mined.num_pos[sample], mined.num_neg[sample], explicit, rule)
     ranked = rows.rank.shape[0] > 0
-    rank = rows.rank[sample] if ranked else rows.loss[sample]
+    rank = _row(rows.rank if ranked else rows.loss, rows, sample)
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept
     if num_kept > num_nan_ranks:
         threshold, pulled = _select(rank, negatives, num_kept, values)

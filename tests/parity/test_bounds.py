@@ -27,7 +27,7 @@ class Guarded:
         self.inside = np.frombuffer(self.map, np.uint8)[PAGE:-PAGE]
 
     def put(self, array, *, at_end):
-        raw = self.inside[-array.nbytes :] if at_end else self.inside[: array.nbytes]
+        raw = self.inside[self.inside.size - array.nbytes :] if at_end else self.inside[: array.nbytes]
         guarded = raw.view(array.dtype).reshape(array.shape)
         guarded[...] = array
         return guarded
@@ -48,18 +48,26 @@ def run_cases(number):
         conf_loss = losses(LOSSES[case % len(LOSSES)], shape, rng).astype((np.float32, np.float64)[case % 3 == 0])
         labels = (rng.random(shape) < rng.choice([0.01, 0.1, 0.5])).astype((np.uint8, np.uint16, np.uint64)[case % 3])
         ranked = case % 5 == 0
+        size = shape[0] * shape[1]
+        # Every third batch is ragged; its first sample may be empty.
+        lengths = np.full(shape[0], shape[1])
+        if case % 3 == 0:
+            lengths = np.diff([0, *np.sort(rng.integers(0, size + 1, shape[0] - 1)), size])
         rows = Rows(
-            loss=pools["loss"].put(conf_loss, at_end=at_end),
-            rank=pools["rank"].put(conf_loss[::-1], at_end=at_end) if ranked else np.empty((0, 0), conf_loss.dtype),
-            labels=pools["labels"].put(labels, at_end=at_end),
+            loss=pools["loss"].put(conf_loss.ravel(), at_end=at_end),
+            rank=pools["rank"].put(conf_loss[::-1].ravel()[: size * ranked], at_end=at_end),
+            labels=pools["labels"].put(labels.ravel(), at_end=at_end),
             codes=np.array([0, 0, 100], labels.dtype),
             quotas=rng.integers(0, shape[1] + 1, shape[0] if case % 7 else 0),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]),
+            shortest=int(lengths.min()),
+            longest=int(lengths.max()),
         )
-        plain = Rows(*(np.array(array) for array in rows))
-        for array in (*rows, *plain):
+        plain = Rows(*(np.array(array) for array in rows[:-2]), *rows[-2:])
+        for array in (*rows[:-2], *plain[:-2]):
             array.flags.writeable = False
-        got, expected = (_backends.empty_mined(*shape, masks=True) for _ in range(2))
-        masks = (pools[name].put(np.zeros(shape, np.bool_), at_end=at_end) for name in got._fields[-2:])
+        got, expected = (_backends.empty_mined(shape[0], size) for _ in range(2))
+        masks = (pools[name].put(np.zeros(size, np.bool_), at_end=at_end) for name in got._fields[-2:])
         got = Mined(*got[:-2], *masks)
         rule = Mining(nan_policy="propagate").rule
         cpu.mine(rows, rule, got, 1)

@@ -18,7 +18,7 @@ from tests.parity.test_generated import check as check_parity
 
 def sampled_anchors(num_anchors):
     """Return the anchors that the kernel looks at to choose its pivot."""
-    i = np.arange(cpu._sample_size(num_anchors), dtype=np.uint64)
+    i = np.arange(cpu.sample_size(num_anchors), dtype=np.uint64)
     return ((i * cpu.GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
 
 
@@ -78,10 +78,10 @@ def test_both_drivers_mine_the_same_with_any_number_of_workers():
     conf_loss, pos_mask = losses("gamma", (7, 300), rng), rng.random((7, 300)) < 0.1
     mining = Mining()
     rows = check(conf_loss, pos_mask, mining).rows(slice(0, 7))
-    expected = empty_mined(7, 300, masks=True)
+    expected = empty_mined(7, 7 * 300)
     cpu.mine(rows, mining.rule, expected, 1)
     for num_workers in (2, 3, 7, 8):
-        got = empty_mined(7, 300, masks=True)
+        got = empty_mined(7, 7 * 300)
         cpu.mine(rows, mining.rule, got, num_workers)
         for name in got._fields:
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=name)
@@ -96,9 +96,9 @@ def test_one_worker_stays_out_of_the_pool(monkeypatch):
     for num_anchors in (10, 300):
         mining, conf_loss = Mining(), np.ones((4, num_anchors), np.float32)
         rows = check(conf_loss, conf_loss > 0, mining).rows(slice(0, 4))
-        cpu.mine(rows, mining.rule, empty_mined(4, num_anchors, masks=False), 1)
+        cpu.mine(rows, mining.rule, empty_mined(4, 0), 1)
     with pytest.raises(AssertionError):
-        cpu.mine(rows, mining.rule, empty_mined(4, 300, masks=False), 2)
+        cpu.mine(rows, mining.rule, empty_mined(4, 0), 2)
 
 
 @pytest.mark.parametrize("num_anchors", [10, 100])
