@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
-from ssd_mining._inputs import Batch, raise_bad_values
+from ssd_mining._batch import Batch, raise_bad_values
+from ssd_mining._plan import settle
 from ssd_mining._spec import Mined, Rows, Rule
 
 Backend = Literal["cpu", "cuda", "reference"]
@@ -68,7 +69,14 @@ def walk(
         part = mined if whole else mined.block(block, batch.anchors(block))
         rows = batch.rows(block)
         large = rows.loss.size >= PARALLEL_ANCHORS and backend != "reference"
-        twin.mine(rows, rule, part, num_workers(num_threads) if large else 1)
+        workers = num_workers(num_threads) if large else 1
+        if batch.mining.is_plain:
+            twin.mine(rows, rule, part, workers)
+        else:
+            plain_pass = functools.partial(_mined, twin, num_workers=workers)
+            rows, settled_rule, num_neg = settle(rows, batch.mining, plain_pass, batch.rng)
+            twin.mine(rows, settled_rule, part, workers)
+            part.num_neg[:] = num_neg
         if np.count_nonzero(part.done) < part.done.size:
             msg = f"sample {block.start + int(np.argmin(part.done))} was not mined: a worker thread was lost"
             raise RuntimeError(msg)
@@ -76,15 +84,17 @@ def walk(
         yield block, rows, part
 
 
+def _mined(twin: Twin, rows: Rows, rule: Rule, *, masks: bool, num_workers: int) -> Mined:
+    mined = empty_mined(rows.offsets.size - 1, rows.loss.size if masks else 0)
+    twin.mine(rows, rule, mined, num_workers)
+    return mined
+
+
 def empty_mined(num_samples: int, num_masked: int) -> Mined:
     """Allocate what a kernel writes about some samples, and the masks of some anchors."""
-    num_pos, num_neg, num_kept, num_nan, num_bad, done = np.zeros((6, num_samples), np.int64)
-    sums = np.empty((3, num_samples), np.float64)
-    return Mined(
-        *(num_pos, num_neg, num_kept, num_nan, num_bad, done),
-        *(sums[0], sums[1], sums[2]),
-        *(np.empty(num_masked, np.bool_), np.empty(num_masked, np.bool_)),
-    )
+    counts, sums = np.zeros((6, num_samples), np.int64), np.empty((3, num_samples), np.float64)
+    masks = np.empty((2, num_masked), np.bool_)
+    return Mined(*counts, *sums, *masks)
 
 
 def num_workers(num_threads: int | None) -> int:

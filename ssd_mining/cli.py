@@ -341,12 +341,13 @@ def _summary(args: argparse.Namespace, mining: "Mining", columns: "Columns", num
 
     import numpy as np
 
-    from ssd_mining.losses import normalized_loss
+    from ssd_mining.losses import loss_divisors, normalized_loss
 
     losses, num_pos, num_kept = columns["confidence_loss"], columns["num_pos"], columns["num_kept"]
-    with np.errstate(invalid="ignore"):
+    counts = num_pos, num_kept, losses.size * num_anchors
+    with np.errstate(invalid="ignore", over="ignore"):  # as in confidence_loss
         mean, batch = (
-            normalized_loss(losses, num_pos, num_kept, num_anchors, normalize=normalize)
+            normalized_loss(losses, loss_divisors(*counts, normalize=normalize))
             for normalize in ("batch", args.normalize)
         )
     worst = np.argsort(np.where(np.isnan(losses), -np.inf, -losses), kind="stable")[: args.top]

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining import _backends, _inputs
 from ssd_mining._backends import Backend
-from ssd_mining._spec import Mining, Selection, check_choice, resolve
+from ssd_mining._spec import Keywords, Mining, check_choice, resolve
 
 Normalize = Literal[
     "none",
@@ -69,12 +69,9 @@ def confidence_loss(
     normalize: Normalize = "batch",
     zero_positives: ZeroPositives = "clamp",
     mining: Mining | None = None,
-    valid: ArrayLike | None = None,
-    num_negatives: ArrayLike | None = None,
-    rank_by: ArrayLike | None = None,
     backend: Backend | None = None,
     num_threads: int | None = None,
-    **selection: Unpack[Selection],
+    **keywords: Unpack[Keywords],
 ) -> ConfidenceLoss:
     """Sum the losses of the positives and of the hardest negatives; no mask is built.
 
@@ -92,7 +89,7 @@ def confidence_loss(
         own positives, or by its own positives and kept negatives.
     zero_positives : {"clamp", "zero", "nan", "raise"}
         Where that divisor is 0: divide by 1, give 0, give NaN, or raise.
-    mining, valid, num_negatives, rank_by, backend, num_threads, **selection
+    mining, backend, num_threads, **keywords
         As in `mine_hard_negatives`.
 
     Returns
@@ -127,19 +124,13 @@ def confidence_loss(
     """
     check_choice("normalize", normalize, _NORMALIZE)
     check_choice("zero_positives", zero_positives, _ZERO_POSITIVES)
-    spec = resolve(mining, selection)
-    batch = _inputs.check(conf_loss, labels, spec, valid=valid, num_negatives=num_negatives, rank_by=rank_by)
+    batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
     mined = _backends.run(batch, masks=False, backend=backend, num_threads=num_threads)
-    with np.errstate(invalid="ignore"):  # inf - inf is NaN, as it should be
+    counts = mined.num_pos, mined.num_kept, batch.conf_loss.size
+    divisors = loss_divisors(*counts, normalize=normalize, zero_positives=zero_positives)
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
         per_sample = mined.positive_sum + mined.negative_sum
-        loss = normalized_loss(
-            per_sample,
-            mined.num_pos,
-            mined.num_kept,
-            batch.conf_loss.shape[1],
-            normalize=normalize,
-            zero_positives=zero_positives,
-        )
+        loss = normalized_loss(per_sample, divisors)
     return ConfidenceLoss(
         loss=loss,
         per_sample=per_sample,
@@ -151,43 +142,58 @@ def confidence_loss(
     )
 
 
-def normalized_loss(
-    per_sample: NDArray[np.float64],
+def loss_divisors(
     num_pos: NDArray[np.int64],
     num_kept: NDArray[np.int64],
     num_anchors: int,
     *,
     normalize: Normalize = "batch",
     zero_positives: ZeroPositives = "clamp",
-) -> float:
-    """Normalise the sums of samples, (B,) each, as `confidence_loss` does: one number for the batch, in nats."""
-    if normalize in ("sample_positives", "sample_selected"):
-        divisors = num_pos if normalize == "sample_positives" else num_pos + num_kept
-        losses = [
-            _divided(total, divisor, normalize, zero_positives)
-            for total, divisor in zip(per_sample.tolist(), divisors.tolist(), strict=True)
-        ]
-        return float(np.mean(losses)) if losses else 0.0
+) -> float | NDArray[np.float64]:
+    """Return what the sum of a batch is divided by, or, (B,), what that of each sample is before their mean.
+
+    `num_anchors` are those of the whole batch.
+
+    Where there is nothing to divide by and the loss is to be 0, the divisor is inf.
+    """
+    divisors: Any = _divisors(num_pos, num_kept, num_anchors, normalize)
+    if not isinstance(divisors, np.ndarray) and divisors > 0:
+        return float(divisors)
+    is_zero = divisors == 0 if num_pos.size else False  # an empty batch has the loss 0
+    if zero_positives == "raise" and np.any(is_zero):
+        where = f" in sample {int(np.argmax(is_zero))}" if np.ndim(is_zero) else ""
+        msg = f"labels: expected something to divide by for normalize={normalize!r}, got none{where}"
+        raise ValueError(msg)
+    instead = {"clamp": 1.0, "zero": np.inf, "nan": np.nan, "raise": 1.0}[zero_positives]
+    return np.where(is_zero, instead, divisors) if np.ndim(divisors) else instead
+
+
+def _divisors(
+    num_pos: NDArray[np.int64], num_kept: NDArray[np.int64], num_anchors: int, normalize: Normalize
+) -> int | NDArray[np.int64]:
     match normalize:
         case "none":
-            divisor = 1
+            return 1
         case "batch":
-            divisor = per_sample.size
+            return num_pos.size
         case "anchors":
-            divisor = per_sample.size * num_anchors
+            return num_anchors
         case "positives":
-            divisor = int(num_pos.sum())
+            return int(num_pos.sum())
         case "selected":
-            divisor = int(num_pos.sum() + num_kept.sum())
+            return int(num_pos.sum() + num_kept.sum())
         case "clamped_sample_positives":
-            divisor = int(np.maximum(1, num_pos).sum())
-    return _divided(float(per_sample.sum()), divisor, normalize, zero_positives)
+            return int(np.maximum(1, num_pos).sum())
+        case "sample_positives":
+            return num_pos
+        case "sample_selected":
+            return num_pos + num_kept
 
 
-def _divided(total: float, divisor: int, normalize: str, zero_positives: ZeroPositives) -> float:
-    if divisor > 0 or zero_positives == "clamp":
-        return total / max(1, divisor)
-    if zero_positives == "raise":
-        msg = f"labels: expected something to divide by for normalize={normalize!r}, got none"
-        raise ValueError(msg)
-    return 0.0 if zero_positives == "zero" else float("nan")
+def normalized_loss(per_sample: NDArray[np.float64], divisors: float | NDArray[np.float64]) -> float:
+    """Divide the sums of samples, (B,) in nats, by `loss_divisors`: one number for the batch."""
+    if not per_sample.size:
+        return 0.0
+    if isinstance(divisors, float):
+        return 0.0 if divisors == np.inf else float(per_sample.sum()) / divisors
+    return float(np.where(divisors == np.inf, 0.0, per_sample / divisors).mean())

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining import _backends, _inputs, _labels
 from ssd_mining._backends import Backend
-from ssd_mining._spec import Mining, Selection, resolve
+from ssd_mining._spec import Keywords, Mining, Selection, resolve
 from ssd_mining.kernels.rules import quota
 
 
@@ -101,7 +101,12 @@ class MiningResult:
         """
         array = _labels.integer_labels(labels, self.pos_mask.shape, ignore_index)
         selected = self.pos_mask | self.hard_negative_mask
-        return np.where(selected, array, array.dtype.type(ignore_index))
+        if (array[selected] == ignore_index).any():
+            msg = f"ignore_index: expected a label that no selected anchor has, got {ignore_index}"
+            raise ValueError(msg)
+        relabelled = array.copy()
+        relabelled[~selected] = ignore_index
+        return relabelled
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return the per-sample results as columns of length B, ready for a data frame.
@@ -122,12 +127,9 @@ def mine_hard_negatives(
     labels: ArrayLike,
     *,
     mining: Mining | None = None,
-    valid: ArrayLike | None = None,
-    num_negatives: ArrayLike | None = None,
-    rank_by: ArrayLike | None = None,
     backend: Backend | None = None,
     num_threads: int | None = None,
-    **selection: Unpack[Selection],
+    **keywords: Unpack[Keywords],
 ) -> MiningResult:
     """Keep the hardest negatives of every sample.
 
@@ -143,20 +145,30 @@ def mine_hard_negatives(
         background unless `background` says otherwise; an anchor is positive where its background score is 0).
     mining : Mining, optional
         The selection rule as one value, instead of its fields as keywords.
-    valid : array_like of bool, (B, A), optional
-        False marks anchors to ignore: they are neither positive nor negative, and their loss is not looked at.
-    num_negatives : int or array_like of integers, (B,), optional
-        How many negatives each sample asks for, in place of ``neg_pos_ratio`` times its positives. ``min_negatives``,
-        ``max_negatives`` and the number of negatives bound it as they bound the other.
-    rank_by : array_like, (B, A), optional
-        Rank the negatives by this instead of `conf_loss`; the sums are still those of `conf_loss`.
     backend : {None, "cpu", "reference"}
         Where to compute. ``"reference"`` is the slow NumPy judge.
     num_threads : int, optional
         Threads to use, at most Numba's own count (the default). The results do not depend on it.
-    **selection
-        The fields of `Mining`: ``background``, ``neg_pos_ratio``, ``min_negatives``, ``min_negatives_when``,
-        ``max_negatives``, ``ignore_index``, ``nan_policy``, ``all_zero``.
+    **keywords
+        The fields of `Mining`, and:
+
+        valid : array_like of bool, (B, A), optional
+            False marks anchors to ignore: they are neither positive nor negative, and their loss is not looked at.
+        overlaps : array_like, (B, A), optional
+            Largest overlap of every anchor with an object. Background anchors with ``neg_overlap`` or more are
+            ignored.
+        anchor_weights : array_like, (B, A), optional
+            Every loss is multiplied by its weight before anything else; a weight of 0 makes it 0, be it NaN.
+        rank_by : array_like, (B, A), optional
+            Rank the negatives by this instead of `conf_loss`; the sums are still those of `conf_loss`.
+        num_negatives : int or array_like of integers, (B,), optional
+            Keep this many, per sample, instead of ``neg_pos_ratio`` per positive; ``min_negatives``,
+            ``max_negatives`` and the number of negatives bound it as they bound the other.
+        sample_offsets : array_like of integers, (B + 1,), optional
+            The samples are not equally long: `conf_loss` is (N,), `labels` (N,) or (N, C), as every other array;
+            sample ``b`` owns the anchors ``sample_offsets[b]`` to ``sample_offsets[b + 1]``.
+        rng : Generator or int, optional
+            What draws from the pool of ``pool_size``: a NumPy Generator, a seed, or fresh entropy.
 
     Returns
     -------
@@ -190,8 +202,7 @@ def mine_hard_negatives(
     >>> res.num_kept, res.threshold
     (array([3]), array([0.2]))
     """
-    spec = resolve(mining, selection)
-    batch = _inputs.check(conf_loss, labels, spec, valid=valid, num_negatives=num_negatives, rank_by=rank_by)
+    batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
     mined = _backends.empty_mined(batch.num_samples, batch.conf_loss.size)
     anchors, ranks = [np.empty(0, np.int64)], [np.empty(0, batch.dtype)]
     for _, rows, part in _backends.walk(batch, mined, backend=backend, num_threads=num_threads):
@@ -217,12 +228,9 @@ def hard_negative_mask(
     labels: ArrayLike,
     *,
     mining: Mining | None = None,
-    valid: ArrayLike | None = None,
-    num_negatives: ArrayLike | None = None,
-    rank_by: ArrayLike | None = None,
     backend: Backend | None = None,
     num_threads: int | None = None,
-    **selection: Unpack[Selection],
+    **keywords: Unpack[Keywords],
 ) -> NDArray[np.bool_]:
     """Return the mask of the kept negatives alone; see `mine_hard_negatives` for the parameters and the errors.
 
@@ -237,8 +245,7 @@ def hard_negative_mask(
     >>> sm.hard_negative_mask([[9.0, 0.1, 0.3, 0.2]], [[1, 0, 0, 0]], background=0, neg_pos_ratio=1)
     array([[False, False,  True, False]])
     """
-    spec = resolve(mining, selection)
-    batch = _inputs.check(conf_loss, labels, spec, valid=valid, num_negatives=num_negatives, rank_by=rank_by)
+    batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
     mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
     return mined.hard_negative_mask.reshape(batch.conf_loss.shape)
 
@@ -259,13 +266,13 @@ def negative_quota(
     mining : Mining, optional
         The selection rule as one value, instead of its fields as keywords.
     **selection
-        The fields of `Mining`; only ``neg_pos_ratio``, ``min_negatives``, ``min_negatives_when`` and
-        ``max_negatives`` matter here.
+        The fields of `Mining`; only those that decide the quota of one sample matter here.
 
     Returns
     -------
     ndarray of int64
-        ``min(num_neg, floor(neg_pos_ratio * num_pos))`` with the bounds of `Mining`.
+        ``min(num_neg, floor(neg_pos_ratio * num_pos))`` with the bounds of `Mining`; a `min_negatives` that is a
+        share is one of ``num_pos + num_neg``.
 
     Raises
     ------
@@ -282,9 +289,10 @@ def negative_quota(
     >>> sm.negative_quota([4, 1, 0], [1, 4, 5], min_negatives=2, min_negatives_when="no_positives")
     array([1, 3, 2])
     """
-    rule = resolve(mining, selection).rule
+    spec, _ = resolve(mining, selection)
     counts = _inputs.check_counts(num_pos=num_pos, num_neg=num_neg)
     kept = np.empty(counts[0].shape, np.int64)
     for i in np.ndindex(kept.shape):
-        kept[i] = quota(int(counts[0][i]), int(counts[1][i]), -1, rule)
+        positives, negatives = int(counts[0][i]), int(counts[1][i])
+        kept[i] = quota(positives, negatives, -1, spec.rule_for(positives + negatives))
     return kept

@@ -176,101 +176,189 @@ def total(values: NDArray[Any]) -> float:
     """Sum exactly and round once; with infinities or NaN, sum by the rules of IEEE 754."""
     floats = values.astype(np.float64)
     if np.isfinite(floats).all():
-        return math.fsum(floats.tolist())
-    with np.errstate(invalid="ignore"):
+        try:
+            return math.fsum(floats.tolist())
+        except OverflowError:  # the sum itself is beyond float64
+            pass
+    with np.errstate(invalid="ignore", over="ignore"):
         return float(floats.sum())
 
 
-def mine_sample(
+def hardest_first(rank: NDArray[Any], anchors: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sort `anchors` by falling rank, NaN before all, equal ranks by rising anchor."""
+    ranks = rank[anchors]
+    falling = np.where(np.isnan(ranks), 0.0, -ranks.astype(np.float64))
+    return anchors[np.lexsort((anchors, falling, ~np.isnan(ranks)))]
+
+
+def keep(
+    rank: NDArray[Any],
+    order: NDArray[np.int64],
+    num_kept: int,
+    *,
+    tie_policy: str = "index",
+    pool_size: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> NDArray[np.int64]:
+    """Keep ``num_kept`` of the anchors in `order`: the first ones, or some drawn from a pool of them."""
+    if pool_size > 1 and rng is not None:
+        pool = np.sort(order[: int(min(num_kept * pool_size, order.size))])
+        return rng.choice(pool, num_kept, replace=False)
+    if tie_policy == "index" or num_kept == 0:
+        return order[:num_kept]
+    last = order[num_kept - 1]
+    is_tied = [rank[a] == rank[last] or bool(np.isnan(rank[a]) and np.isnan(rank[last])) for a in order]
+    end = is_tied.index(True) + (sum(is_tied) if tie_policy == "all" else 0)
+    return order[:end]
+
+
+def mine_batch(
     conf_loss: NDArray[Any],
     rank: NDArray[Any],
-    pos_mask: NDArray[np.bool_],
-    neg_mask: NDArray[np.bool_],
-    num_wanted: float,
+    roles: Roles,
+    offsets: NDArray[np.int64],
     *,
+    scope: str = "sample",
+    skip_hardest: int = 0,
+    num_negatives: NDArray[np.int64] | None = None,
     omit_nan: bool = False,
-) -> Sample:
-    """Keep the ``num_wanted`` largest negatives of one sample, ties to the lower anchor index.
+    tie_policy: str = "index",
+    pool_size: float = 1.0,
+    rng: np.random.Generator | None = None,
+    **bounds: Any,
+) -> list[Sample]:
+    """Mine a batch of samples that lie one after the other, under every rule; no two steps share a pass.
 
     Parameters
     ----------
-    conf_loss : ndarray, (A,)
+    conf_loss : ndarray, (N,)
         Loss of every anchor, in nats.
-    rank : ndarray, (A,)
+    rank : ndarray, (N,)
         What to rank the negatives by; the loss itself in the usual case. NaN ranks above everything.
-    pos_mask, neg_mask : ndarray of bool, (A,)
-        The roles.
-    num_wanted : float
-        The quota before it is capped by the number of negatives.
+    roles : Roles
+        Masks of the positives and of the negatives, (N,).
+    offsets : ndarray of int64, (B + 1,)
+        Sample ``b`` owns the anchors ``offsets[b]`` to ``offsets[b + 1]``.
+    scope, skip_hardest, num_negatives, tie_policy, pool_size, rng, **bounds
+        The fields of the selection rule; `bounds` are those of `num_wanted`.
     omit_nan : bool
         Treat an anchor with NaN as ignored.
 
     Returns
     -------
-    Sample
-        Counts, sums, threshold and mask.
+    list of Sample
+        Counts, sums, threshold and mask of every sample.
     """
+    pos_mask, neg_mask = roles
     if omit_nan:
         clean = ~(np.isnan(conf_loss) | np.isnan(rank))
         pos_mask, neg_mask = pos_mask & clean, neg_mask & clean
-    anchors = np.flatnonzero(neg_mask)
-    num_kept = int(min(num_wanted, anchors.size))
-    candidates = rank[anchors]
-    finite_first = np.where(np.isnan(candidates), 0.0, -candidates.astype(np.float64))
-    hardest_first = anchors[np.lexsort((anchors, finite_first, ~np.isnan(candidates)))]
-    kept = hardest_first[:num_kept]
-    mask = np.zeros(conf_loss.shape, np.bool_)
-    mask[kept] = True
+    samples = [slice(start, stop) for start, stop in itertools.pairwise(offsets.tolist())]
+    is_batch = scope.startswith("batch")
+    units = [slice(0, int(offsets[-1]))] if is_batch else samples
+    orders = [hardest_first(rank, unit.start + np.flatnonzero(neg_mask[unit]))[skip_hardest:] for unit in units]
+    competes = np.zeros(neg_mask.shape, np.bool_)
+    competes[np.concatenate([np.empty(0, np.int64), *orders])] = True
+
+    num_pos = [int(pos_mask[sample].sum()) for sample in samples]
+    lengths = [sample.stop - sample.start for sample in samples]
+    explicit = [None] * len(samples) if num_negatives is None else num_negatives.tolist()
+    free = {name: value for name, value in bounds.items() if name not in ("min_negatives", "max_negatives")}
+    own = [
+        min(num_wanted(p, a, num_negatives=given, **free), int(competes[sample].sum()))
+        for p, a, given, sample in zip(num_pos, lengths, explicit, samples, strict=True)
+    ]
+    if scope == "sample":
+        wanted = [
+            num_wanted(p, a, num_negatives=e, **bounds) for p, a, e in zip(num_pos, lengths, explicit, strict=True)
+        ]
+    elif scope == "batch":
+        together = {**bounds, "extra_negatives": bounds.get("extra_negatives", 0) * len(samples)}
+        wanted = [num_wanted(sum(num_pos), sum(lengths), num_negatives=(explicit or [None])[0], **together)]
+    elif scope == "batch_of_sample_quotas":
+        wanted = [num_wanted(sum(num_pos), sum(lengths), num_negatives=int(sum(own)), **bounds)]
+    else:
+        least = min((o for o, p in zip(own, num_pos, strict=True) if p), default=0)
+        wanted = [num_wanted(sum(num_pos), max(lengths, default=0), num_negatives=int(least), **bounds)] * len(
+            samples
+        )
+
+    kept = np.zeros(neg_mask.shape, np.bool_)
+    for order, w in zip(orders, wanted, strict=True):
+        kept[keep(rank, order, int(min(w, order.size)), tie_policy=tie_policy, pool_size=pool_size, rng=rng)] = True
+    return [describe(conf_loss[s], rank[s], pos_mask[s], neg_mask[s], kept[s]) for s in samples]
+
+
+def describe(
+    conf_loss: NDArray[Any],
+    rank: NDArray[Any],
+    pos_mask: NDArray[np.bool_],
+    neg_mask: NDArray[np.bool_],
+    kept: NDArray[np.bool_],
+) -> Sample:
+    """Count and sum one sample, whose kept negatives are known."""
+    hardest = hardest_first(rank, np.flatnonzero(kept))
     return Sample(
         num_pos=int(pos_mask.sum()),
         num_neg=int(neg_mask.sum()),
-        num_kept=num_kept,
+        num_kept=hardest.size,
         positive_sum=total(conf_loss[pos_mask]),
         negative_sum=total(conf_loss[kept]),
-        threshold=float(rank[kept[-1]]) + 0.0 if num_kept else math.nan,  # -0.0 becomes 0.0
-        hard_negative_mask=mask,
+        threshold=float(rank[hardest[-1]]) + 0.0 if hardest.size else math.nan,  # -0.0 becomes 0.0
+        hard_negative_mask=kept,
     )
 
 
 def num_wanted(
     num_pos: int,
+    num_anchors: int = 0,
     *,
     neg_pos_ratio: float = 3.0,
-    min_negatives: int = 0,
+    rounding: str = "floor",
+    extra_negatives: int = 0,
+    min_negatives: float = 0,
     min_negatives_when: str = "always",
     max_negatives: int | None = None,
     num_negatives: int | None = None,
 ) -> float:
     """Say how many negatives a sample with ``num_pos`` positives asks for, before the cap by those it has."""
-    wanted = float(np.floor(neg_pos_ratio * num_pos)) if num_negatives is None else num_negatives
+    product = neg_pos_ratio * num_pos
+    wanted = float(np.ceil(product) if rounding == "ceil" else np.floor(product)) + extra_negatives
+    if num_negatives is not None:
+        wanted = num_negatives
     if min_negatives_when == "always" or num_pos == 0:
-        wanted = max(wanted, min_negatives)
+        is_share = 0 < min_negatives < 1
+        wanted = max(wanted, np.floor(min_negatives * num_anchors) if is_share else min_negatives)
     return wanted if max_negatives is None else min(wanted, max_negatives)
 
 
 def mine(rows: Any, rule: Any, mined: Any, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
-    """Mine rows by `mine_sample`, behind the signature of the kernels (``backend="reference"``)."""
+    """Mine rows by `mine_batch`, behind the signature of the kernels (``backend="reference"``)."""
     background, ignored, highest = rows.codes
-    for i, (start, stop) in enumerate(itertools.pairwise(rows.offsets)):
-        conf, labels = rows.loss[start:stop], rows.labels[start:stop]
-        rank = rows.rank[start:stop] if rows.rank.shape[0] else conf
-        neg_mask = labels == background
-        pos_mask = ~neg_mask & (labels != ignored)
-        nan = (np.isnan(conf) | np.isnan(rank)) & (pos_mask | neg_mask)
-        mined.num_nan[i] = nan.sum()
-        mined.num_bad[i] = (pos_mask & (labels > highest)).sum()
-        num_pos = int((pos_mask & ~nan).sum() if rule.omit_nan else pos_mask.sum())
-        wanted = num_wanted(
-            num_pos,
-            neg_pos_ratio=rule.ratio,
-            min_negatives=rule.min_negatives if num_pos else rule.min_negatives_without_positives,
-            max_negatives=rule.max_negatives,
-            num_negatives=int(rows.quotas[i]) if rows.quotas.shape[0] else None,
-        )
-        sample = mine_sample(conf, rank, pos_mask, neg_mask, wanted, omit_nan=rule.omit_nan)
+    neg_mask = rows.labels == background
+    pos_mask = ~neg_mask & (rows.labels != ignored)
+    rank = rows.rank if rows.rank.shape[0] else rows.loss
+    samples = mine_batch(
+        rows.loss,
+        rank,
+        Roles(pos_mask, neg_mask),
+        rows.offsets,
+        num_negatives=rows.quotas if rows.quotas.shape[0] else None,
+        omit_nan=rule.omit_nan,
+        neg_pos_ratio=rule.ratio,
+        rounding="ceil" if rule.round_up else "floor",
+        extra_negatives=rule.extra,
+        min_negatives=rule.min_negatives,
+        min_negatives_when="always" if rule.min_always else "no_positives",
+        max_negatives=rule.max_negatives,
+    )
+    nan = (np.isnan(rows.loss) | np.isnan(rank)) & (pos_mask | neg_mask)
+    for i, (sample, start, stop) in enumerate(zip(samples, rows.offsets[:-1], rows.offsets[1:], strict=True)):
+        mined.num_nan[i] = nan[start:stop].sum()
+        mined.num_bad[i] = (pos_mask & (rows.labels > highest))[start:stop].sum()
         mined.num_pos[i], mined.num_neg[i], mined.num_kept[i] = sample[:3]
         mined.positive_sum[i], mined.negative_sum[i], mined.threshold[i] = sample[3:6]
         if mined.pos_mask.shape[0]:
-            mined.pos_mask[start:stop] = pos_mask & ~nan if rule.omit_nan else pos_mask
+            mined.pos_mask[start:stop] = (pos_mask & ~nan if rule.omit_nan else pos_mask)[start:stop]
             mined.hard_negative_mask[start:stop] = sample.hard_negative_mask
         mined.done[i] = 1

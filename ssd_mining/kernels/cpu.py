@@ -14,6 +14,7 @@ import numpy as np
 
 from ssd_mining import _lanes as lanes
 from ssd_mining._jit import helper, inlined, parallel, prange, serial
+from ssd_mining._labels import IGNORED, own_codes
 from ssd_mining._lanes import LANES, ONE, Row
 from ssd_mining._spec import Mined, Rows, Rule
 from ssd_mining.kernels import rules
@@ -55,11 +56,8 @@ def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None
     lengths = np.diff(rows.offsets)
     offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, LANES))])
     places = np.repeat(offsets[:-1] - rows.offsets[:-1], lengths) + np.arange(rows.loss.shape[0])
-    background, ignored, highest = rows.codes
-    labels = np.full(offsets[-1], 2, np.uint8)
-    labels[places] = np.select(
-        [rows.labels == background, rows.labels == ignored, rows.labels > highest], [0, 2, 3], 1
-    )
+    labels = np.full(offsets[-1], IGNORED, np.uint8)
+    labels[places], codes = own_codes(rows.labels, rows.codes)
     loss, rank = np.zeros((2, offsets[-1]), rows.loss.dtype)
     loss[places] = rows.loss
     if rows.rank.shape[0]:
@@ -67,7 +65,7 @@ def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None
     else:
         rank = rank[:0]
     wide = Rows(
-        *(loss, rank, labels, np.array([0, 2, 2], np.uint8), rows.quotas, offsets),
+        *(loss, rank, labels, codes, rows.quotas, offsets),
         *(LANES, max(rows.longest, LANES)),
     )
     for array in wide[:-2]:

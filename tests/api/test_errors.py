@@ -12,12 +12,12 @@ BAD = {
     "losses of rank 1": (
         {"conf_loss": [1.0, 2.0]},
         ValueError,
-        "conf_loss: expected a (B, A) array, got shape (2,)",
+        "conf_loss: expected a (B, A) array, or (N,) with sample_offsets, got shape (2,)",
     ),
     "losses of rank 3": (
         {"conf_loss": ONE_HOT},
         ValueError,
-        "conf_loss: expected a (B, A) array, got shape (2, 3, 3)",
+        "conf_loss: expected a (B, A) array, or (N,) with sample_offsets, got shape (2, 3, 3)",
     ),
     "ragged losses": (
         {"conf_loss": [[1.0], [2.0, 3.0]]},
@@ -181,7 +181,134 @@ BAD = {
         ValueError,
         "min_negatives: expected a whole number of at least 0, got -1",
     ),
-    "a fractional minimum": ({"min_negatives": 0.5}, TypeError, "min_negatives: .* got 0.5"),
+    "a fractional minimum": (
+        {"min_negatives": 1.5},
+        ValueError,
+        "min_negatives: expected a whole number of at least 0, or a share of the anchors below 1, got 1.5",
+    ),
+    "a minimum that is no number": ({"min_negatives": "1"}, TypeError, "min_negatives: expected a whole .* got '1'"),
+    "a ratio beyond float64": (
+        {"neg_pos_ratio": 10**400},
+        ValueError,
+        "neg_pos_ratio: expected a finite number of at least 0, got a whole number of 1329 bits",
+    ),
+    "an unknown rounding": (
+        {"rounding": "up"},
+        ValueError,
+        "rounding: expected 'floor' or 'ceil', got 'up'",
+    ),
+    "an unknown scope": ({"scope": "image"}, ValueError, "scope: expected 'sample' or 'batch' or .*, got 'image'"),
+    "an unknown tie policy": (
+        {"tie_policy": "first"},
+        ValueError,
+        "tie_policy: expected 'index' or 'strict' or 'all', got 'first'",
+    ),
+    "an unknown rank": (
+        {"rank_by": "score"},
+        ValueError,
+        "rank_by: expected 'loss' or 'background' or 'foreground_max' or 'foreground_sum', got 'score'",
+    ),
+    "a rank that only logits have": (
+        {"rank_by": "background"},
+        ValueError,
+        "rank_by: expected \"loss\" or an array, .* (mine_logits, multibox_loss), got 'background'",
+    ),
+    "fewer than no extra negatives": (
+        {"extra_negatives": -1},
+        ValueError,
+        "extra_negatives: expected a whole number of at least 0, got -1",
+    ),
+    "half a skipped anchor": (
+        {"skip_hardest": 0.5},
+        TypeError,
+        "skip_hardest: expected a whole number of at least 0, got 0.5",
+    ),
+    "a pool that is too small": (
+        {"pool_size": 0.5},
+        ValueError,
+        "pool_size: expected a finite number of at least 1, got 0.5",
+    ),
+    "a pool with ties": (
+        {"pool_size": 2, "tie_policy": "all"},
+        ValueError,
+        "pool_size: expected 1 with tie_policy='all', got 2",
+    ),
+    "an overlap that is no number": ({"neg_overlap": "0.5"}, TypeError, "neg_overlap: expected a number, got '0.5'"),
+    "overlaps of another shape": (
+        {"overlaps": [0.5]},
+        ValueError,
+        "overlaps: expected the shape of conf_loss (2, 3), got shape (1,)",
+    ),
+    "negative weights": (
+        {"anchor_weights": [[1, 1, -0.5], [1, 1, 1]]},
+        ValueError,
+        "anchor_weights: expected weights of at least 0, got -0.5",
+    ),
+    "weights of NaN": (
+        {"anchor_weights": np.full((2, 3), np.nan)},
+        ValueError,
+        "anchor_weights: expected weights of at least 0, got nan",
+    ),
+    "weights of another shape": (
+        {"anchor_weights": [1.0, 1.0]},
+        ValueError,
+        "anchor_weights: expected the shape of conf_loss (2, 3), got shape (2,)",
+    ),
+    "offsets of a dense batch": (
+        {"sample_offsets": [0, 3, 6]},
+        ValueError,
+        "conf_loss: expected an (N,) array with sample_offsets, got shape (2, 3)",
+    ),
+    "offsets that fall": (
+        {"conf_loss": [1.0, 2, 3], "labels": [0, 0, 1], "sample_offsets": [0, 2, 1, 3]},
+        ValueError,
+        "sample_offsets: expected numbers that never fall, from 0 to the 3 of conf_loss, got [0, 2, 1, 3]",
+    ),
+    "offsets that end too early": (
+        {"conf_loss": [1.0, 2, 3], "labels": [0, 0, 1], "sample_offsets": [0, 2]},
+        ValueError,
+        "sample_offsets: expected numbers that never fall, from 0 to the 3 of conf_loss, got [0, 2]",
+    ),
+    "offsets that are no numbers": (
+        {"conf_loss": [1.0, 2, 3], "labels": [0, 0, 1], "sample_offsets": [0.0, 3.0]},
+        TypeError,
+        "sample_offsets: expected whole numbers, got dtype float64",
+    ),
+    "no offsets": (
+        {"conf_loss": np.ones(0), "labels": np.zeros(0, int), "sample_offsets": np.zeros(0, int)},
+        ValueError,
+        "sample_offsets: expected a (B + 1,) array, got shape (0,)",
+    ),
+    "labels of a ragged batch of another rank": (
+        {"conf_loss": [1.0, 2, 3], "labels": [[[0, 0, 1]]], "sample_offsets": [0, 3]},
+        ValueError,
+        "labels: expected a (N,) or a (N, C) array, got shape (1, 1, 3)",
+    ),
+    "NaN in a ragged batch": (
+        {"conf_loss": [1.0, 2, np.nan], "labels": [0, 0, 1], "sample_offsets": [0, 0, 1, 3]},
+        ValueError,
+        "conf_loss: expected no NaN .* at (sample 2, anchor 1)",
+    ),
+    "a bad label in a ragged batch": (
+        {"conf_loss": [1.0, 2, 3], "labels": [0, -1, 1], "sample_offsets": [0, 0, 1, 3]},
+        ValueError,
+        "labels: expected class numbers of at least 0, got -1 at (sample 2, anchor 0)",
+    ),
+    "a bad row in a ragged batch": (
+        {"conf_loss": [1.0, 2], "labels": [[0, 1], [1, 1]], "sample_offsets": [0, 0, 1, 2], "background": None},
+        ValueError,
+        "labels: expected one-hot .* got [1, 1] at (sample 2, anchor 0)",
+    ),
+    "one-hot rows too small for float32": (
+        {"labels": np.full((2, 3, 2), 1e-50)},
+        ValueError,
+        "labels: expected one-hot .* at (sample 0, anchor 0)",
+    ),
+    "a quota for each sample of a batch that is mined as one": (
+        {"num_negatives": [1, 2], "scope": "batch"},
+        ValueError,
+        'num_negatives: expected one number for scope="batch", got shape (2,)',
+    ),
     "a minimum above the maximum": (
         {"min_negatives": 5, "max_negatives": 4},
         ValueError,
@@ -233,7 +360,7 @@ BAD = {
     "a negative quota": (
         {"num_negatives": [1, -2]},
         ValueError,
-        "num_negatives: expected numbers of at least 0, got -2 for sample 1",
+        "num_negatives: expected numbers of at least 0, got -2 at 1",
     ),
     "a quota per anchor": (
         {"num_negatives": CLASSES},
@@ -248,7 +375,7 @@ BAD = {
     "an unknown keyword": (
         {"ratio": 3},
         TypeError,
-        "ratio: no such keyword; the selection keywords are all_zero, background, ignore_index, max_negatives,",
+        "ratio: no such keyword; there are all_zero, anchor_weights, background, extra_negatives, ignore_index,",
     ),
     "a spec and keywords": (
         {"mining": sm.Mining()},
@@ -315,7 +442,7 @@ def test_the_reference_backend_refuses_the_same(case):
 
 
 def test_a_later_block_reports_the_sample_of_the_batch(monkeypatch):
-    monkeypatch.setattr("ssd_mining._inputs.BLOCK_ELEMENTS", 6)
+    monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", 6)
     conf_loss = np.ones((7, 3))
     conf_loss[5, 1] = np.nan
     with pytest.raises(ValueError, match=r"\(sample 5, anchor 1\)"):

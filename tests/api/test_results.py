@@ -2,12 +2,14 @@
 
 import pickle
 from dataclasses import FrozenInstanceError, fields
+from typing import get_args
 
 import numpy as np
 import pytest
 
 import ssd_mining as sm
 from ssd_mining._spec import Selection
+from ssd_mining.losses import Normalize
 
 RNG = np.random.default_rng(3)
 LOSS = (RNG.integers(0, 16, (5, 80)) / 4).astype(np.float32)
@@ -159,3 +161,56 @@ def test_quotas_of_every_integer_type_are_taken(dtype):
 def test_counts_beyond_int64_saturate():
     assert sm.negative_quota(np.uint64(2**63), 5) == 5
     assert sm.negative_quota(np.uint64(2**64 - 1), np.uint64(2**64 - 1)) == 2**63 - 1
+
+
+@pytest.mark.parametrize("ignore_index", [1.5, True, "x", None])
+def test_relabelling_wants_a_whole_number(ignore_index):
+    res = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
+    with pytest.raises(TypeError, match="ignore_index: expected a whole number, got"):
+        res.relabel(CLASSES, ignore_index=ignore_index)
+
+
+@pytest.mark.parametrize("ignore_index", [0, 2])
+def test_relabelling_refuses_a_label_that_is_in_use(ignore_index):
+    res = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
+    with pytest.raises(ValueError, match=f"a label that no selected anchor has, got {ignore_index}"):
+        res.relabel(CLASSES, ignore_index=ignore_index)
+
+
+def test_relabelled_labels_keep_their_byte_order():
+    res = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
+    labels = CLASSES.astype(">i4")
+    got = res.relabel(labels)
+    assert got.dtype == labels.dtype
+    np.testing.assert_array_equal(got, res.relabel(CLASSES))
+
+
+@pytest.mark.parametrize("zero_positives", ["clamp", "zero", "nan", "raise"])
+@pytest.mark.parametrize("normalize", get_args(Normalize))
+def test_an_empty_batch_has_the_loss_0(normalize, zero_positives):
+    empty = np.zeros((0, 5))
+    out = sm.confidence_loss(empty, empty > 0, normalize=normalize, zero_positives=zero_positives, num_negatives=[])
+    assert (out.loss, out.per_sample.shape) == (0.0, (0,))
+
+
+def test_a_divisor_of_0_names_the_sample():
+    with pytest.raises(ValueError, match="normalize='sample_positives', got none in sample 1"):
+        sm.confidence_loss(
+            [[1.0], [1.0]], [[1], [0]], background=0, normalize="sample_positives", zero_positives="raise"
+        )
+
+
+def test_quotas_saturate_and_may_be_empty():
+    out = sm.confidence_loss(LOSS, CLASSES, background=0, num_negatives=2**70)
+    np.testing.assert_array_equal(out.num_kept, out.num_neg)
+    assert sm.negative_quota([], []).shape == (0,)
+    np.testing.assert_array_equal(sm.negative_quota([0, 0], [50, 9], min_negatives=0.1), [5, 0])
+
+
+def test_the_indices_of_a_ragged_batch_count_from_each_sample():
+    conf_loss, labels, offsets = [5.0, 1, 3, 2, 7, 9], [1, 0, 0, 0, 1, 0], [0, 3, 3, 6]
+    res = sm.mine_hard_negatives(conf_loss, labels, background=0, sample_offsets=offsets)
+    starts, anchors = res.indices()
+    assert (starts.tolist(), anchors.tolist()) == ([0, 2, 2, 4], [2, 1, 2, 0])
+    assert res.relabel(labels, ignore_index=-1).tolist() == labels
+    assert (res.hard_negative_mask.shape, res.num_pos.tolist()) == ((6,), [1, 0, 1])

@@ -15,10 +15,12 @@ def check(batch: Batch, backend: str) -> None:
     before = batch.conf_loss.copy(), batch.labels.copy()
     res = sm.mine_hard_negatives(batch.conf_loss, batch.labels, backend=backend, **batch.keywords)
     out = sm.confidence_loss(batch.conf_loss, batch.labels, backend=backend, **batch.keywords)
-    nan = np.isnan(batch.conf_loss) | np.isnan(batch.rank) if batch.omit_nan else np.False_
+    loss = batch.conf_loss if batch.weighted is None else batch.weighted
+    nan = np.isnan(loss) | np.isnan(batch.rank) if batch.omit_nan else np.False_
     np.testing.assert_array_equal(res.pos_mask, batch.pos_mask & ~nan)
+    masks = np.split(res.hard_negative_mask.reshape(-1), batch.offsets[1:-1]) if batch.expected else []
     for i, expected in enumerate(batch.expected):
-        np.testing.assert_array_equal(res.hard_negative_mask[i], expected.hard_negative_mask)
+        np.testing.assert_array_equal(masks[i], expected.hard_negative_mask)
         got = (res.num_pos[i], res.num_neg[i], res.num_kept[i])
         assert got == (expected.num_pos, expected.num_neg, expected.num_kept)
         np.testing.assert_array_equal(res.threshold[i], expected.threshold)

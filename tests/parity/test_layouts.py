@@ -152,7 +152,7 @@ def test_torch_tensors_on_the_cpu_are_read_in_place():
 
 def test_blocks_of_any_size_give_the_same_bits(monkeypatch):
     for elements in (1, 79, 80, 81, 10**9):
-        monkeypatch.setattr("ssd_mining._inputs.BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", elements)
         check(LOSS, CLASSES, background=0)
         check(LOSS, ONE_HOT, background=0, valid=np.ones(LOSS.shape, np.bool_))
 
