@@ -83,9 +83,11 @@ def _quotas(rows: Rows, counts: Mined, mining: Mining) -> Counts:
     if mining.scope == "sample":
         return np.array([quota(p, n, given, mining.rule_for(length)) for p, n, given, length in samples])
     own = np.array([quota(p, n, given, rule.unbounded) for p, n, given, _ in samples])
+    has_both = (counts.num_pos > 0) & (counts.num_neg > 0)  # the other samples have no quota
+    num_pos = int(counts.num_pos[has_both].sum())
     if mining.scope == "batch_of_sample_quotas":
         return np.array([quota(num_pos, num_neg, int(own.sum()), rule)])
-    least = own[counts.num_pos > 0].min(initial=num_anchors) if num_pos else 0
+    least = own[has_both].min(initial=num_anchors) if num_pos else 0
     return np.minimum(quota(num_pos, num_anchors, int(least), rule), counts.num_neg)
 
 

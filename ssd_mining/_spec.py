@@ -41,7 +41,7 @@ class Mining:
         Negatives kept beyond that product, per sample.
     min_negatives : int or float
         Keep at least this many negatives, where there are so many; a float below 1 is a share of the anchors (of
-        the batch, or of its longest sample where `scope` makes one quota for all).
+        the batch, or of its longest sample where `scope` makes one quota for all), rounded like the product.
     min_negatives_when : {"always", "no_positives"}
         Whether `min_negatives` holds always or only without positives.
     max_negatives : int, optional
@@ -49,8 +49,9 @@ class Mining:
     scope : {"sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"}
         ``"sample"``: every sample keeps its own hardest. ``"batch"``: the batch is mined as if it were one sample.
         ``"batch_of_sample_quotas"``: so it is, and keeps as many as its samples would have kept together.
-        ``"smallest_sample_quota"``: every sample keeps as many as that one of those with positives that keeps
-        fewest. The bounds above are then those of the batch, or of that one quota.
+        ``"smallest_sample_quota"``: every sample keeps as many as that one of those with positives and negatives
+        that keeps fewest. The bounds above are then those of the batch, or of that one quota; of the last two
+        scopes, they are without positives where no sample has both.
     rank_by : {"loss", "background", "foreground_max", "foreground_sum"}
         What makes a negative hard: its loss; or, from logits only, how improbable background is, the largest
         foreground probability, or their sum (which has the order of ``"background"``).
@@ -132,12 +133,13 @@ class Mining:
 
     def rule_for(self, num_anchors: int) -> "Rule":
         """Return the numbers of this spec for so many anchors."""
-        most = np.iinfo(np.int64).max
+        most, whole = np.iinfo(np.int64).max, math.ceil if self.rounding == "ceil" else math.floor
+        least = whole(self.min_negatives * num_anchors) if self.is_share else int(self.min_negatives)
         return Rule(
             ratio=float(self.neg_pos_ratio),
             round_up=self.rounding == "ceil",
             extra=min(self.extra_negatives, most),
-            min_negatives=min(math.floor(self.min_negatives * (num_anchors if self.is_share else 1)), most),
+            min_negatives=min(least, most),
             min_always=self.min_negatives_when == "always",
             max_negatives=most if self.max_negatives is None else min(self.max_negatives, most),
             omit_nan=self.nan_policy == "omit",

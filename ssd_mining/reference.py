@@ -275,13 +275,14 @@ def mine_batch(
     elif scope == "batch":
         together = {**bounds, "extra_negatives": bounds.get("extra_negatives", 0) * len(samples)}
         wanted = [num_wanted(sum(num_pos), sum(lengths), num_negatives=(explicit or [None])[0], **together)]
-    elif scope == "batch_of_sample_quotas":
-        wanted = [num_wanted(sum(num_pos), sum(lengths), num_negatives=int(sum(own)), **bounds)]
     else:
-        least = min((o for o, p in zip(own, num_pos, strict=True) if p), default=0)
-        wanted = [num_wanted(sum(num_pos), max(lengths, default=0), num_negatives=int(least), **bounds)] * len(
-            samples
-        )
+        both = [i for i, sample in enumerate(samples) if num_pos[i] and competes[sample].any()]
+        positives = sum(num_pos[i] for i in both)
+        if scope == "batch_of_sample_quotas":
+            wanted = [num_wanted(positives, sum(lengths), num_negatives=int(sum(own)), **bounds)]
+        else:
+            least = min((int(own[i]) for i in both), default=0)
+            wanted = [num_wanted(positives, max(lengths, default=0), num_negatives=least, **bounds)] * len(samples)
 
     kept = np.zeros(neg_mask.shape, np.bool_)
     for order, w in zip(orders, wanted, strict=True):
@@ -328,7 +329,9 @@ def num_wanted(
         wanted = num_negatives
     if min_negatives_when == "always" or num_pos == 0:
         is_share = 0 < min_negatives < 1
-        wanted = max(wanted, np.floor(min_negatives * num_anchors) if is_share else min_negatives)
+        share = min_negatives * num_anchors
+        least = (np.ceil(share) if rounding == "ceil" else np.floor(share)) if is_share else min_negatives
+        wanted = max(wanted, least)
     return wanted if max_negatives is None else min(wanted, max_negatives)
 
 

@@ -139,6 +139,20 @@ def test_a_minimum_below_1_is_a_share_of_the_anchors():
     assert (num_pos[:5] == 0).any()
 
 
+@pytest.mark.parametrize("scope", ["batch_of_sample_quotas", "smallest_sample_quota"])
+def test_a_sample_of_positives_alone_has_no_quota(scope):
+    pos = np.zeros((2, 50), np.bool_)
+    pos[0] = True
+    least = {"min_negatives": 7, "min_negatives_when": "no_positives"}
+    res = sm.mine_hard_negatives(np.ones((2, 50)), pos, scope=scope, **least)
+    assert res.num_kept.tolist() == [0, 7]
+
+
+def test_a_share_is_rounded_like_the_quota():
+    res = sm.mine_hard_negatives(np.ones((1, 101)), np.zeros((1, 101), bool), min_negatives=0.01, rounding="ceil")
+    assert res.num_kept.tolist() == [2]
+
+
 def test_a_share_that_all_samples_have_in_common_is_one_of_the_longest():
     loss, nothing = np.ones(40), np.zeros(40, np.bool_)
     keywords = {"scope": "smallest_sample_quota", "min_negatives": 0.1}
