@@ -1,7 +1,8 @@
 """The one file that names a Numba option.
 
 Kernels are compiled on first use, once for each of the few input types that `_inputs` lets through, and never with
-fastmath: ``nnan`` deletes the NaN checks, and ``reassoc`` changes bits between CPUs. Drivers, which Python calls, are
+fastmath: ``nnan`` deletes the NaN checks, and ``reassoc`` changes bits between CPUs. Division by zero gives what IEEE
+754 says: the exception that Python would raise keeps a loop from being vectorised. Drivers, which Python calls, are
 kept by the guarded cache of `_cache`; helpers are compiled into them.
 """
 
@@ -19,12 +20,12 @@ _drivers: dict[str, Any] = {}
 
 def helper(function: F) -> F:
     """Compile a scalar or row helper that kernels call."""
-    return numba.njit(function, nogil=True)  # type: ignore[no-any-return]
+    return numba.njit(function, nogil=True, error_model="numpy")  # type: ignore[no-any-return]
 
 
 def inlined(function: F) -> F:
     """Compile a body into the drivers that call it: once for each of them, and not once more for itself."""
-    return numba.njit(function, nogil=True, inline="always")  # type: ignore[no-any-return]
+    return numba.njit(function, nogil=True, error_model="numpy", inline="always")  # type: ignore[no-any-return]
 
 
 def serial(function: F) -> F:
@@ -41,7 +42,7 @@ def parallel(function: F) -> F:
 
 
 def _driver(function: F, *, parallel: bool) -> F:
-    driver = numba.njit(function, nogil=True, parallel=parallel)
+    driver = numba.njit(function, nogil=True, error_model="numpy", parallel=parallel)
     if driver is not function:  # it is where the JIT is off
         _cache.guard(driver)
         _drivers[f"{function.__module__}.{function.__name__}"] = driver
