@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining._arrays import as_array, native, read_only, refuse
-from ssd_mining._spec import Mining, check_int
+from ssd_mining._spec import AllZeroRows, Mining, check_int
 
 # A row of soft scores may miss 1 by this much: float16 keeps three digits, and 91 of them add up.
 SCORE_SUM_TOLERANCE = 1e-2
@@ -88,7 +88,7 @@ def label_codes(roles: Roles, mining: Mining, locate: Callable[[int], str]) -> t
     labels, valid, is_near = roles
     is_bare = valid is None and is_near is None
     if labels.ndim == 2:
-        empty = _check_rows(roles, mining, locate)
+        empty = check_rows(roles, locate, all_zero=mining.all_zero)
         background = -1 if mining.background is None else mining.background
         return _own_codes(labels[:, background] == 0, empty if mining.all_zero == "ignore" else None, roles)
     if labels.dtype.kind == "b":
@@ -143,7 +143,7 @@ def own_codes(labels: NDArray[Any], codes: NDArray[Any]) -> tuple[NDArray[np.uin
     return own, _class_codes(np.dtype(np.int8), NEGATIVE, IGNORED)
 
 
-def _check_rows(roles: Roles, mining: Mining, locate: Callable[[int], str]) -> NDArray[np.bool_]:
+def check_rows(roles: Roles, locate: Callable[[int], str], *, all_zero: AllZeroRows) -> NDArray[np.bool_]:
     """Check that every row of scores that counts is one-hot or soft; return which rows are all zero."""
     scores = roles.labels
     # Over short rows einsum is five times as fast as sum.
@@ -155,14 +155,14 @@ def _check_rows(roles: Roles, mining: Mining, locate: Callable[[int], str]) -> N
     # A row that adds up to 1 or 0 can still hide a negative score: one pass over all values rules that out.
     if scores.size and not scores.min() >= 0:  # also true of NaN, which hides the negative ones
         wrong |= (scores < 0).any(axis=1)
-    if mining.all_zero == "raise":
+    if all_zero == "raise":
         wrong |= empty
     if roles.valid is not None:
         wrong &= roles.valid
     if wrong.any():
         anchor = int(wrong.argmax())
         row = np.array2string(scores[anchor], threshold=8, separator=", ")
-        hint = "" if mining.all_zero == "raise" else " (or are all zero)"
+        hint = "" if all_zero == "raise" else " (or are all zero)"
         expected = f"one-hot or soft scores, which are never negative and add up to 1{hint}"
         refuse("labels", expected, f"{row} at {locate(anchor)}")
     return cast("NDArray[np.bool_]", empty)
