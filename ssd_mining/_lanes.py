@@ -160,3 +160,59 @@ def count(_: Any, word: Any) -> Any:
 def lowest(_: Any, word: Any) -> Any:
     """Find the lowest bit that is set; 64 where none is."""
     return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.cttz(args[0], _I1(0))
+
+
+# Classes that are transposed at once: a tile holds a whole number of them.
+COLUMNS = 8
+
+
+def _transpose(row: Row, start: int, stride: int, tile: Row) -> None:
+    for anchor in range(LANES):
+        tile[:COLUMNS, anchor] = row[start + anchor * stride : start + anchor * stride + COLUMNS]
+
+
+@_native(_transpose)
+def transpose(_: Any, row: Any, start: Any, stride: Any, tile: Any) -> Any:
+    """Copy 8 columns of 64 rows, which begin `stride` elements apart in `row`, to the rows of `tile`, (8, 64)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source = make_array(signature.args[0])(context, builder, args[0]).data
+        target = make_array(signature.args[3])(context, builder, args[3]).data
+        element = context.get_data_type(signature.args[0].dtype)
+        for first in range(0, LANES, 2 * COLUMNS):
+            halves = []
+            for half in (first, first + COLUMNS):
+                starts = [builder.add(args[1], builder.mul(args[2], _I64(half + i))) for i in range(COLUMNS)]
+                halves.append(_columns(builder, [builder.gep(source, [start]) for start in starts], element))
+            for i, pair in enumerate(zip(*halves, strict=True)):  # one store of 16: what is read next is 16 wide
+                both = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_I32, 16), list(range(16))))
+                place = builder.gep(target, [_I64(i * LANES + first)])
+                stored = builder.store(both, builder.bitcast(place, both.type.as_pointer()))
+                stored.align = context.get_abi_sizeof(element)
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, types.intp, tile), codegen
+
+
+def _columns(builder: Any, pointers: list[Any], element: Any) -> list[Any]:
+    """Load 8 elements at each of 8 pointers, and transpose them in three rounds of exchanges between pairs."""
+    vectors = []
+    for pointer in pointers:
+        vector = builder.load(builder.bitcast(pointer, ir.VectorType(element, COLUMNS).as_pointer()))
+        vector.align = 4 if element == ir.FloatType() else 8
+        vectors.append(vector)
+    # Which lanes of both make up the first and the second of a new pair; only the last round leaves halves of 4.
+    for distance, low, high in (
+        (1, [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
+        (2, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
+        (4, [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+    ):
+        mixed = list(vectors)
+        for i in range(COLUMNS):
+            if not i & distance:
+                pair = vectors[i], vectors[i + distance]
+                for j, lanes in ((i, low), (i + distance, high)):
+                    mixed[j] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_I32, COLUMNS), lanes))
+        vectors = mixed
+    # Row 4a + 2b + c of the result stands where the exchanges have left it: at 4a + b + 2c.
+    return [vectors[i & 4 | (i & 1) << 1 | (i & 2) >> 1] for i in range(COLUMNS)]
