@@ -1,0 +1,118 @@
+"""Exponentials and logarithms that vectorise: in float32 a few additions and products, in float64 libm's.
+
+Numba's `math.exp` costs 3 ns a piece, one at a time. Written without a branch or a call, a loop of these runs at 16
+lanes per instruction with AVX-512. Nothing here relies on fused multiply-adds, so every CPU gives the same bits.
+
+``exp(a) = 2**n * exp(r)`` with ``n`` the whole number nearest to ``a / log(2)``: what is left, ``|r| <= 0.35``, is a
+polynomial's, and 2**n is made of bits. `scaled_exp` takes another exponent off ``n`` before that, so that the ratio
+of two exponentials, each reduced by itself, is neither rounded at their difference nor overflows on the way.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba.core import types
+from numba.extending import overload
+
+from ssd_mining._jit import helper
+
+_ONE, _TWO, _ZERO = np.float32(1), np.float32(2), np.float32(0)
+_LOG2_E = np.float32(1 / math.log(2))
+# log(2) in two parts: the first has 9 bits, so that its products with whole numbers below 2**15 are exact.
+_LOG_2_HIGH, _LOG_2_LOW = np.float32(355 / 512), np.float32(math.log(2) - 355 / 512)
+# A float32 of this size has no bits behind the point: to add it rounds to a whole number, kept in its low bits.
+_ROUND = np.float32(1.5 * 2**23)
+_ROUND_BITS = np.int32(0x4B400000)
+_BIAS, _FRACTION = np.int32(127), np.int32(23)  # of a float32: of its exponent; how many bits are behind it
+# exp(r) / r**k over |r| <= log(2) / 2, fitted to its relative error: 2e-9 at most.
+_E2, _E3, _E4, _E5, _E6 = (
+    np.float32(c)
+    for c in (
+        0.49999991059303284,
+        0.16666419804096222,
+        0.0416683629155159,
+        0.008374813012778759,
+        0.0013829361414536834,
+    )
+)
+_THIRD, _FIFTH, _SEVENTH, _NINTH = (np.float32(1 / n) for n in (3, 5, 7, 9))
+_FRACTION_MASK = np.int32(0x7FFFFF)
+_ROOT_HALF = np.int32(0x3F3504F3)  # the bits of sqrt(1 / 2)
+_TO_ROOT_HALF = np.int32(0x3F800000 - 0x3F3504F3)
+# Differences from there on to the next 87 are exact, by Sterbenz; below it, whole exponents are.
+_FAR = np.float32(174)
+
+
+@helper
+def _whole32(value: Any) -> Any:
+    """Round ``value / log(2)`` to a whole number, as an int32."""
+    return np.int32(np.float32(value * _LOG2_E + _ROUND).view(np.int32) - _ROUND_BITS)
+
+
+@helper
+def _scaled_exp32(value: Any, exponent: Any) -> Any:
+    rounded = value * _LOG2_E + _ROUND
+    n = rounded - _ROUND
+    r = (value - n * _LOG_2_HIGH) - n * _LOG_2_LOW
+    p = (((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _ONE) * r + _ONE
+    power = np.int32(np.int32(np.float32(rounded).view(np.int32) - _ROUND_BITS) - exponent)
+    return p * np.int32(np.int32(power + _BIAS) << _FRACTION).view(np.float32)
+
+
+@helper
+def _base32(value: Any) -> Any:
+    return value if abs(value) > _FAR else _ZERO
+
+
+@helper
+def _log1p32(value: Any) -> Any:
+    total = _ONE + value
+    part = total - value
+    lost = (value - (total - part)) + (_ONE - part)  # what rounding took from the sum
+    shifted = np.int32(np.float32(total).view(np.int32) + _TO_ROOT_HALF)
+    exponent = np.int32((shifted >> _FRACTION) - _BIAS)
+    mantissa = np.int32(np.int32(shifted & _FRACTION_MASK) + _ROOT_HALF).view(np.float32)  # sqrt(1/2) to sqrt(2)
+    f = (mantissa - _ONE) + lost * np.int32(np.int32(_BIAS - exponent) << _FRACTION).view(np.float32)
+    z = f / (_TWO + f)
+    w = z * z
+    tail = w * (_THIRD + w * (_FIFTH + w * (_SEVENTH + w * _NINTH)))
+    n = np.float32(exponent)
+    return ((_TWO * z) * tail + n * _LOG_2_LOW + _TWO * z) + n * _LOG_2_HIGH
+
+
+def base(value: Any) -> Any:
+    """Choose what to subtract from `value`, and from what lies at most 87 below it, without rounding anything."""
+    return _base32(value) if isinstance(value, np.float32) else value
+
+
+def whole(value: Any) -> Any:
+    """Return the exponent of ``exp(value)``, for `scaled_exp`; 0 in float64, which needs none."""
+    return _whole32(value) if isinstance(value, np.float32) else np.int32(0)
+
+
+def scaled_exp(value: Any, exponent: Any) -> Any:
+    """Compute ``exp(value) / 2**exponent``: within 1 ulp where the result is from 2**-126 to 2**127; NaN of NaN."""
+    return _scaled_exp32(value, exponent) if isinstance(value, np.float32) else np.float64(math.exp(value))
+
+
+def log1p(value: Any) -> Any:
+    """Compute ``log(1 + value)`` of a value from 0 to 2**100; NaN of NaN."""
+    return _log1p32(value) if isinstance(value, np.float32) else np.float64(math.log1p(value))
+
+
+# What Numba compiles them to, by the type of the first argument. It wants the names of the arguments to be the same.
+overload(base)(lambda value: (lambda value: _base32(value)) if value == types.float32 else lambda value: value)
+overload(whole)(
+    lambda value: (lambda value: _whole32(value)) if value == types.float32 else lambda value: np.int32(0)  # noqa: ARG005
+)
+overload(scaled_exp)(
+    lambda value, exponent: (  # noqa: ARG005
+        (lambda value, exponent: _scaled_exp32(value, exponent))
+        if value == types.float32
+        else lambda value, exponent: math.exp(value)  # noqa: ARG005 - the exponent of a float64 is 0
+    )
+)
+overload(log1p)(
+    lambda value: (lambda value: _log1p32(value)) if value == types.float32 else lambda value: math.log1p(value)
+)
