@@ -9,33 +9,50 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssd_mining import reference
+    from ssd_mining._classification import Focal, Sigmoid, Softmax
     from ssd_mining._spec import Mining
     from ssd_mining._warmup import Warmup, warmup
+    from ssd_mining.cross_entropy import focal_loss, sigmoid_cross_entropy, softmax_cross_entropy
+    from ssd_mining.localization import smooth_l1
     from ssd_mining.losses import ConfidenceLoss, confidence_loss
     from ssd_mining.mining import MiningResult, hard_negative_mask, mine_hard_negatives, negative_quota
 
 __all__ = [
     "ConfidenceLoss",
+    "Focal",
     "Mining",
     "MiningResult",
+    "Sigmoid",
+    "Softmax",
     "Warmup",
     "confidence_loss",
+    "focal_loss",
     "hard_negative_mask",
     "mine_hard_negatives",
     "negative_quota",
     "reference",
+    "sigmoid_cross_entropy",
+    "smooth_l1",
+    "softmax_cross_entropy",
     "warmup",
 ]
 
 _ROOMS = {
     "ConfidenceLoss": "losses",
+    "Focal": "_classification",
     "Mining": "_spec",
     "MiningResult": "mining",
+    "Sigmoid": "_classification",
+    "Softmax": "_classification",
     "Warmup": "_warmup",
     "confidence_loss": "losses",
+    "focal_loss": "cross_entropy",
     "hard_negative_mask": "mining",
     "mine_hard_negatives": "mining",
     "negative_quota": "mining",
+    "sigmoid_cross_entropy": "cross_entropy",
+    "smooth_l1": "localization",
+    "softmax_cross_entropy": "cross_entropy",
     "warmup": "_warmup",
 }
 

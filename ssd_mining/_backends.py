@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssd_mining._batch import Batch, raise_bad_values
+from ssd_mining._classification import Computed, LogitRows, SigmoidRule, SoftmaxRule
 from ssd_mining._plan import settle
 from ssd_mining._spec import Mined, Rows, Rule
 
 Backend = Literal["cpu", "cuda", "reference"]
+Factors = NDArray[np.float64]
 
 # Below this many anchors a parallel launch costs more than the second thread saves (docs/performance.md).
 PARALLEL_ANCHORS = 300_000
+PARALLEL_LOGITS = 500_000
 
 _MODULES = {"cpu": "ssd_mining.kernels.cpu", "reference": "ssd_mining.reference"}
+_LOGITS = {"cpu": "ssd_mining.kernels.cpu_logits", "reference": "ssd_mining.reference_losses"}
 _FORKED_NO_EXEC = 0x40  # PF_FORKNOEXEC of Linux
 
 
@@ -32,21 +37,48 @@ class Twin(Protocol):
         """Mine every sample of `rows` into `mined`."""
 
 
+class LogitsTwin(Protocol):
+    """What every backend module of the losses from logits offers."""
+
+    def softmax_losses(self, rows: LogitRows, rule: SoftmaxRule, losses: Computed, num_workers: int) -> None:
+        """Write the losses of every sample of `rows`."""
+
+    def sigmoid_losses(self, rows: LogitRows, rule: SigmoidRule, losses: Computed, num_workers: int) -> None:
+        """Write the losses of every sample of `rows`."""
+
+    def softmax_gradients(
+        self, rows: LogitRows, rule: SoftmaxRule, factors: Factors, gradients: Computed, num_workers: int
+    ) -> None:
+        """Write ``factor * d loss / d logits`` of every anchor whose factor is not 0."""
+
+    def sigmoid_gradients(
+        self, rows: LogitRows, rule: SigmoidRule, factors: Factors, gradients: Computed, num_workers: int
+    ) -> None:
+        """Write ``factor * d loss / d logits`` of every anchor whose factor is not 0."""
+
+
 def load(backend: Backend | None) -> Twin:
     """Return the module of a backend; None picks by where the arrays live, which for NumPy is the CPU."""
+    return cast("Twin", _module(_named(backend, _MODULES)))
+
+
+def load_logits(backend: Backend | None) -> LogitsTwin:
+    """Return the module of a backend for the losses from logits."""
+    return cast("LogitsTwin", _module(_named(backend, _LOGITS)))
+
+
+def _named(backend: Backend | None, modules: dict[str, str]) -> str:
     name = "cpu" if backend is None else backend
     if name == "cuda":
         msg = "backend: 'cuda' is not built into this version; use 'cpu' or leave it out"
         raise NotImplementedError(msg)
-    if not isinstance(name, str) or name not in _MODULES:
+    if not isinstance(name, str) or name not in modules:
         msg = f"backend: expected 'cpu', 'cuda', 'reference' or None, got {backend!r}"
         raise ValueError(msg)
-    return _module(_MODULES[name])
+    return modules[name]
 
 
-@functools.cache
-def _module(name: str) -> Twin:
-    return cast("Twin", importlib.import_module(name))
+_module = functools.cache(importlib.import_module)
 
 
 def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int | None) -> Mined:

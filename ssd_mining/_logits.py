@@ -1,0 +1,270 @@
+"""The losses of a batch of logits, block by block: `LogitLosses`, an array of (B, A) that is computed as it is read.
+
+A miner asks for the losses of a few samples at a time, so that the losses of a whole batch need never exist. What is
+wrong with shapes and types is raised by `check_logits`; what is wrong with labels, when their block is read.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining import _backends, _batch
+from ssd_mining._arrays import as_array, kernel_dtype, native, read_only, refuse
+from ssd_mining._backends import Backend
+from ssd_mining._classification import (
+    Classification,
+    Computed,
+    Focal,
+    LogitRows,
+    Softmax,
+    SoftmaxRule,
+)
+from ssd_mining._labels import Roles, check_rows
+
+RankKind = Literal["background", "foreground_max"]
+
+
+@dataclass(frozen=True, eq=False)
+class LogitLosses:
+    """The losses (B, A) of checked logits: ``losses[first:last]`` computes those of some samples."""
+
+    logits: NDArray[Any]  # (B, A, C) a view of the caller's, in its own dtype and layout
+    labels: NDArray[Any]  # (B, A) integer, or (B, A, C) scores, likewise
+    classification: Classification
+    background: int | None  # 0 to C; C, of a sigmoid head: a class without a logit
+    ignore_index: int | None
+    valid: NDArray[np.bool_] | None  # (B, A)
+    backend: Backend | None
+    num_threads: int | None
+    ranked: RankKind | None = None  # the values are these ranks, not losses
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (B, A)."""
+        return self.logits.shape[0], self.logits.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        """Return C."""
+        return int(self.logits.shape[2])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return what the losses are computed in: float64 from float64 logits, else float32."""
+        return kernel_dtype(self.logits.dtype)
+
+    def __getitem__(self, samples: slice) -> NDArray[Any]:
+        """Compute the losses of some samples, or their ranks: a fresh array, (b, A)."""
+        start, stop, _ = samples.indices(self.shape[0])
+        losses = Computed(np.empty((max(0, stop - start), self.shape[1]), self.dtype), _not_done(start, stop))
+        for block in self._blocks(start, stop):
+            part = slice(block.start - start, block.stop - start)
+            self._compute(block, Computed(losses.values[part], losses.done[part]))
+        return losses.values
+
+    def ranks(self, kind: RankKind, background: int) -> "LogitLosses":
+        """Return what negatives can be ranked by instead of their losses, computed as it is read.
+
+        ``"background"``: the loss that an anchor has as background, unweighted, for a softmax ``-log(p)``.
+        ``"foreground_max"``: the logarithm of the largest probability among all other classes.
+        """
+        background = normalized_background(background, self.num_classes, self.classification)
+        plain: Classification = Softmax() if isinstance(self.classification, Softmax) else Focal(alpha=None, gamma=0)
+        return dataclasses.replace(self, classification=plain, background=background, ranked=kind)
+
+    def gradients(self, samples: slice, factors: NDArray[np.float64]) -> NDArray[Any]:
+        """Compute ``factor * d loss / d logits`` of some samples, (b, A, C), where `factors` (b, A) are not 0."""
+        start, stop, _ = samples.indices(self.shape[0])
+        gradients = np.zeros((max(0, stop - start), *self.logits.shape[1:]), self.dtype)
+        done = _not_done(start, stop)
+        for block in self._blocks(start, stop):
+            part = slice(block.start - start, block.stop - start)
+            self._differentiate(block, read_only(factors[part]), Computed(gradients[part], done[part]))
+        return gradients
+
+    def _blocks(self, start: int, stop: int) -> Iterator[slice]:
+        """Yield slices of at most `BLOCK_ELEMENTS` logits, but for a single sample."""
+        step = max(1, _batch.BLOCK_ELEMENTS // max(1, math.prod(self.logits.shape[1:])))
+        for first in range(start, stop, step):
+            yield slice(first, min(first + step, stop))
+
+    def _compute(self, block: slice, losses: Computed) -> None:
+        twin, rule, rows = _backends.load_logits(self.backend), self.classification.rule, self._rows(block)
+        if self.ranked == "foreground_max":
+            rule = rule._replace(besides=cast("int", self.background))
+        if isinstance(rule, SoftmaxRule):
+            twin.softmax_losses(rows, rule, losses, self._num_workers(rows))
+        else:
+            twin.sigmoid_losses(rows, rule, losses, self._num_workers(rows))
+        _check_done(block, losses)
+        if self.ranked == "foreground_max":
+            np.negative(losses.values, out=losses.values)
+
+    def _differentiate(self, block: slice, factors: NDArray[np.float64], gradients: Computed) -> None:
+        twin, rule, rows = _backends.load_logits(self.backend), self.classification.rule, self._rows(block)
+        if isinstance(rule, SoftmaxRule):
+            twin.softmax_gradients(rows, rule, factors, gradients, self._num_workers(rows))
+        else:
+            twin.sigmoid_gradients(rows, rule, factors, gradients, self._num_workers(rows))
+        _check_done(block, gradients)
+
+    def _num_workers(self, rows: LogitRows) -> int:
+        large = rows.logits.size >= _backends.PARALLEL_LOGITS and self.backend != "reference"
+        return _backends.num_workers(self.num_threads) if large else 1
+
+    def _rows(self, block: slice) -> LogitRows:
+        """Return the rows of one block as a twin takes them; the logits are a view where that is possible."""
+        logits = native(self.logits[block], self.dtype)
+        weights = getattr(self.classification, "class_weights", None) or (1.0,) * self.num_classes
+        labels, scores = self._targets(block)
+        return LogitRows(logits, labels, scores, read_only(np.array(weights, self.dtype)))
+
+    def _targets(self, block: slice) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """Return labels as int32, -1 where an anchor is ignored, and the scores where there are any."""
+        valid = None if self.valid is None else self.valid[block]
+        no_scores = read_only(np.empty((0, 0, 0), self.dtype))
+        if self.ranked is not None:
+            shape = (block.stop - block.start, self.shape[1])
+            return read_only(np.full(shape, self.background, np.int32)), no_scores
+        if self.labels.ndim == 3:
+            scores = self.labels[block]
+            per_sample, rows = self.shape[1], scores.reshape(-1, self.num_classes)
+            check_rows(
+                Roles(rows, None if valid is None else valid.reshape(-1), None),
+                lambda row: f"(sample {block.start + row // per_sample}, anchor {row % per_sample})",
+                all_zero="positive",
+            )
+            labels = np.zeros(scores.shape[:2], np.int32)
+            if valid is not None:
+                labels[~valid] = -1
+            return read_only(labels), native(scores, self.dtype)
+        return read_only(self._class_numbers(self.labels[block], valid, block.start)), no_scores
+
+    def _class_numbers(
+        self, labels: NDArray[Any], valid: NDArray[np.bool_] | None, first_sample: int
+    ) -> NDArray[np.int32]:
+        known = self.num_classes + (self.background == self.num_classes)
+        # One pass tells the usual case: as unsigned numbers, labels below 0 are large.
+        bits = labels.astype(f"u{labels.dtype.itemsize}", order="C")
+        if valid is None and self.ignore_index is None and (not bits.size or bits.max() < known):
+            return bits.astype(np.int32)
+        ignored = np.zeros(labels.shape, np.bool_) if valid is None else ~valid
+        if self.ignore_index is not None:
+            ignored |= labels == self.ignore_index
+        bad = (bits >= known) & ~ignored
+        if bad.any():
+            sample, anchor = (int(i) for i in np.argwhere(bad)[0])
+            expected = f"class numbers from 0 to {known - 1}"
+            if self.ignore_index is not None:
+                expected += f" or ignore_index ({self.ignore_index})"
+            hint = "" if self.ignore_index is not None else "; name the label of ignored anchors in ignore_index"
+            got = f"{labels[sample, anchor]} at (sample {first_sample + sample}, anchor {anchor}){hint}"
+            refuse("labels", expected, got)
+        return np.where(ignored, np.int32(-1), bits.astype(np.int32))
+
+
+def check_logits(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    classification: Classification,
+    *,
+    background: int | None = None,
+    ignore_index: int | None = None,
+    valid: ArrayLike | None = None,
+    class_axis: int = -1,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+) -> LogitLosses:
+    """Check everything about logits and labels that can be known without a pass over their values."""
+    x = as_array("logits", logits)
+    if x.ndim != 3:
+        refuse("logits", "a (B, A, C) array" if class_axis != 1 else "a (B, C, A) array", f"shape {x.shape}")
+    if x.dtype.kind != "f" or x.dtype.itemsize > 8:
+        refuse("logits", "float16, float32 or float64 values", f"dtype {x.dtype}", TypeError)
+    if class_axis not in (1, 2, -1) or isinstance(class_axis, bool):
+        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
+    x = np.moveaxis(x, class_axis, -1)
+    num_classes = x.shape[2]
+    if num_classes == 0:
+        refuse("logits", "at least one class", f"shape {x.shape}")
+    weights = getattr(classification, "class_weights", None)
+    if weights is not None and len(weights) != num_classes:
+        refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
+    _check_class("ignore_index", ignore_index)
+    if background is not None:
+        background = normalized_background(background, num_classes, classification)
+        if ignore_index == background:
+            refuse("ignore_index", "a label other than background", f"{ignore_index} for both")
+    y = _check_labels(as_array("labels", labels), x, ignore_index, class_axis)
+    if valid is not None:
+        valid = _check_valid(as_array("valid", valid), x.shape[:2])
+    _backends.load_logits(backend)
+    _backends.check_threads(num_threads)
+    return LogitLosses(x, y, classification, background, ignore_index, valid, backend, num_threads)
+
+
+def _check_labels(
+    labels: NDArray[Any], logits: NDArray[Any], ignore_index: int | None, class_axis: int
+) -> NDArray[Any]:
+    """Check labels of either form; return scores with their classes last."""
+    if labels.dtype.kind == "b" and labels.ndim == 2:
+        got = "dtype bool, which does not tell the class of a positive; pass integer classes"
+        refuse("labels", "integer classes or one-hot scores", got, TypeError)
+    if labels.dtype.kind not in "biuf" or labels.dtype.itemsize > 8:
+        refuse("labels", "integer classes or one-hot scores", f"dtype {labels.dtype}", TypeError)
+    if labels.ndim == 3:
+        labels = np.moveaxis(labels, class_axis, -1)
+        if labels.shape != logits.shape:
+            refuse("labels", f"the shape of logits {logits.shape}, classes last", f"shape {labels.shape}")
+        if ignore_index is not None:
+            refuse(
+                "ignore_index",
+                "None for one-hot labels",
+                f"{ignore_index} with one-hot labels; use valid=",
+                TypeError,
+            )
+        return labels
+    if labels.shape != logits.shape[:2]:
+        expected = f"shape {logits.shape[:2]} of the anchors of logits, or one-hot scores {logits.shape}"
+        refuse("labels", expected, f"shape {labels.shape}")
+    if labels.dtype.kind == "f":
+        expected = "integer classes of shape (B, A), or one-hot scores of shape (B, A, C)"
+        refuse("labels", expected, f"dtype {labels.dtype} of shape {labels.shape}", TypeError)
+    return labels
+
+
+def _check_valid(valid: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    if valid.dtype != np.bool_:
+        refuse("valid", "a bool array, True where the anchor counts", f"dtype {valid.dtype}", TypeError)
+    if valid.shape != shape:
+        refuse("valid", f"shape {shape} of the anchors of logits", f"shape {valid.shape}")
+    return valid
+
+
+def normalized_background(background: int, num_classes: int, classification: Classification) -> int:
+    """Return the background class as a number from 0; -1 is the last class; C, for sigmoid heads, is none of them."""
+    _check_class("background", background)
+    last = num_classes - isinstance(classification, Softmax)
+    if not -num_classes <= background <= last:
+        refuse("background", f"a class of logits, {-num_classes} to {last}", f"{background}")
+    return background + num_classes if background < 0 else background
+
+
+def _check_class(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer)):
+        refuse(name, "a whole number or None", f"{value!r}", TypeError)
+
+
+def _not_done(start: int, stop: int) -> NDArray[np.int64]:
+    return np.zeros(max(0, stop - start), np.int64)
+
+
+def _check_done(block: slice, computed: Computed) -> None:
+    if np.count_nonzero(computed.done) < computed.done.size:
+        msg = f"sample {block.start + int(np.argmin(computed.done))} was not computed: a worker thread was lost"
+        raise RuntimeError(msg)

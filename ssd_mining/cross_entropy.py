@@ -1,0 +1,243 @@
+"""The classification losses from logits: `softmax_cross_entropy`, `sigmoid_cross_entropy` and `focal_loss`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining._backends import Backend
+from ssd_mining._classification import Focal, Sigmoid, Softmax
+from ssd_mining._logits import check_logits
+
+
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    background: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    prob_floor: float = 0.0,
+    ignore_index: int | None = None,
+    valid: ArrayLike | None = None,
+    class_axis: int = -1,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+) -> NDArray[Any]:
+    """Compute the softmax cross-entropy of every anchor, accurate to its last digits however small it is.
+
+    With integer labels the loss is ``-log(p)`` of the label's class, times its weight; with scores the sum over the
+    classes of ``weight * score * -log(p)``.
+
+    Parameters
+    ----------
+    logits : array_like, (B, A, C), float16, float32 or float64
+        Unnormalised scores of C classes for every anchor. -inf masks a class.
+    labels : array_like, (B, A) integer, or (B, A, C) of any real dtype
+        Classes 0 to C - 1, or one-hot or soft scores; a row of zeros has the loss 0 (`label_smoothing` aside).
+    background : int, optional
+        The background class, from -C to C - 1. It is checked, and makes no difference to a softmax.
+    class_weights : sequence of float, (C,), optional
+        Weight of every class, finite and at least 0. A class of weight 0 counts nothing, whatever its logit.
+    label_smoothing : float
+        Share of the target, 0 to 1, that is spread evenly over all classes: scores ``q`` become
+        ``(1 - label_smoothing) * q + label_smoothing / C``.
+    prob_floor : float
+        No probability counts as less than this, 0 to below 1: every ``-log(p)`` is at most ``-log(prob_floor)``.
+    ignore_index : int, optional
+        Integer label of anchors to ignore: their loss is 0.
+    valid : array_like of bool, (B, A), optional
+        False marks anchors to ignore; their labels are not looked at.
+    class_axis : {-1, 2, 1}
+        The axis of the classes; 1 says that logits, and scores, are (B, C, A).
+    backend : {None, "cpu", "reference"}
+        Where to compute. ``"reference"`` is the slow NumPy judge.
+    num_threads : int, optional
+        Threads to use, at most Numba's own count (the default). The results do not depend on it.
+
+    Returns
+    -------
+    ndarray, (B, A), float32; float64 from float64 logits
+        The loss of every anchor, in nats.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind: logits that are not floats, bool labels, an `ignore_index` with scores.
+    ValueError
+        If a shape or a value is wrong: logits that are not (B, A, C), a label out of range, scores that do not add up
+        to 1, a weight too many. The message names the argument, what was expected, and the first (sample, anchor).
+    NotImplementedError
+        If ``backend="cuda"``.
+
+    Notes
+    -----
+    A float32 loss has a relative error of about 2e-7, down to 1e-38: losses that other formulas round to 0 keep their
+    order. The loss is NaN where a logit is NaN or +inf, or all are -inf; it is inf where the label's logit is -inf.
+
+    References
+    ----------
+    Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, equation 3. Szegedy et al., "Rethinking the Inception
+    Architecture for Computer Vision", CVPR 2016, section 7 (label smoothing).
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sm.softmax_cross_entropy([[[0.0, 0.0], [30.0, 0.0]]], [[1, 0]])
+    array([[6.93147181e-01, 9.35762297e-14]])
+    """
+    spec = Softmax(class_weights=class_weights, label_smoothing=label_smoothing, prob_floor=prob_floor)
+    losses = check_logits(
+        logits,
+        labels,
+        spec,
+        background=background,
+        ignore_index=ignore_index,
+        valid=valid,
+        class_axis=class_axis,
+        backend=backend,
+        num_threads=num_threads,
+    )
+    return losses[:]
+
+
+def sigmoid_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    background: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    valid: ArrayLike | None = None,
+    class_axis: int = -1,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+) -> NDArray[Any]:
+    """Compute the sigmoid cross-entropy of every anchor: one yes-or-no question per class, their losses summed.
+
+    Parameters
+    ----------
+    logits : array_like, (B, A, C), float16, float32 or float64
+        Unnormalised scores of C classes for every anchor.
+    labels : array_like, (B, A) integer, or (B, A, C) of any real dtype
+        Classes 0 to C - 1, whose target is 1 and that of the others 0; or a target for each class, which must be
+        one-hot, soft or all zero.
+    background : int, optional
+        The background class. C says that it has no logit: an anchor with that label has the target 0 for every class.
+        From -C to C - 1 it is a class as any other.
+    class_weights : sequence of float, (C,), optional
+        Weight of every class, finite and at least 0. A class of weight 0 counts nothing, whatever its logit.
+    ignore_index, valid, class_axis, backend, num_threads
+        As in `softmax_cross_entropy`.
+
+    Returns
+    -------
+    ndarray, (B, A), float32; float64 from float64 logits
+        The loss of every anchor, in nats.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind; see `softmax_cross_entropy`.
+    ValueError
+        If a shape or a value is wrong; see `softmax_cross_entropy`.
+    NotImplementedError
+        If ``backend="cuda"``.
+
+    Notes
+    -----
+    Logits of +inf and -inf are certain answers: they cost 0 or inf. NaN gives NaN.
+
+    References
+    ----------
+    Redmon and Farhadi, "YOLOv3: An Incremental Improvement", 2018, section 2.2.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sm.sigmoid_cross_entropy([[[0.0, 0.0], [0.0, -30.0]]], [[1, 2]], background=2)
+    array([[1.38629436, 0.69314718]])
+    """
+    losses = check_logits(
+        logits,
+        labels,
+        Sigmoid(class_weights=class_weights),
+        background=background,
+        ignore_index=ignore_index,
+        valid=valid,
+        class_axis=class_axis,
+        backend=backend,
+        num_threads=num_threads,
+    )
+    return losses[:]
+
+
+def focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    background: int | None = None,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    ignore_index: int | None = None,
+    valid: ArrayLike | None = None,
+    class_axis: int = -1,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+) -> NDArray[Any]:
+    """Compute the sigmoid focal loss of every anchor, summed over the classes.
+
+    Each class costs ``alpha_t * (1 - p_t)**gamma * cross_entropy``, where ``p_t`` is the probability of the target:
+    ``p`` for a target of 1 and ``1 - p`` for one of 0.
+
+    Parameters
+    ----------
+    logits, labels, background
+        As in `sigmoid_cross_entropy`.
+    alpha : float, optional
+        Weight of a target of 1, from 0 to 1; a target of 0 has ``1 - alpha``. None: both have 1.
+    gamma : float
+        Focusing exponent, finite and at least 0; 0 leaves the cross-entropy as it is.
+    ignore_index, valid, class_axis, backend, num_threads
+        As in `softmax_cross_entropy`.
+
+    Returns
+    -------
+    ndarray, (B, A), float32; float64 from float64 logits
+        The loss of every anchor, in nats.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind; see `softmax_cross_entropy`.
+    ValueError
+        If a shape or a value is wrong; see `softmax_cross_entropy`.
+    NotImplementedError
+        If ``backend="cuda"``.
+
+    Notes
+    -----
+    A soft target ``t`` has ``p_t = p * t + (1 - p) * (1 - t)`` and the weight ``alpha * t + (1 - alpha) * (1 - t)``.
+
+    References
+    ----------
+    Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sm.focal_loss([[[0.0, 0.0]]], [[1]])
+    array([[0.1732868]])
+    """
+    losses = check_logits(
+        logits,
+        labels,
+        Focal(alpha=alpha, gamma=gamma),
+        background=background,
+        ignore_index=ignore_index,
+        valid=valid,
+        class_axis=class_axis,
+        backend=backend,
+        num_threads=num_threads,
+    )
+    return losses[:]

@@ -1,0 +1,100 @@
+"""The localisation loss: `smooth_l1`, and the loss and gradient of selected anchors alone."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining._arrays import as_real_array, kernel_dtype, refuse
+
+
+def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) -> NDArray[Any]:
+    """Compute the smooth L1 loss of every anchor, summed over its coordinates.
+
+    A difference ``d`` costs ``d**2 / (2 * beta)`` where ``|d| < beta``, else ``|d| - beta / 2``.
+
+    Parameters
+    ----------
+    loc_pred, loc_target : array_like, (B, A, 4), float16, float32, float64 or integer
+        Predicted and target offsets of every anchor; any number of coordinates of at least 1.
+    beta : float
+        Where the parabola ends, finite and at least 0; 0 is the L1 loss.
+
+    Returns
+    -------
+    ndarray, (B, A), float32 or float64
+        The loss of every anchor: float64 if either input is float64 or an integer of more than 16 bits, else float32.
+
+    Raises
+    ------
+    TypeError
+        If an input has another dtype, or `beta` is no number.
+    ValueError
+        If the shapes differ or are not (B, A, 4)-like, or `beta` is negative or not finite.
+
+    Notes
+    -----
+    NaN and infinities follow IEEE 754; an infinite difference costs inf.
+
+    References
+    ----------
+    Girshick, "Fast R-CNN", ICCV 2015, equation 3; Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sm.smooth_l1([[[0.5, 3.0, 0.0, 0.0]]], [[[0.0, 0.0, 0.0, 0.0]]])
+    array([[2.625]])
+    """
+    pred, target = check_locations(loc_pred, loc_target, beta)
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.abs(_difference(pred, target))
+        return np.asarray(_costs(size, beta).sum(axis=2))
+
+
+def selected_smooth_l1(
+    pred: NDArray[Any], target: NDArray[Any], factors: NDArray[np.float64], beta: float
+) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Compute the summed loss of every sample and its gradient, of the anchors whose factor (b, A) is not 0.
+
+    Returns ``(factor * loss).sum(axis=1)``, (b,) in float64, and ``factor * d loss / d pred``, (b, A, 4).
+    """
+    chosen = np.nonzero(factors)
+    chosen_factors = factors[chosen]
+    gradient = np.zeros(pred.shape, np.promote_types(kernel_dtype(pred.dtype), kernel_dtype(target.dtype)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        off = pred[chosen].astype(np.float64) - target[chosen].astype(np.float64)  # (K, 4)
+        costs = _costs(np.abs(off), beta).sum(axis=1) * chosen_factors
+        slopes = np.sign(off) if beta == 0 else np.clip(off / beta, -1.0, 1.0)
+        gradient[chosen] = slopes * chosen_factors[:, None]
+    sums = np.zeros(pred.shape[0])
+    np.add.at(sums, chosen[0], costs)
+    return sums, gradient
+
+
+def check_locations(loc_pred: ArrayLike, loc_target: ArrayLike, beta: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Check predicted and target offsets, and the `beta` that goes with them."""
+    if isinstance(beta, bool | np.bool_) or not isinstance(beta, int | float | np.integer | np.floating):
+        refuse("beta", "a finite number of at least 0", f"{beta!r}", TypeError)
+    if not 0 <= beta < np.inf:
+        refuse("beta", "a finite number of at least 0", f"{beta}")
+    pred, target = as_real_array("loc_pred", loc_pred), as_real_array("loc_target", loc_target)
+    if pred.ndim != 3 or pred.shape[2] == 0:
+        refuse("loc_pred", "a (B, A, 4) array", f"shape {pred.shape}")
+    if target.shape != pred.shape:
+        refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
+    return pred, target
+
+
+def _difference(pred: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
+    dtype = np.promote_types(kernel_dtype(pred.dtype), kernel_dtype(target.dtype))
+    return np.asarray(np.subtract(pred, target, dtype=dtype))
+
+
+def _costs(size: NDArray[Any], beta: float) -> NDArray[Any]:
+    """Compute the loss of absolute differences, each by itself."""
+    if beta == 0:
+        return size
+    scale = size.dtype.type(beta)
+    inside = np.minimum(size, scale)  # of an infinite difference, the square alone would be inf - inf
+    return np.asarray(inside * inside / (2 * scale) + (size - inside))
