@@ -1,0 +1,104 @@
+"""`sm.ohem` against TensorFlow Object Detection's HardExampleMiner and Caffe's HARD_EXAMPLE, transliterated."""
+
+import numpy as np
+import pytest
+
+import ssd_mining as sm
+from tests.systems.hard_examples import caffe_hard_example, iou, non_max_suppression, subsample, tf_hard_example_miner
+
+
+def detections(rng, tied=False):
+    """Draw losses (B, A), crowded boxes (B, A, 4) and labels (B, A): background 0, some ignored (-1)."""
+    shape = int(rng.integers(1, 4)), int(rng.integers(1, 40))
+    loss = rng.gamma(0.5, 1.0, shape)
+    if tied:
+        loss = np.round(loss, 1)
+    corner, size = rng.random((*shape, 2)), rng.random((*shape, 2)) * 0.8 + 0.05
+    labels = np.where(rng.random(shape) < 0.2, rng.integers(1, 4, shape), 0)
+    return loss, np.concatenate([corner, corner + size], axis=-1), labels
+
+
+def selected(result, sample):
+    offsets, anchors = result.indices()
+    return anchors[offsets[sample] : offsets[sample + 1]].tolist()
+
+
+def test_the_oracle_by_hand():
+    boxes = np.array([[0, 0, 2, 2], [0, 0, 2, 1], [5, 5, 6, 6], [0, 0, 2, 2.0], [5, 5, 6, 6]])
+    np.testing.assert_allclose(iou(boxes[0], boxes), [1, 0.5, 0, 1, 0])
+    loss = np.array([3.0, 2, 1, 5, 4])
+    assert non_max_suppression(boxes, loss, 9, 0.5).tolist() == [3, 4, 1]  # 0.5 over is not too much, 1 is
+    assert non_max_suppression(boxes, loss, 9, 0.4).tolist() == [3, 4]
+    assert non_max_suppression(boxes, loss, 2, 0.5).tolist() == [3, 4]
+    # The example of the original's docstring.
+    indices, labels = np.array([2, 4, 5, 7, 9, 10]), np.isin(np.arange(12), [2, 5]).astype(int)
+    assert subsample(indices, labels, 1, 0).tolist() == [2, 4, 5, 7]
+    ignored = np.array([0, -1, 0, -1, 0])
+    assert subsample(np.arange(5), ignored, 3, 2).tolist() == [0, 1, 2, 3]  # the ignored ones before the third
+    assert caffe_hard_example(loss, 2).tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_largest_losses_of_all_as_in_caffe(tied):
+    for number in range(100):
+        rng = np.random.default_rng(number)
+        loss, _, _ = detections(rng, tied)
+        num_hard = int(rng.integers(1, 50))
+        got = sm.ohem(loss, num_hard=num_hard)
+        for i, row in enumerate(loss):
+            expected = caffe_hard_example(row, num_hard)
+            assert selected(got, i) == expected.tolist()
+            np.testing.assert_array_equal(np.flatnonzero(got.mask[i]), np.sort(expected))
+            np.testing.assert_allclose(got.loss_sum[i], row[expected].sum(), rtol=1e-12)
+            assert got.threshold[i] == row[expected[-1]]
+        assert got.num_kept.tolist() == [min(num_hard, loss.shape[1])] * loss.shape[0]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("threshold", [0.99, 0.7, 0.3])
+def test_suppression_before_the_cut_as_in_tf_object_detection(threshold, tied):
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        loss, boxes, labels = detections(rng, tied)
+        num_hard = int(rng.integers(1, 50))
+        got = sm.ohem(loss, num_hard=num_hard, boxes=boxes, iou_threshold=threshold)
+        for i in range(loss.shape[0]):
+            expected = tf_hard_example_miner(loss[i], boxes[i], labels[i], num_hard=num_hard, iou_threshold=threshold)
+            assert selected(got, i) == expected.tolist()
+
+
+@pytest.mark.parametrize("threshold", [0.99, 0.5])
+def test_the_negatives_are_cut_to_the_positives_that_survived(threshold):
+    for number in range(100):
+        rng = np.random.default_rng(number)
+        loss, boxes, labels = detections(rng)
+        num_hard, ratio, least = int(rng.integers(1, 50)), float(rng.choice([0.5, 1.5, 3])), int(rng.integers(0, 4))
+        got = sm.ohem(
+            loss,
+            num_hard=num_hard,
+            boxes=boxes,
+            iou_threshold=threshold,
+            labels=labels,
+            background=0,
+            neg_pos_ratio=ratio,
+            min_negatives=least,
+        )
+        for i in range(loss.shape[0]):
+            expected = tf_hard_example_miner(
+                loss[i],
+                boxes[i],
+                labels[i],
+                num_hard=num_hard,
+                iou_threshold=threshold,
+                ratio=ratio,
+                min_negatives=least,
+            )
+            assert selected(got, i) == expected.tolist()
+            np.testing.assert_allclose(got.loss_sum[i], loss[i, expected].sum(), rtol=1e-12, atol=1e-300)
+
+
+def test_what_is_not_valid_takes_no_place_where_caffe_lets_it():
+    loss = np.array([[5.0, 4.0, 3.0, 2.0]])
+    valid = np.array([[False, True, True, True]])
+    assert selected(sm.ohem(loss, num_hard=2, valid=valid), 0) == [1, 2]
+    assert caffe_hard_example(loss[0], 2).tolist() == [0, 1]
