@@ -99,4 +99,9 @@ CASES: dict[str, Case] = {
     "paddledetection": Case(per_sample.paddledetection, FRACTIONS, last=True),
 }
 SAMPLERS = ("monai", "nndetection")  # they draw at random: `test_samplers` has them
-NOT_SELECTION = ("normalize", "zero_positives", "loc_weight", "beta")  # keywords of a loss, not of mining
+
+
+def selection(keywords: Keywords) -> Keywords:
+    """Return what mining takes of the keywords of a loss."""
+    of_the_loss = ("normalize", "zero_positives", "beta")
+    return {key: value for key, value in keywords.items() if key not in of_the_loss and not key.startswith("loc_")}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.systems.cases import NOT_SELECTION, SAMPLERS
+from tests.systems.cases import SAMPLERS, selection
 from tests.systems.draws import KINDS, TIED, draw
 from tests.systems.parts import cross_entropy
 from tests.systems.per_sample import monai, monai_num_negatives
@@ -24,11 +24,6 @@ def question(kind, number, pool_size):
 
 def keywords(name, wanted, pool_size, seed):
     return {**sm.recipes[name], "num_negatives": wanted, "pool_size": pool_size, "rng": seed, "normalize": "none"}
-
-
-def selection(ours):
-    """Leave out what only the loss takes."""
-    return {key: value for key, value in ours.items() if key not in NOT_SELECTION}
 
 
 @pytest.mark.parametrize("kind", UNTIED)
