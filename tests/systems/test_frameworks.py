@@ -97,11 +97,15 @@ def quota_fits(batch):
     return bool((3 * num_pos <= batch.labels.shape[1] - num_pos).all())
 
 
+def always(batch):
+    return batch.labels.size > 0
+
+
 TORCH = {  # the formula, the oracle with its bug, and where the bug does not show
     "torchvision": ("torchvision_formula", per_sample.torchvision, quota_fits),
     "mlperf": ("mlperf_formula", per_sample.mlperf, lambda batch: batch.kind != "zero_loss" and quota_fits(batch)),
-    "amdegroot": ("amdegroot_formula", per_sample.amdegroot, lambda batch: bool(batch.labels.size)),
-    "lufficc": ("lufficc_formula", per_sample.lufficc, lambda batch: bool(batch.labels.size)),
+    "amdegroot": ("amdegroot_formula", per_sample.amdegroot, always),
+    "lufficc": ("lufficc_formula", per_sample.lufficc, always),
     "bubbliiiing": ("bubbliiiing_formula", whole_batch.bubbliiiing, lambda batch: (batch.labels > 0).any()),
 }
 
