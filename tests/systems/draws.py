@@ -1,4 +1,4 @@
-"""Random batches of logits, of eight kinds that decide which branch of a mining rule is taken."""
+"""Random batches of logits, of nine kinds that decide which branch of a mining rule is taken."""
 
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ KINDS = {
     "one_full": "one sample has positives only, the others few",
     "all_positive": "there is no negative",
     "ties": "anchors share four rows of logits",
+    "saturated": "one positive and one negative lose more than 40 nats, beyond the floors of some systems",
     "zero_loss": "most anchors lose less than a float64 of 1 can hold",
 }
 TIED = ("ties", "zero_loss")  # another system's sort may keep other anchors of the same loss
@@ -53,7 +54,7 @@ def draw(
         logits = rows[rng.integers(0, 4, shape)]
     share = {"no_positives": 0.0, "exhausted": 0.5, "all_positive": 1.0}.get(kind, rng.choice([0.03, 0.1, 0.2]))
     positive = rng.random(shape) < share
-    if kind in ("random", "ties", "zero_loss", "exhausted"):
+    if kind in ("random", "ties", "zero_loss", "exhausted", "saturated"):
         positive[:, rng.integers(0, shape[1])] = True
     if kind == "some_empty":
         positive[rng.random(shape[0]) < 0.5] = False
@@ -61,6 +62,9 @@ def draw(
         positive[rng.integers(0, shape[0])] = True
     if kind == "zero_loss":
         logits[~positive & (rng.random(shape) < 0.8), background] += 80.0
+    if kind == "saturated":
+        logits[0, np.argmax(positive[0]), background] += 60.0
+        logits[0, np.argmin(positive[0]), (background + 1) % classes] += 60.0
     foreground = rng.integers(0, classes - 1, shape) + (0 if last else 1)
     labels = np.where(positive, foreground, background)
     loc_target = rng.normal(0, 1, (*shape, 4))
