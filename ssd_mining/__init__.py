@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssd_mining import reference
     from ssd_mining._classification import Focal, Sigmoid, Softmax
+    from ssd_mining._recipes import Recipe, recipes
     from ssd_mining._spec import Mining
     from ssd_mining._warmup import Warmup, warmup
     from ssd_mining.cross_entropy import focal_loss, sigmoid_cross_entropy, softmax_cross_entropy
     from ssd_mining.localization import smooth_l1
     from ssd_mining.losses import ConfidenceLoss, confidence_loss
-    from ssd_mining.mining import MiningResult, hard_negative_mask, mine_hard_negatives, negative_quota
+    from ssd_mining.mining import MiningResult, hard_negative_mask, mine_hard_negatives, mine_logits, negative_quota
+    from ssd_mining.multibox import MultiboxLoss, multibox_loss
 
 __all__ = [
     "ConfidenceLoss",
     "Focal",
     "Mining",
     "MiningResult",
+    "MultiboxLoss",
+    "Recipe",
     "Sigmoid",
     "Softmax",
     "Warmup",
@@ -29,7 +33,10 @@ __all__ = [
     "focal_loss",
     "hard_negative_mask",
     "mine_hard_negatives",
+    "mine_logits",
+    "multibox_loss",
     "negative_quota",
+    "recipes",
     "reference",
     "sigmoid_cross_entropy",
     "smooth_l1",
@@ -42,6 +49,8 @@ _ROOMS = {
     "Focal": "_classification",
     "Mining": "_spec",
     "MiningResult": "mining",
+    "MultiboxLoss": "multibox",
+    "Recipe": "_recipes",
     "Sigmoid": "_classification",
     "Softmax": "_classification",
     "Warmup": "_warmup",
@@ -49,7 +58,10 @@ _ROOMS = {
     "focal_loss": "cross_entropy",
     "hard_negative_mask": "mining",
     "mine_hard_negatives": "mining",
+    "mine_logits": "mining",
+    "multibox_loss": "multibox",
     "negative_quota": "mining",
+    "recipes": "_recipes",
     "sigmoid_cross_entropy": "cross_entropy",
     "smooth_l1": "localization",
     "softmax_cross_entropy": "cross_entropy",

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,31 @@ _NO_RANKS = {dtype: read_only(np.empty(0, dtype)) for dtype in (FLOAT32, FLOAT64
 NO_QUOTAS = read_only(np.empty(0, np.int64))
 
 
+class Losses(Protocol):
+    """An array of losses that is computed as it is read."""
+
+    name: str  # of the argument that it is computed from
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, A), or (N,) of a ragged batch."""
+
+    @property
+    def ndim(self) -> int:
+        """2, or 1 of a ragged batch."""
+
+    @property
+    def size(self) -> int:
+        """Its number of anchors."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+
+    def __getitem__(self, part: slice, /) -> NDArray[Any]:
+        """Compute some samples, or some anchors of a ragged batch."""
+
+
 @dataclass(eq=False, slots=True)
 class Batch:
     """Arrays that passed `check`: views of the caller's, in their own dtype and layout.
@@ -30,9 +55,9 @@ class Batch:
     The anchors are the first two axes, (B, A), of a dense batch, and the first one, (N,), of a ragged one.
     """
 
-    conf_loss: NDArray[Any]  # (B, A) or (N,) float or integer
+    conf_loss: NDArray[Any] | Losses  # (B, A) or (N,) float or integer
     labels: NDArray[Any]  # (B, A) or (N,) integer or bool, or (B, A, C) or (N, C)
-    rank_by: NDArray[Any] | None  # (B, A) or (N,)
+    rank_by: NDArray[Any] | Losses | None  # (B, A) or (N,)
     valid: NDArray[np.bool_] | None  # (B, A) or (N,)
     overlaps: NDArray[Any] | None  # (B, A) or (N,)
     weights: NDArray[Any] | None  # (B, A) or (N,)
@@ -71,12 +96,12 @@ class Batch:
         """Return which anchors the samples of a block own."""
         return slice(int(self.offsets[block.start]), int(self.offsets[block.stop]))
 
-    def part(self, array: NDArray[Any], block: slice) -> NDArray[Any]:
+    def part(self, array: NDArray[Any] | Losses, block: slice) -> NDArray[Any]:
         """Return what an array with the axes of the losses holds of a block, its anchors on one axis, (n, ...)."""
         if not self.is_dense:
             return array[self.anchors(block)]
-        part = array if block.stop - block.start == self.num_samples else array[block]
-        return part.reshape(-1) if array.ndim == 2 else part.reshape(-1, array.shape[2])
+        part = array[block]
+        return part.reshape(-1) if part.ndim == 2 else part.reshape(-1, part.shape[2])
 
     def rows(self, block: slice) -> Rows:
         """Return the rows of one block as a kernel takes them; a view where dtype and layout allow it."""
@@ -145,7 +170,8 @@ def _refuse_label(batch: Batch, sample: int) -> NoReturn:
 def _refuse_nan(batch: Batch, sample: int) -> None:
     rows = batch.rows(slice(sample, sample + 1))
     counts = (rows.labels != rows.codes[1]) | (rows.codes[0] == rows.codes[1])
-    for name, values in (("conf_loss", rows.loss), ("rank_by", rows.rank)):
+    ranked = getattr(batch.rank_by, "name", "rank_by")
+    for name, values in ((getattr(batch.conf_loss, "name", "conf_loss"), rows.loss), (ranked, rows.rank)):
         anchors = np.flatnonzero(np.isnan(values) & counts[: values.size])
         if anchors.size:
             got = f"NaN at (sample {sample}, anchor {anchors[0]})"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining._arrays import as_array, as_real_array, check_shape, kernel_dtype, read_only, refuse
-from ssd_mining._batch import NO_QUOTAS, Batch, dense_offsets
+from ssd_mining._batch import NO_QUOTAS, Batch, Losses, dense_offsets
 from ssd_mining._labels import as_labels
 from ssd_mining._spec import Extras, Mining
 
@@ -21,8 +21,14 @@ _LIKE_LOSSES = ("rank_by", "overlaps", "anchor_weights")
 
 def check(conf_loss: ArrayLike, labels: ArrayLike, mining: Mining, extras: Extras | None = None) -> Batch:
     """Check everything about the inputs that can be known without a pass over their values."""
-    given: Any = extras or {}
-    loss = as_real_array("conf_loss", conf_loss)
+    return assemble(as_real_array("conf_loss", conf_loss), labels, mining, extras or {})
+
+
+def assemble(
+    loss: NDArray[Any] | Losses, labels: ArrayLike, mining: Mining, extras: Extras, ranks: Losses | None = None
+) -> Batch:
+    """Check what goes with losses that are checked, or computed as they are read; so are `ranks`, if any."""
+    given: Any = extras
     offsets = given.get("sample_offsets")
     if offsets is None:
         if loss.ndim != 2:
@@ -31,10 +37,12 @@ def check(conf_loss: ArrayLike, labels: ArrayLike, mining: Mining, extras: Extra
     else:
         if loss.ndim != 1:
             refuse("conf_loss", "an (N,) array with sample_offsets", f"shape {loss.shape}")
-        offsets = _sample_offsets(offsets, loss.size)
+        offsets = sample_offsets(offsets, loss.size)
     label_array = as_labels(labels, loss.shape, mining)
     rank, overlaps, weights = (_like_losses(name, given.get(name), loss) for name in _LIKE_LOSSES)
-    if rank is None and mining.rank_by != "loss":
+    if mining.rank_by != "loss" and rank is not None:
+        refuse("rank_by", "an array or a name", f"an array and {mining.rank_by!r}", TypeError)
+    if mining.rank_by != "loss" and ranks is None:
         expected = '"loss" or an array, for only logits tell the probabilities (mine_logits, multibox_loss)'
         refuse("rank_by", expected, f"{mining.rank_by!r}")
     if weights is not None and weights.size and not weights.min() >= 0:
@@ -45,7 +53,7 @@ def check(conf_loss: ArrayLike, labels: ArrayLike, mining: Mining, extras: Extra
     return Batch(
         conf_loss=loss,
         labels=label_array,
-        rank_by=rank,
+        rank_by=rank if ranks is None else ranks,
         valid=_valid(given.get("valid"), loss.shape),
         overlaps=overlaps,
         weights=weights,
@@ -57,7 +65,7 @@ def check(conf_loss: ArrayLike, labels: ArrayLike, mining: Mining, extras: Extra
     )
 
 
-def _like_losses(name: str, value: ArrayLike | None, loss: NDArray[Any]) -> NDArray[Any] | None:
+def _like_losses(name: str, value: ArrayLike | None, loss: NDArray[Any] | Losses) -> NDArray[Any] | None:
     if value is None:
         return None
     array = as_real_array(name, value)
@@ -75,7 +83,7 @@ def _valid(value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]
     return array
 
 
-def _sample_offsets(value: ArrayLike, num_anchors: int) -> NDArray[np.int64]:
+def sample_offsets(value: ArrayLike, num_anchors: int) -> NDArray[np.int64]:
     """Check offsets and copy them, for a kernel trusts them whatever the caller does to his."""
     array = as_array("sample_offsets", value)
     if array.dtype.kind not in "iu":

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ssd_mining import _backends, _batch
-from ssd_mining._arrays import as_array, kernel_dtype, native, read_only, refuse
+from ssd_mining._arrays import kernel_dtype, native, read_only, refuse
 from ssd_mining._backends import Backend
 from ssd_mining._classification import (
     Classification,
@@ -42,11 +42,21 @@ class LogitLosses:
     backend: Backend | None
     num_threads: int | None
     ranked: RankKind | None = None  # the values are these ranks, not losses
+    offsets: NDArray[np.int64] | None = None  # (B + 1,) of a ragged batch, whose anchors are those of one sample here
+    first_anchor: int = 0  # of a ragged batch
+
+    name = "logits"
+    ndim = 2
 
     @property
     def shape(self) -> tuple[int, int]:
         """Return (B, A)."""
         return self.logits.shape[0], self.logits.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Return B times A."""
+        return self.shape[0] * self.shape[1]
 
     @property
     def num_classes(self) -> int:
@@ -136,7 +146,7 @@ class LogitLosses:
             per_sample, rows = self.shape[1], scores.reshape(-1, self.num_classes)
             check_rows(
                 Roles(rows, None if valid is None else valid.reshape(-1), None),
-                lambda row: f"(sample {block.start + row // per_sample}, anchor {row % per_sample})",
+                lambda row: self._locate(block.start + row // per_sample, row % per_sample),
                 all_zero="positive",
             )
             labels = np.zeros(scores.shape[:2], np.int32)
@@ -144,6 +154,11 @@ class LogitLosses:
                 labels[~valid] = -1
             return read_only(labels), native(scores, self.dtype)
         return read_only(self._class_numbers(self.labels[block], valid, block.start)), no_scores
+
+    def _locate(self, sample: int, anchor: int) -> str:
+        if self.offsets is None:
+            return f"(sample {sample}, anchor {anchor})"
+        return _batch.locate(self.offsets, 0, self.first_anchor + anchor)
 
     def _class_numbers(
         self, labels: NDArray[Any], valid: NDArray[np.bool_] | None, first_sample: int
@@ -163,99 +178,63 @@ class LogitLosses:
             if self.ignore_index is not None:
                 expected += f" or ignore_index ({self.ignore_index})"
             hint = "" if self.ignore_index is not None else "; name the label of ignored anchors in ignore_index"
-            got = f"{labels[sample, anchor]} at (sample {first_sample + sample}, anchor {anchor}){hint}"
+            got = f"{labels[sample, anchor]} at {self._locate(first_sample + sample, anchor)}{hint}"
             refuse("labels", expected, got)
         return np.where(ignored, np.int32(-1), bits.astype(np.int32))
 
 
-def check_logits(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    classification: Classification,
-    *,
-    background: int | None = None,
-    ignore_index: int | None = None,
-    valid: ArrayLike | None = None,
-    class_axis: int = -1,
-    backend: Backend | None = None,
-    num_threads: int | None = None,
-) -> LogitLosses:
-    """Check everything about logits and labels that can be known without a pass over their values."""
-    x = as_array("logits", logits)
-    if x.ndim != 3:
-        refuse("logits", "a (B, A, C) array" if class_axis != 1 else "a (B, C, A) array", f"shape {x.shape}")
-    if x.dtype.kind != "f" or x.dtype.itemsize > 8:
-        refuse("logits", "float16, float32 or float64 values", f"dtype {x.dtype}", TypeError)
-    if class_axis not in (1, 2, -1) or isinstance(class_axis, bool):
-        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
-    x = np.moveaxis(x, class_axis, -1)
-    num_classes = x.shape[2]
-    if num_classes == 0:
-        refuse("logits", "at least one class", f"shape {x.shape}")
-    weights = getattr(classification, "class_weights", None)
-    if weights is not None and len(weights) != num_classes:
-        refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
-    _check_class("ignore_index", ignore_index)
-    if background is not None:
-        background = normalized_background(background, num_classes, classification)
-        if ignore_index == background:
-            refuse("ignore_index", "a label other than background", f"{ignore_index} for both")
-    y = _check_labels(as_array("labels", labels), x, ignore_index, class_axis)
-    if valid is not None:
-        valid = _check_valid(as_array("valid", valid), x.shape[:2])
-    _backends.load_logits(backend)
-    _backends.check_threads(num_threads)
-    return LogitLosses(x, y, classification, background, ignore_index, valid, backend, num_threads)
+@dataclass(frozen=True, eq=False)
+class RaggedLosses:
+    """The losses (N,) of a ragged batch: ``losses[first:last]`` computes those of some anchors."""
 
+    whole: LogitLosses  # (1, N)
 
-def _check_labels(
-    labels: NDArray[Any], logits: NDArray[Any], ignore_index: int | None, class_axis: int
-) -> NDArray[Any]:
-    """Check labels of either form; return scores with their classes last."""
-    if labels.dtype.kind == "b" and labels.ndim == 2:
-        got = "dtype bool, which does not tell the class of a positive; pass integer classes"
-        refuse("labels", "integer classes or one-hot scores", got, TypeError)
-    if labels.dtype.kind not in "biuf" or labels.dtype.itemsize > 8:
-        refuse("labels", "integer classes or one-hot scores", f"dtype {labels.dtype}", TypeError)
-    if labels.ndim == 3:
-        labels = np.moveaxis(labels, class_axis, -1)
-        if labels.shape != logits.shape:
-            refuse("labels", f"the shape of logits {logits.shape}, classes last", f"shape {labels.shape}")
-        if ignore_index is not None:
-            refuse(
-                "ignore_index",
-                "None for one-hot labels",
-                f"{ignore_index} with one-hot labels; use valid=",
-                TypeError,
-            )
-        return labels
-    if labels.shape != logits.shape[:2]:
-        expected = f"shape {logits.shape[:2]} of the anchors of logits, or one-hot scores {logits.shape}"
-        refuse("labels", expected, f"shape {labels.shape}")
-    if labels.dtype.kind == "f":
-        expected = "integer classes of shape (B, A), or one-hot scores of shape (B, A, C)"
-        refuse("labels", expected, f"dtype {labels.dtype} of shape {labels.shape}", TypeError)
-    return labels
+    name = "logits"
+    ndim = 1
 
+    @property
+    def shape(self) -> tuple[int]:
+        """Return (N,)."""
+        return (self.whole.shape[1],)
 
-def _check_valid(valid: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    if valid.dtype != np.bool_:
-        refuse("valid", "a bool array, True where the anchor counts", f"dtype {valid.dtype}", TypeError)
-    if valid.shape != shape:
-        refuse("valid", f"shape {shape} of the anchors of logits", f"shape {valid.shape}")
-    return valid
+    @property
+    def size(self) -> int:
+        """Return N."""
+        return self.whole.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return what the losses are computed in."""
+        return self.whole.dtype
+
+    def __getitem__(self, anchors: slice) -> NDArray[Any]:
+        """Compute the losses of some anchors, or their ranks: a fresh array, (n,)."""
+        valid = None if self.whole.valid is None else self.whole.valid[:, anchors]
+        part = dataclasses.replace(
+            self.whole,
+            logits=self.whole.logits[:, anchors],
+            labels=self.whole.labels[:, anchors],
+            valid=valid,
+            first_anchor=anchors.start,
+        )
+        return part[0:1].reshape(-1)
+
+    def ranks(self, kind: RankKind, background: int) -> "RaggedLosses":
+        """Return what negatives can be ranked by instead of their losses."""
+        return RaggedLosses(self.whole.ranks(kind, background))
 
 
 def normalized_background(background: int, num_classes: int, classification: Classification) -> int:
     """Return the background class as a number from 0; -1 is the last class; C, for sigmoid heads, is none of them."""
-    _check_class("background", background)
+    check_class("background", background)
     last = num_classes - isinstance(classification, Softmax)
     if not -num_classes <= background <= last:
         refuse("background", f"a class of logits, {-num_classes} to {last}", f"{background}")
     return background + num_classes if background < 0 else background
 
 
-def _check_class(name: str, value: Any) -> None:
+def check_class(name: str, value: Any) -> None:
+    """Refuse a class that is no whole number."""
     if value is not None and (isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer)):
         refuse(name, "a whole number or None", f"{value!r}", TypeError)
 

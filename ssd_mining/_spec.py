@@ -106,13 +106,13 @@ class Mining:
 
     def __post_init__(self) -> None:
         check_int("background", self.background, optional=True)
-        _check_number("neg_pos_ratio", self.neg_pos_ratio, lowest=0)
+        check_number("neg_pos_ratio", self.neg_pos_ratio, lowest=0)
         check_int("extra_negatives", self.extra_negatives, lowest=0)
         _check_count_or_share("min_negatives", self.min_negatives)
         check_int("max_negatives", self.max_negatives, optional=True, lowest=0)
         check_int("skip_hardest", self.skip_hardest, lowest=0)
-        _check_number("pool_size", self.pool_size, lowest=1)
-        _check_number("neg_overlap", self.neg_overlap, lowest=0)
+        check_number("pool_size", self.pool_size, lowest=1)
+        check_number("neg_overlap", self.neg_overlap, lowest=0)
         check_int("ignore_index", self.ignore_index, optional=True)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
@@ -305,7 +305,8 @@ def check_int(name: str, value: object, *, optional: bool = False, lowest: int |
         raise ValueError(msg)
 
 
-def _check_number(name: str, value: object, *, lowest: int) -> None:
+def check_number(name: str, value: object, *, lowest: int) -> None:
+    """Refuse a `value` that is not a finite number, or below `lowest`."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         msg = f"{name}: expected a number, got {value!r}"
         raise TypeError(msg)

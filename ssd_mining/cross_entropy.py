@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining._backends import Backend
 from ssd_mining._classification import Focal, Sigmoid, Softmax
-from ssd_mining._logits import check_logits
+from ssd_mining._logit_inputs import check_logits
 
 
 def softmax_cross_entropy(

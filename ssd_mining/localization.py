@@ -53,23 +53,12 @@ def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) 
 
 
 def selected_smooth_l1(
-    pred: NDArray[Any], target: NDArray[Any], factors: NDArray[np.float64], beta: float
-) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Compute the summed loss of every sample and its gradient, of the anchors whose factor (b, A) is not 0.
-
-    Returns ``(factor * loss).sum(axis=1)``, (b,) in float64, and ``factor * d loss / d pred``, (b, A, 4).
-    """
-    chosen = np.nonzero(factors)
-    chosen_factors = factors[chosen]
-    gradient = np.zeros(pred.shape, np.promote_types(kernel_dtype(pred.dtype), kernel_dtype(target.dtype)))
-    with np.errstate(invalid="ignore", over="ignore"):
-        off = pred[chosen].astype(np.float64) - target[chosen].astype(np.float64)  # (K, 4)
-        costs = _costs(np.abs(off), beta).sum(axis=1) * chosen_factors
-        slopes = np.sign(off) if beta == 0 else np.clip(off / beta, -1.0, 1.0)
-        gradient[chosen] = slopes * chosen_factors[:, None]
-    sums = np.zeros(pred.shape[0])
-    np.add.at(sums, chosen[0], costs)
-    return sums, gradient
+    pred: NDArray[Any], target: NDArray[Any], chosen: tuple[NDArray[np.int64], ...], beta: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the losses of K chosen anchors alone, (K,), and their slopes, d loss / d pred, (K, 4)."""
+    off = pred[chosen].astype(np.float64) - target[chosen].astype(np.float64)
+    slopes = np.sign(off) if beta == 0 else np.clip(off / beta, -1.0, 1.0)
+    return _costs(np.abs(off), beta).sum(axis=1), slopes
 
 
 def check_locations(loc_pred: ArrayLike, loc_target: ArrayLike, beta: float) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -21,7 +21,7 @@ Normalize = Literal[
     "sample_selected",
 ]
 ZeroPositives = Literal["clamp", "zero", "nan", "raise"]
-_NORMALIZE, _ZERO_POSITIVES = get_args(Normalize), get_args(ZeroPositives)
+NORMALIZE, ZERO_POSITIVES = get_args(Normalize), get_args(ZeroPositives)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +122,8 @@ def confidence_loss(
     >>> out.loss, out.per_sample
     (0.875, array([1.75, 0.  ]))
     """
-    check_choice("normalize", normalize, _NORMALIZE)
-    check_choice("zero_positives", zero_positives, _ZERO_POSITIVES)
+    check_choice("normalize", normalize, NORMALIZE)
+    check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
     batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
     mined = _backends.run(batch, masks=False, backend=backend, num_threads=num_threads)
     counts = mined.num_pos, mined.num_kept, batch.conf_loss.size

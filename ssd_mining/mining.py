@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining import _backends, _inputs, _labels
 from ssd_mining._backends import Backend
+from ssd_mining._batch import Batch
+from ssd_mining._classification import Classification
+from ssd_mining._logit_inputs import logit_batch
 from ssd_mining._spec import Keywords, Mining, Selection, resolve
 from ssd_mining.kernels.rules import quota
 
@@ -203,6 +206,67 @@ def mine_hard_negatives(
     (array([3]), array([0.2]))
     """
     batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
+    return _mined(batch, backend, num_threads)
+
+
+def mine_logits(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    classification: Classification | None = None,
+    class_axis: int = -1,
+    mining: Mining | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> MiningResult:
+    """Keep the hardest negatives of every sample, by losses that are computed from logits on the way.
+
+    The losses of a block of samples at a time exist, never those of the whole batch (of a `scope` that mines the
+    batch as one, they do).
+
+    Parameters
+    ----------
+    logits : array_like, (B, A, C), float16, float32 or float64
+        Scores of every anchor before softmax or sigmoid. (N, C) with ``sample_offsets``.
+    labels : array_like, (B, A) integer, or (B, A, C) of any real dtype
+        Classes or scores. As C is known, a `background` of -1 is the last class.
+    classification : Softmax, Sigmoid or Focal, optional
+        The loss and its parameters; `Softmax` unless given.
+    class_axis : int
+        Where C stands in `logits`: -1, or 1 for (B, C, A).
+    mining, backend, num_threads, **keywords
+        As in `mine_hard_negatives`; ``rank_by`` may be any of the modes of `Mining`.
+
+    Returns
+    -------
+    MiningResult
+        As of `mine_hard_negatives`.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind; see `mine_hard_negatives`.
+    ValueError
+        If a shape or a value is wrong; see `mine_hard_negatives`. NaN among the logits of an anchor is NaN in its
+        loss.
+    NotImplementedError
+        If ``backend="cuda"``.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> logits = [[[0.0, 3.0], [1.0, 0.0], [0.0, 2.0], [5.0, 0.0], [0.0, 0.0]]]
+    >>> res = sm.mine_logits(logits, [[1, 0, 0, 0, 0]], background=0, neg_pos_ratio=2)
+    >>> res.hard_negative_mask
+    array([[False, False,  True, False,  True]])
+    """
+    where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
+    batch, _ = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
+    return _mined(batch, backend, num_threads)
+
+
+def _mined(batch: Batch, backend: Backend | None, num_threads: int | None) -> MiningResult:
     mined = _backends.empty_mined(batch.num_samples, batch.conf_loss.size)
     anchors, ranks = [np.empty(0, np.int64)], [np.empty(0, batch.dtype)]
     for _, rows, part in _backends.walk(batch, mined, backend=backend, num_threads=num_threads):

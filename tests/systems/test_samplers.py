@@ -19,19 +19,29 @@ def question(kind, number, pool_size):
     fraction, min_neg = float(rng.choice([0.5, 0.3, 0.25])), int(rng.integers(0, 4))
     num_pos = (batch.labels > 0).sum(axis=1)
     wanted = np.array([monai_num_negatives(int(p), fraction, min_neg) for p in num_pos])
-    return batch, wanted, monai(batch.logits, batch.labels, wanted, pool_size)
+    ratio = abs(1 - 1 / fraction)
+    rule = {"neg_pos_ratio": ratio, "min_negatives": max(min_neg, int(ratio)), "pool_size": pool_size}
+    return batch, wanted, monai(batch.logits, batch.labels, wanted, pool_size), rule
 
 
-def keywords(name, wanted, pool_size, seed):
-    return {**sm.recipes[name], "num_negatives": wanted, "pool_size": pool_size, "rng": seed, "normalize": "none"}
+def keywords(name, rule, seed):
+    return {**sm.recipes[name], **rule, "rng": seed, "normalize": "none"}
+
+
+@pytest.mark.parametrize(("name", "fraction", "min_neg"), [("monai", 0.3, 16), ("nndetection", 0.33, 1)])
+def test_the_recipes_ask_for_as_many_as_the_samplers(name, fraction, min_neg):
+    rule = {key: sm.recipes[name][key] for key in ("neg_pos_ratio", "min_negatives")}
+    for num_pos in range(200):
+        expected = monai_num_negatives(num_pos, fraction, min_neg)
+        assert sm.negative_quota(num_pos, 10_000, **rule) == expected
 
 
 @pytest.mark.parametrize("kind", UNTIED)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_pool_of_the_quota_is_the_quota(name, kind):
     for number in range(35):
-        batch, wanted, pool = question(kind, number, 1)
-        ours = keywords(name, wanted, 1, number)
+        batch, _, pool, rule = question(kind, number, 1)
+        ours = keywords(name, rule, number)
         got = sm.multibox_loss(*batch.arrays, **ours)
         kept = (batch.labels > 0) | np.array(pool)
         total = cross_entropy(batch.logits, batch.labels)[kept].sum()
@@ -46,8 +56,8 @@ def test_a_pool_of_the_quota_is_the_quota(name, kind):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_draw_stays_in_the_pool_and_fills_the_quota(name, kind):
     for number in range(35):
-        batch, wanted, pool = question(kind, number, 4)
-        ours = keywords(name, wanted, 4, number)
+        batch, wanted, pool, rule = question(kind, number, 4)
+        ours = keywords(name, rule, number)
         ours = selection(ours)
         mask = sm.mine_logits(batch.logits, batch.labels, **ours).hard_negative_mask
         assert not (mask & ~np.array(pool)).any()
@@ -60,7 +70,7 @@ def test_many_draws_reach_the_whole_pool_evenly(name):
     rng = np.random.default_rng(8)
     logits, labels = rng.normal(size=(1, 50, 3)), np.zeros((1, 50), np.int64)
     (pool,) = monai(logits, labels, np.array([5]), 4)
-    ours = selection({**sm.recipes[name], "num_negatives": 5, "pool_size": 4})
+    ours = selection({**sm.recipes[name], "num_negatives": 5, "min_negatives": 0, "pool_size": 4})
     drawn = sum(
         sm.mine_logits(logits, labels, **{**ours, "rng": seed}).hard_negative_mask[0].astype(int)
         for seed in range(400)

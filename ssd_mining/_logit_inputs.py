@@ -1,0 +1,136 @@
+"""The input boundary of logits: what a call was given becomes checked `LogitLosses`, or a batch of them to mine."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining import _backends
+from ssd_mining._arrays import as_array, refuse
+from ssd_mining._backends import Backend
+from ssd_mining._batch import Batch
+from ssd_mining._classification import Classification, Softmax
+from ssd_mining._inputs import assemble, sample_offsets
+from ssd_mining._logits import LogitLosses, RaggedLosses, RankKind, check_class, normalized_background
+from ssd_mining._spec import Extras, Mining
+
+
+def logit_batch(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    mining: Mining,
+    extras: Extras,
+    classification: Classification | None,
+    where: dict[str, Any],
+) -> tuple[Batch, LogitLosses]:
+    """Check logits as a batch to mine, whose losses are computed as it is walked; return these losses too.
+
+    `where` are the `class_axis`, `backend` and `num_threads` of `check_logits`.
+    """
+    classification = Softmax() if classification is None else classification
+    if not isinstance(classification, Classification):
+        expected = "a Softmax, a Sigmoid, a Focal or None"
+        refuse("classification", expected, f"{type(classification).__name__}", TypeError)
+    given: Any = extras
+    valid, offsets = given.get("valid"), given.get("sample_offsets")
+    x, y = as_array("logits", logits), as_array("labels", labels)
+    known = {"background": mining.background, "ignore_index": mining.ignore_index, "valid": valid, **where}
+    losses: LogitLosses | RaggedLosses
+    if offsets is None:
+        losses = whole = check_logits(x, y, classification, **known)
+    else:
+        if x.ndim != 2:
+            refuse("logits", "an (N, C) array with sample_offsets", f"shape {x.shape}")
+        known |= {"class_axis": -1, "valid": None if valid is None else as_array("valid", valid)[None]}
+        whole = check_logits(x[None], y[None], classification, **known)
+        whole = dataclasses.replace(whole, offsets=sample_offsets(offsets, x.shape[0]))
+        losses = RaggedLosses(whole)
+    if y.ndim == losses.ndim and whole.background is not None:  # with logits, -1 is the last class
+        mining = dataclasses.replace(mining, background=whole.background)
+    ranks = None
+    if mining.rank_by != "loss":
+        # 1 - p and -log p of background have one order; whatever is ranked by the one is ranked by the other.
+        kind: RankKind = "foreground_max" if mining.rank_by == "foreground_max" else "background"
+        ranks = losses.ranks(kind, -1 if mining.background is None else mining.background)
+    if y.ndim > losses.ndim:  # (B, A, C), whatever the axis of the classes was
+        y = whole.labels if offsets is None else whole.labels[0]
+    return assemble(losses, y, mining, extras, ranks), whole
+
+
+def check_logits(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    classification: Classification,
+    *,
+    background: int | None = None,
+    ignore_index: int | None = None,
+    valid: ArrayLike | None = None,
+    class_axis: int = -1,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+) -> LogitLosses:
+    """Check everything about logits and labels that can be known without a pass over their values."""
+    x = as_array("logits", logits)
+    if x.ndim != 3:
+        refuse("logits", "a (B, A, C) array" if class_axis != 1 else "a (B, C, A) array", f"shape {x.shape}")
+    if x.dtype.kind != "f" or x.dtype.itemsize > 8:
+        refuse("logits", "float16, float32 or float64 values", f"dtype {x.dtype}", TypeError)
+    if class_axis not in (1, 2, -1) or isinstance(class_axis, bool):
+        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
+    x = np.moveaxis(x, class_axis, -1)
+    num_classes = x.shape[2]
+    if num_classes == 0:
+        refuse("logits", "at least one class", f"shape {x.shape}")
+    weights = getattr(classification, "class_weights", None)
+    if weights is not None and len(weights) != num_classes:
+        refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
+    check_class("ignore_index", ignore_index)
+    if background is not None:
+        background = normalized_background(background, num_classes, classification)
+        if ignore_index == background:
+            refuse("ignore_index", "a label other than background", f"{ignore_index} for both")
+    y = _check_labels(as_array("labels", labels), x, ignore_index, class_axis)
+    if valid is not None:
+        valid = _check_valid(as_array("valid", valid), x.shape[:2])
+    _backends.load_logits(backend)
+    _backends.check_threads(num_threads)
+    return LogitLosses(x, y, classification, background, ignore_index, valid, backend, num_threads)
+
+
+def _check_labels(
+    labels: NDArray[Any], logits: NDArray[Any], ignore_index: int | None, class_axis: int
+) -> NDArray[Any]:
+    """Check labels of either form; return scores with their classes last."""
+    if labels.dtype.kind == "b" and labels.ndim == 2:
+        got = "dtype bool, which does not tell the class of a positive; pass integer classes"
+        refuse("labels", "integer classes or one-hot scores", got, TypeError)
+    if labels.dtype.kind not in "biuf" or labels.dtype.itemsize > 8:
+        refuse("labels", "integer classes or one-hot scores", f"dtype {labels.dtype}", TypeError)
+    if labels.ndim == 3:
+        labels = np.moveaxis(labels, class_axis, -1)
+        if labels.shape != logits.shape:
+            refuse("labels", f"the shape of logits {logits.shape}, classes last", f"shape {labels.shape}")
+        if ignore_index is not None:
+            refuse(
+                "ignore_index",
+                "None for one-hot labels",
+                f"{ignore_index} with one-hot labels; use valid=",
+                TypeError,
+            )
+        return labels
+    if labels.shape != logits.shape[:2]:
+        expected = f"shape {logits.shape[:2]} of the anchors of logits, or one-hot scores {logits.shape}"
+        refuse("labels", expected, f"shape {labels.shape}")
+    if labels.dtype.kind == "f":
+        expected = "integer classes of shape (B, A), or one-hot scores of shape (B, A, C)"
+        refuse("labels", expected, f"dtype {labels.dtype} of shape {labels.shape}", TypeError)
+    return labels
+
+
+def _check_valid(valid: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    if valid.dtype != np.bool_:
+        refuse("valid", "a bool array, True where the anchor counts", f"dtype {valid.dtype}", TypeError)
+    if valid.shape != shape:
+        refuse("valid", f"shape {shape} of the anchors of logits", f"shape {valid.shape}")
+    return valid
