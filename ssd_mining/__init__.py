@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ssd_mining._recipes import Recipe, recipes
     from ssd_mining._spec import Mining
     from ssd_mining._warmup import Warmup, warmup
+    from ssd_mining.comparison import RecipeComparison, compare_recipes
     from ssd_mining.cross_entropy import focal_loss, sigmoid_cross_entropy, softmax_cross_entropy
+    from ssd_mining.hard_examples import HardExamples, ohem
     from ssd_mining.localization import smooth_l1
     from ssd_mining.losses import ConfidenceLoss, confidence_loss
     from ssd_mining.mining import MiningResult, hard_negative_mask, mine_hard_negatives, mine_logits, negative_quota
@@ -22,13 +24,16 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfidenceLoss",
     "Focal",
+    "HardExamples",
     "Mining",
     "MiningResult",
     "MultiboxLoss",
     "Recipe",
+    "RecipeComparison",
     "Sigmoid",
     "Softmax",
     "Warmup",
+    "compare_recipes",
     "confidence_loss",
     "focal_loss",
     "hard_negative_mask",
@@ -36,6 +41,7 @@ __all__ = [
     "mine_logits",
     "multibox_loss",
     "negative_quota",
+    "ohem",
     "recipes",
     "reference",
     "sigmoid_cross_entropy",
@@ -47,13 +53,16 @@ __all__ = [
 _ROOMS = {
     "ConfidenceLoss": "losses",
     "Focal": "_classification",
+    "HardExamples": "hard_examples",
     "Mining": "_spec",
     "MiningResult": "mining",
     "MultiboxLoss": "multibox",
     "Recipe": "_recipes",
+    "RecipeComparison": "comparison",
     "Sigmoid": "_classification",
     "Softmax": "_classification",
     "Warmup": "_warmup",
+    "compare_recipes": "comparison",
     "confidence_loss": "losses",
     "focal_loss": "cross_entropy",
     "hard_negative_mask": "mining",
@@ -61,6 +70,7 @@ _ROOMS = {
     "mine_logits": "mining",
     "multibox_loss": "multibox",
     "negative_quota": "mining",
+    "ohem": "hard_examples",
     "recipes": "_recipes",
     "sigmoid_cross_entropy": "cross_entropy",
     "smooth_l1": "localization",

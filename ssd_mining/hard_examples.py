@@ -1,0 +1,234 @@
+"""Online hard example mining: positives and negatives compete for the same places."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining._arrays import as_array, as_real_array, refuse
+from ssd_mining._backends import Backend
+from ssd_mining._spec import check_int, check_number
+from ssd_mining.mining import mine_hard_negatives
+
+Anchors = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class HardExamples:
+    """The hardest anchors of a batch of B samples with A anchors each.
+
+    Attributes
+    ----------
+    mask : ndarray of bool, (B, A)
+        The kept anchors.
+    num_kept : ndarray of int64, (B,)
+        How many they are.
+    threshold : ndarray of float64, (B,)
+        Loss of the easiest of them; NaN where there is none.
+    loss_sum : ndarray of float64, (B,)
+        Sum of their losses.
+    """
+
+    mask: NDArray[np.bool_]
+    num_kept: NDArray[np.int64]
+    threshold: NDArray[np.float64]
+    loss_sum: NDArray[np.float64]
+    _anchors: Anchors = field(repr=False)  # (K,) by sample, hardest first
+
+    def indices(self) -> tuple[Anchors, Anchors]:
+        """Return the kept anchors as CSR indices, hardest first.
+
+        Returns
+        -------
+        offsets : ndarray of int64, (B + 1,)
+            Sample ``b`` owns ``anchors[offsets[b]:offsets[b + 1]]``.
+        anchors : ndarray of int64, (K,)
+            Anchor indices, by falling loss; equal losses by rising index.
+
+        Examples
+        --------
+        >>> import ssd_mining as sm
+        >>> sm.ohem([[0.1, 3.0, 2.0, 0.5]], num_hard=2).indices()
+        (array([0, 2]), array([1, 2]))
+        """
+        return np.concatenate([[0], np.cumsum(self.num_kept)]), self._anchors.copy()
+
+
+def ohem(
+    loss: ArrayLike,
+    *,
+    num_hard: int = 64,
+    boxes: ArrayLike | None = None,
+    iou_threshold: float | None = None,
+    labels: ArrayLike | None = None,
+    background: int | None = None,
+    ignore_index: int | None = None,
+    neg_pos_ratio: float | None = None,
+    min_negatives: int = 0,
+    valid: ArrayLike | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+) -> HardExamples:
+    """Keep the hardest anchors of every sample, whatever they are labelled.
+
+    With `boxes`, an anchor that overlaps a harder kept one too much is passed over, so that the places go to
+    different parts of the image. With `neg_pos_ratio`, the easiest negatives are dropped afterwards, down to so many
+    for every positive that was kept.
+
+    Parameters
+    ----------
+    loss : array_like, (B, A), float16, float32, float64 or integer
+        Loss of every anchor: of classification, of localization, or their sum.
+    num_hard : int
+        Places per sample, at least 1.
+    boxes : array_like, (B, A, 4), optional
+        Corners x1, y1, x2, y2 of every anchor, finite, with ``x1 <= x2`` and ``y1 <= y2``.
+    iou_threshold : float, optional
+        Largest intersection over union with a kept anchor, 0 to 1; needed with `boxes`, and only there.
+    labels : array_like, (B, A) integer or bool, or (B, A, C), optional
+        As of `mine_hard_negatives`; needed with `neg_pos_ratio`.
+    background, ignore_index : int, optional
+        As of `Mining`; an anchor labelled `ignore_index` takes no place.
+    neg_pos_ratio : float, optional
+        Keep at most this many negatives per kept positive, rounded down.
+    min_negatives : int
+        Keep at least this many negatives, where they have places.
+    valid : array_like of bool, (B, A), optional
+        False marks anchors that take no place.
+    backend, num_threads
+        As of `mine_hard_negatives`.
+
+    Returns
+    -------
+    HardExamples
+        Mask, counts, thresholds, sums.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind, or of two that need each other one is missing.
+    ValueError
+        If a shape or a value is wrong; see `mine_hard_negatives`. Also if a box is not finite, or inside out.
+
+    References
+    ----------
+    Shrivastava et al., "Training Region-based Object Detectors with Online Hard Example Mining", CVPR 2016. The rules
+    are those of HARD_EXAMPLE in Caffe's SSD and of the HardExampleMiner of TensorFlow Object Detection, where ignored
+    anchors take places, however.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> boxes = [[[0, 0, 4, 4], [0, 0, 4, 3], [5, 5, 9, 9], [0, 6, 2, 8]]]
+    >>> sm.ohem([[3.0, 2.0, 1.0, 0.5]], num_hard=2, boxes=boxes, iou_threshold=0.7).mask
+    array([[ True, False,  True, False]])
+    """
+    check_int("num_hard", num_hard, lowest=1)
+    check_int("min_negatives", min_negatives, lowest=0)
+    array = as_real_array("loss", loss)
+    if array.ndim != 2:
+        refuse("loss", "a (B, A) array", f"shape {array.shape}")
+    corners = _corners(boxes, iou_threshold, array.shape)
+    where: Any = {"backend": backend, "num_threads": num_threads}
+    pos_mask, candidates = np.zeros(array.shape, np.bool_), None if valid is None else as_array("valid", valid)
+    if labels is not None:
+        known: Any = {"background": background, "ignore_index": ignore_index, "valid": valid}
+        roles = mine_hard_negatives(np.zeros(array.shape), labels, num_negatives=array.shape[1], **known, **where)
+        pos_mask, candidates = roles.pos_mask, roles.pos_mask | roles.hard_negative_mask
+    if neg_pos_ratio is not None:
+        check_number("neg_pos_ratio", neg_pos_ratio, lowest=0)
+        if labels is None:
+            refuse("labels", "labels, for neg_pos_ratio is given", "None", TypeError)
+    _check_nan(array, candidates)
+    # Without boxes, the places are taken in the order of the losses; with boxes, all anchors stand in line.
+    places = num_hard if corners is None else array.shape[1]
+    line_up = mine_hard_negatives(array, np.zeros_like(pos_mask), valid=candidates, num_negatives=places, **where)
+    offsets, anchors = line_up.indices()
+    kept = []
+    for sample in range(array.shape[0]):
+        line = anchors[offsets[sample] : offsets[sample + 1]]
+        if corners is not None and iou_threshold is not None:
+            line = line[_spread(corners[sample, line], num_hard, iou_threshold)]
+        if neg_pos_ratio is not None:
+            line = line[_balanced(pos_mask[sample, line], neg_pos_ratio, min_negatives)]
+        kept.append(line)
+    return _described(array, kept)
+
+
+def _corners(
+    boxes: ArrayLike | None, iou_threshold: float | None, shape: tuple[int, ...]
+) -> NDArray[np.float64] | None:
+    """Check boxes, (B, A, 4), and the threshold that goes with them."""
+    if boxes is None and iou_threshold is None:
+        return None
+    if boxes is None or iou_threshold is None:
+        missing, given = ("boxes", "iou_threshold") if boxes is None else ("iou_threshold", "boxes")
+        refuse(missing, f"a value, for {given} is given", "None", TypeError)
+    check_number("iou_threshold", iou_threshold, lowest=0)
+    if iou_threshold > 1:
+        refuse("iou_threshold", "a number from 0 to 1", f"{iou_threshold}")
+    array = as_real_array("boxes", boxes)
+    if array.shape != (*shape, 4):
+        refuse("boxes", f"shape {(*shape, 4)}", f"shape {array.shape}")
+    corners = array.astype(np.float64)
+    # Also true of NaN.
+    wrong = ~(np.isfinite(corners).all(axis=2) & (corners[..., :2] <= corners[..., 2:]).all(axis=2))
+    if wrong.any():
+        sample, anchor = (int(i) for i in np.argwhere(wrong)[0])
+        got = f"{corners[sample, anchor].tolist()} at (sample {sample}, anchor {anchor})"
+        refuse("boxes", "finite corners with x1 <= x2 and y1 <= y2", got)
+    return corners
+
+
+def _check_nan(loss: NDArray[Any], candidates: NDArray[np.bool_] | None) -> None:
+    nan = np.isnan(loss)
+    if candidates is not None and candidates.shape == nan.shape:
+        nan &= candidates
+    if nan.any():
+        sample, anchor = (int(i) for i in np.argwhere(nan)[0])
+        refuse("loss", "no NaN", f"NaN at (sample {sample}, anchor {anchor})")
+
+
+def _spread(corners: NDArray[np.float64], num_hard: int, iou_threshold: float) -> Anchors:
+    """Take places in a line of boxes, (n, 4): a box that overlaps a taken one too much is passed over."""
+    areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    waiting = np.ones(areas.size, np.bool_)
+    taken: list[int] = []
+    while len(taken) < num_hard and waiting.any():
+        first = int(waiting.argmax())
+        taken.append(first)
+        waiting[first] = False
+        rest = np.flatnonzero(waiting)
+        low = np.maximum(corners[first, :2], corners[rest, :2])
+        high = np.minimum(corners[first, 2:], corners[rest, 2:])
+        common = np.prod(np.maximum(high - low, 0.0), axis=1)
+        union = areas[first] + areas[rest] - common
+        overlap = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+        waiting[rest[overlap > iou_threshold]] = False
+    return np.array(taken, np.int64)
+
+
+def _balanced(is_positive: NDArray[np.bool_], neg_pos_ratio: float, min_negatives: int) -> NDArray[np.bool_]:
+    """Say who of a line stays: the positives, and the first negatives."""
+    most = max(min_negatives, math.floor(neg_pos_ratio * int(is_positive.sum())))
+    return is_positive | (np.cumsum(~is_positive) <= most)
+
+
+def _described(loss: NDArray[Any], kept: list[Anchors]) -> HardExamples:
+    mask, threshold, loss_sum = np.zeros(loss.shape, np.bool_), np.full(len(kept), np.nan), np.zeros(len(kept))
+    for sample, line in enumerate(kept):
+        mask[sample, line] = True
+        losses = loss[sample, line].astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
+            loss_sum[sample] = losses.sum()
+        if line.size:
+            threshold[sample] = losses[-1] + 0.0  # -0.0 becomes 0.0
+    return HardExamples(
+        mask=mask,
+        num_kept=np.array([line.size for line in kept], np.int64),
+        threshold=threshold,
+        loss_sum=loss_sum,
+        _anchors=np.concatenate([np.empty(0, np.int64), *kept]),
+    )
