@@ -114,7 +114,7 @@ class Mining:
         check_number("pool_size", self.pool_size, lowest=1)
         check_number("neg_overlap", self.neg_overlap, lowest=0)
         check_int("ignore_index", self.ignore_index, optional=True)
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         if self.max_negatives is not None and self.min_negatives > self.max_negatives:
             msg = f"min_negatives: expected at most max_negatives ({self.max_negatives}), got {self.min_negatives}"
@@ -157,7 +157,7 @@ class Mining:
         return selects and self.scope == "sample" and not self.is_share
 
 
-_CHOICES = {
+CHOICES = {
     "rounding": get_args(Rounding),
     "min_negatives_when": get_args(MinNegativesWhen),
     "scope": get_args(Scope),

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import statistics
@@ -23,6 +24,7 @@ import pytest
 import ssd_mining as sm
 from ssd_mining import _spec, cli, losses, synthetic
 from ssd_mining import io as files
+from ssd_mining.commands import common, mine
 from tests.batches import REAL_FILES, ROOT, load_real
 
 USED = "expected a new name or an empty directory, got one that is in use; name another with --out"
@@ -270,8 +272,8 @@ def test_every_option_reaches_the_rule_that_it_names(batch, words, selection):
 
 def test_every_normaliser_gives_the_loss_of_the_library(batch):
     folder, arrays = batch
-    assert sorted(cli.NORMALIZE) == sorted(get_args(losses.Normalize))
-    for normalize in cli.NORMALIZE:
+    assert sorted(common.NORMALIZE) == sorted(get_args(losses.Normalize))
+    for normalize in common.NORMALIZE:
         words = (folder / "losses.npy", folder / "labels.npy", "--background", 0, "--normalize", normalize)
         got = summary_of(*words)
         out = sm.confidence_loss(arrays["losses"], arrays["labels"], background=0, normalize=normalize)
@@ -404,7 +406,7 @@ def test_files_that_do_not_fit_end_with_3(batch):
         ("all.npz", "labels.npy", "all.npz", f"{keys}, got none"),
         ("complex.npy", "labels.npy", "complex.npy", "bools, integers or floats, got dtype complex64"),
         ("cut.npy", "labels.npy", "cut.npy", promise),
-        ("flat.npy", "labels.npy", "flat.npy", "a (B, A) array, got shape (30,)"),
+        ("flat.npy", "labels.npy", "flat.npy", "a (B, A) array, or (N,) with sample_offsets, got shape (30,)"),
         ("mask.npy", "labels.npy", "mask.npy", f"{numbers}, got dtype bool"),
         ("losses.npy", "narrow.npy", "narrow.npy", "the shape of conf_loss (40, 30), got shape (40, 29)"),
         ("losses.npy", "half.npy", "half.npy", f"{kinds}, got dtype float16 of shape (40, 30)"),
@@ -417,7 +419,7 @@ def test_files_that_do_not_fit_end_with_3(batch):
 @pytest.mark.parametrize("sample", [0, 17, 39])
 def test_values_that_are_refused_are_found_where_they_stand_in_the_file(batch, monkeypatch, sample):
     folder, arrays = batch
-    monkeypatch.setattr(cli, "MINING_BYTES", 7000)  # of 30 anchors: four samples make a block of 1 MiB
+    monkeypatch.setattr(mine, "MINING_BYTES", 7000)  # of 30 anchors: four samples make a block of 1 MiB
     where = f"(sample {sample}, anchor 4)"
     bad = {name: array.copy() for name, array in arrays.items()}
     bad["losses"][sample, 4] = np.nan
@@ -518,7 +520,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
             yield append_some
 
     monkeypatch.setattr(files, "array_writer", interrupted)
-    monkeypatch.setattr(cli, "MINING_BYTES", 7000)
+    monkeypatch.setattr(mine, "MINING_BYTES", 7000)
     words = (folder / "losses.npy", folder / "mask.npy", "--max-memory", 1, "--out", folder / "out", "--save", save)
     assert run("mine", *words) == (130, "", "")
     assert sorted(folder.iterdir()) == before
@@ -527,6 +529,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
 DYING = """
 import contextlib, os, signal, sys
 from ssd_mining import cli, io
+from ssd_mining.commands import mine
 
 write, num_blocks = io.array_writer, []
 
@@ -541,7 +544,7 @@ def dying(*args):
         yield append_some
 
 io.array_writer = dying
-cli.MINING_BYTES = 7000
+mine.MINING_BYTES = 7000
 cli.main(sys.argv[1:])
 """
 
@@ -602,20 +605,59 @@ def test_help_answers_within_150_milliseconds_of_an_empty_program():
     assert statistics.median(ours) - statistics.median(empty) < 0.150
 
 
+NEED_MORE = {"rank_by", "neg_overlap"}  # than losses and labels
+
+
 def test_help_gives_the_defaults_of_the_library():
     text = " ".join(run("mine", "--help")[1].split())
     for field in dataclasses.fields(sm.Mining):
+        if field.name in NEED_MORE:
+            continue
         option = f"--{field.name.replace('_', '-')} "
         described = text[text.index(option) :].split(" --")[0]
-        expected = {"background": "the last", "max_negatives": "no limit", "neg_pos_ratio": "3"}
+        expected = {"background": "the last", "max_negatives": "no limit", "neg_pos_ratio": "3", "pool_size": "1"}
         default = expected.get(field.name, str(field.default).lower())
         assert default in described
-    for option, choices in [
-        ("--nan-policy", _spec.NanPolicy),
-        ("--min-negatives-when", _spec.MinNegativesWhen),
-        ("--all-zero", _spec.AllZeroRows),
+        if field.name in _spec.CHOICES:
+            assert f"{option}{{{','.join(_spec.CHOICES[field.name])}}}" in text
+
+
+def test_the_rules_of_the_library_can_be_asked_for(demo):
+    folder, _ = demo
+    losses_of, labels = np.load(folder / "losses.npy"), np.load(folder / "labels.npy")
+    for words, keywords in [
+        (("--rounding", "ceil", "--neg-pos-ratio", 0.7), {"rounding": "ceil", "neg_pos_ratio": 0.7}),
+        (("--scope", "batch", "--extra-negatives", 2), {"scope": "batch", "extra_negatives": 2}),
+        (("--skip-hardest", 5, "--tie-policy", "all"), {"skip_hardest": 5, "tie_policy": "all"}),
+        (("--pool-size", 2, "--seed", 9), {"pool_size": 2, "rng": 9}),
+        (("--min-negatives", 0.01), {"min_negatives": 0.01}),
     ]:
-        assert f"{option} {{{','.join(get_args(choices))}}}" in text
+        code, out, err = run(
+            *("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0, "--json"), *words
+        )
+        assert (code, err) == (0, "")
+        expected = sm.confidence_loss(losses_of, labels, background=0, **keywords)
+        assert json.loads(out)["mean_confidence_loss"] == pytest.approx(expected.loss, rel=1e-12)
+        assert json.loads(out)["kept_negatives"] == expected.num_kept.sum()
+
+
+def test_the_sizes_of_the_blocks_change_no_draw(demo):
+    folder, _ = demo
+    words = ("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0, "--pool-size", 3, "--json")
+    whole, in_blocks = (json.loads(run(*words, "--max-memory", most)[1]) for most in (256, 2))
+    assert whole["kept_negatives"] == in_blocks["kept_negatives"]
+    assert whole["worst_samples"] == in_blocks["worst_samples"]
+
+
+def test_a_scope_that_needs_the_whole_file_says_how_much_that_is(demo):
+    folder, _ = demo
+    words = ("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0, "--scope", "batch")
+    code, _, err = run(*words, "--max-memory", 1)
+    assert code == 2
+    told = r"--scope: expected --max-memory (\d+), for batch takes the whole file at once, got 1"
+    need = int(re.search(told, err)[1])
+    assert run(*words, "--max-memory", need)[0] == 0
+    assert run(*words, "--max-memory", need - 1)[0] == 2
 
 
 def test_the_version_is_that_of_the_installed_package():
