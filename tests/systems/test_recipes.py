@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
+from tests.batches import examples
 from tests.systems.cases import CASES, SAMPLERS, selection
 from tests.systems.draws import KINDS, TIED, draw
 from tests.systems.parts import cross_entropy
 
-ROUNDS = 26
+ROUNDS = examples(26)
 SUMS_ONLY = ("seed", "ljanyst", "sgrvinod", "db", "mmocr")  # they sort losses, and never know which anchors they kept
 
 

@@ -1,15 +1,19 @@
 """The oracles themselves: by hand, against each other, and against `sm.confidence_loss` where it has the words."""
 
+import ast
 import math
 
 import numpy as np
 import pytest
 
 import ssd_mining as sm
+from tests.batches import ROOT, examples
 from tests.systems import per_sample, whole_batch
 from tests.systems.cases import CASES
 from tests.systems.draws import KINDS, draw
 from tests.systems.parts import cross_entropy, smooth_l1, softmax
+
+ROUNDS = examples(26)
 
 
 def bits(*losses):
@@ -159,7 +163,7 @@ def counted(name, batch, ours):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ROWS)
 def test_the_oracles_that_mine_by_sample_agree_with_confidence_loss(name, kind):
-    for number in range(26):
+    for number in range(ROUNDS):
         batch, theirs, ours = drawn(name, kind, number, 1 + number % 4)
         losses, keywords = counted(name, batch, ours)
         got = sm.confidence_loss(losses, batch.labels, **keywords, **ROWS[name])
@@ -169,7 +173,7 @@ def test_the_oracles_that_mine_by_sample_agree_with_confidence_loss(name, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FLATTENED)
 def test_the_oracles_that_mine_by_batch_agree_with_confidence_loss(name, kind):
-    for number in range(26):
+    for number in range(ROUNDS):
         batch, theirs, ours = drawn(name, kind, number, 1 + number % 4)
         losses, keywords = counted(name, batch, ours)
         one_row = losses.reshape(1, -1), batch.labels.reshape(1, -1)
@@ -179,7 +183,7 @@ def test_the_oracles_that_mine_by_batch_agree_with_confidence_loss(name, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_odd_quotas_agree_with_confidence_loss_once_they_are_counted(kind):
-    for number in range(26):
+    for number in range(ROUNDS):
         for name in ("rykov8", "bubbliiiing", "balancap", "paddledetection"):
             batch, theirs, _ = drawn(name, kind, number, 3)
             loss = cross_entropy(batch.logits, batch.labels)
@@ -218,7 +222,7 @@ def test_the_odd_quotas_agree_with_confidence_loss_once_they_are_counted(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_systems_that_say_the_same_give_the_same(kind):
-    for number in range(26):
+    for number in range(ROUNDS):
         rng = np.random.default_rng([list(KINDS).index(kind), number])
         batch = draw(kind, rng)
         with_objects = (batch.labels > 0).any()
@@ -248,3 +252,11 @@ def test_the_parts_by_hand():
     assert cross_entropy(np.zeros((1, 1, 4)), np.array([[-1]])) == pytest.approx(math.log(4))
     assert per_sample.monai_num_negatives(10, 0.25, 1) == 30
     assert per_sample.monai_num_negatives(0, 0.25, 5) == 5
+
+
+@pytest.mark.parametrize("name", ["parts", "per_sample", "whole_batch", "hard_examples"])
+def test_an_oracle_imports_numpy_only(name):
+    tree = ast.parse((ROOT / "tests" / "systems" / f"{name}.py").read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names <= {"numpy", "numpy.typing", "typing", "tests.systems.parts"}
