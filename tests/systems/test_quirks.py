@@ -70,9 +70,12 @@ def test_ignored_anchors_are_mined_as_background(name, rule):
 
 def test_an_all_zero_row_of_ssd_keras_and_an_ignored_label_of_torchcv_are_neither():
     arrays = batch([[1, 9, 4, 3, 2, 1]], [[1, -1, 0, 0, 0, 0]])
+    too_few = batch([[1, 9, 4]], [[1, -1, 0]])
     for rule, name in ((whole_batch.ssd_keras, "ssd_keras"), (per_sample.torchcv, "torchcv")):
         assert rule(*arrays).conf_loss == pytest.approx((1 + 4 + 3 + 2) * UNIT)
+        assert rule(*too_few).conf_loss == pytest.approx((1 + 4) * UNIT)
         assert ours(name, arrays, ignore_index=-1).conf_loss == pytest.approx((1 + 4 + 3 + 2) * UNIT)
+        assert ours(name, too_few, ignore_index=-1).conf_loss == pytest.approx((1 + 4) * UNIT)
 
 
 def test_a_global_maximum_hides_the_hardest_negative_from_amdegroot():

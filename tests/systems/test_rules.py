@@ -80,6 +80,7 @@ def test_the_optional_minimum_by_hand():
     assert whole_batch.ssd_keras(*arrays, n_neg_min=4).conf_loss / unit == pytest.approx(1 + 5 + 4 + 3 + 2)
     assert whole_batch.keras_cv(*arrays, min_negatives=4).conf_loss / unit == pytest.approx(1 + 5 + 4 + 3 + 2)
     empty = (LOGITS[1:], LABELS[1:], LOC_PRED[1:], LOC_TARGET[1:])
+    assert per_sample.gluoncv(*empty, min_hard_negatives=1).conf_loss / unit == pytest.approx(5)
     assert whole_batch.db(*empty, fallback=2).conf_loss / unit == pytest.approx((5 + 1) / 2)
     assert whole_batch.db(*empty).conf_loss == 0
     assert whole_batch.bubbliiiing(*empty).conf_loss / unit == pytest.approx(5 + 4 * 1)
