@@ -166,14 +166,15 @@ def lowest(_: Any, word: Any) -> Any:
 COLUMNS = 8
 
 
-def _transpose(row: Row, start: int, stride: int, tile: Row) -> None:
-    for anchor in range(LANES):
-        tile[:COLUMNS, anchor] = row[start + anchor * stride : start + anchor * stride + COLUMNS]
+def _transpose(row: Row, start: int, stride: int, tile: Row, place: int) -> None:
+    for i in range(COLUMNS):
+        column = row[start + i : start + i + (LANES - 1) * stride + 1 : stride]
+        tile[place + i * LANES : place + (i + 1) * LANES] = column
 
 
 @_native(_transpose)
-def transpose(_: Any, row: Any, start: Any, stride: Any, tile: Any) -> Any:
-    """Copy 8 columns of 64 rows, which begin `stride` elements apart in `row`, to the rows of `tile`, (8, 64)."""
+def transpose(_: Any, row: Any, start: Any, stride: Any, tile: Any, place: Any) -> Any:
+    """Copy 8 columns of 64 rows, which begin `stride` elements apart in `row`: one after the other, to `place`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source = make_array(signature.args[0])(context, builder, args[0]).data
@@ -186,12 +187,12 @@ def transpose(_: Any, row: Any, start: Any, stride: Any, tile: Any) -> Any:
                 halves.append(_columns(builder, [builder.gep(source, [start]) for start in starts], element))
             for i, pair in enumerate(zip(*halves, strict=True)):  # one store of 16: what is read next is 16 wide
                 both = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_I32, 16), list(range(16))))
-                place = builder.gep(target, [_I64(i * LANES + first)])
+                place = builder.gep(target, [builder.add(args[4], _I64(i * LANES + first))])
                 stored = builder.store(both, builder.bitcast(place, both.type.as_pointer()))
                 stored.align = context.get_abi_sizeof(element)
         return context.get_dummy_value()
 
-    return types.void(row, types.intp, types.intp, tile), codegen
+    return types.void(row, types.intp, types.intp, tile, types.intp), codegen
 
 
 def _columns(builder: Any, pointers: list[Any], element: Any) -> list[Any]:
