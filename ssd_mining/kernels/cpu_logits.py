@@ -15,7 +15,7 @@ import numpy as np
 
 from ssd_mining import _lanes as lanes
 from ssd_mining._classification import Computed, LogitRows, SigmoidRule, SoftmaxRule
-from ssd_mining._elementary import base, log1p, scaled_exp, whole
+from ssd_mining._elementary import base, exp_over, log1p, part, whole
 from ssd_mining._jit import helper, inlined, parallel, prange, serial
 from ssd_mining._lanes import COLUMNS, LANES, Row
 from ssd_mining.kernels.cpu_gradients import sigmoid_gradients, softmax_gradients
@@ -122,25 +122,23 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row) -> None:
     for group in range(0, num_classes, GROUP):
         _add_exp(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
-        top, total, count = vectors[TOP + j], vectors[TOTAL + j], vectors[COUNT + j]
-        origin = base(top)
-        back = scaled_exp(origin - top, np.int32(-whole(top - origin)))
-        vectors[REST + j] = log1p(total * back + count) + (top - top)
+        top = vectors[TOP + j]
+        vectors[REST + j] = log1p(vectors[TOTAL + j] + vectors[COUNT + j]) + (top - top)
 
 
 @helper
 def _add_exp(tile: Row, first: Index, vectors: Row) -> None:
-    """Add the scaled exponentials of a group of classes, and count those that equal the largest."""
+    """Add the exponentials of a group of classes, and count those that equal the largest."""
     real = tile.dtype.type
     zero, one, deepest = real(0), real(1), real(DEEPEST)
     second, third = first + WIDTH, first + WIDTH + WIDTH
     for j in range(WIDTH):
         top, a, b, c = vectors[TOP + j], tile[first + j], tile[second + j], tile[third + j]
         origin, lowest = base(top), top - deepest
-        n = whole(top - origin)
-        exp_a = zero if a < lowest or a == top else scaled_exp(a - origin, n)
-        exp_b = zero if b < lowest or b == top else scaled_exp(b - origin, n)
-        exp_c = zero if c < lowest or c == top else scaled_exp(c - origin, n)
+        n, r = whole(top - origin), part(top - origin)
+        exp_a = zero if a < lowest or a == top else exp_over(a - origin, n, r)
+        exp_b = zero if b < lowest or b == top else exp_over(b - origin, n, r)
+        exp_c = zero if c < lowest or c == top else exp_over(c - origin, n, r)
         vectors[TOTAL + j] += exp_a + exp_b + exp_c
         vectors[COUNT + j] += (one if a == top else zero) + (one if b == top else zero) + (one if c == top else zero)
 
@@ -237,7 +235,7 @@ def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], ve
     for j in range(WIDTH):
         x, t = tile[first + j], targets[first + j]
         size = abs(x)
-        tail = zero if size > deepest else scaled_exp(-size, NO_EXPONENT)
+        tail = zero if size > deepest else exp_over(-size, NO_EXPONENT, zero)
         wrong = one - t if x > zero else t  # how far the target is on the other side
         cost = log1p(tail) + (size * wrong if wrong != zero else zero)
         share = (positive * t + negative * (one - t)) * vectors[SHARE + j]
@@ -252,7 +250,7 @@ def _find_focus(tile: Row, targets: Row, c: int, gamma: float, vectors: Row) -> 
     for j in range(WIDTH):
         x, t = tile[first + j], targets[first + j]
         size = abs(x)
-        tail = zero if size > deepest else scaled_exp(-size, NO_EXPONENT)
+        tail = zero if size > deepest else exp_over(-size, NO_EXPONENT, zero)
         likely = one / (one + tail)
         p = likely if x > zero else tail * likely
         q = tail * likely if x > zero else likely
@@ -273,7 +271,7 @@ def _softplus_of_negative(vectors: Row) -> None:
     for j in range(WIDTH):
         top = vectors[TOP + j]
         size = abs(top)
-        tail = zero if size > deepest else scaled_exp(-size, NO_EXPONENT)
+        tail = zero if size > deepest else exp_over(-size, NO_EXPONENT, zero)
         vectors[TOTAL + j] = log1p(tail) + (size if top < zero else zero)
 
 
