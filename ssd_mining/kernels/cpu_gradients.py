@@ -59,7 +59,7 @@ def _softmax_row(x: Row, weights: Row, rule: SoftmaxRule, scratch: Row, factor: 
     for c in range(num_classes):
         exps[c] = math.exp(x[c] - top)
         others += exps[c] if c != largest else 0.0
-    rest, total = math.log1p(others), 0.0
+    rest, total = math.log1p(others) + (top - top), 0.0
     for c in range(num_classes):
         share = weights[c] * ((1.0 - rule.smoothing) * shares[c] + rule.smoothing / num_classes)
         shares[c] = 0.0 if rest + (top - x[c]) > rule.most else share  # at the floor the loss is flat

@@ -32,8 +32,8 @@ NO_EXPONENT = np.int32(0)
 WIDTH = np.uint64(LANES)
 
 # Where in `vectors` stands what is known of each lane. Slices instead would cost more than the arithmetic.
-NUM_VECTORS = 6
-TOP, REST, OWN, SHARE, TOTAL, COUNT = (np.uint64(i * LANES) for i in range(NUM_VECTORS))
+NUM_VECTORS = 7
+TOP, REST, OWN, SHARE, TOTAL, COUNT, LOST = (np.uint64(i * LANES) for i in range(NUM_VECTORS))
 
 
 def softmax_losses(rows: LogitRows, rule: SoftmaxRule, losses: Computed, num_workers: int) -> None:
@@ -119,11 +119,12 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row) -> None:
     """Compute what the largest class of every lane costs: NaN where a logit is NaN or +inf, or all are -inf."""
     _fill(vectors, TOTAL, TOTAL + WIDTH, 0.0)
     _fill(vectors, COUNT, COUNT + WIDTH, -1.0)
+    _fill(vectors, LOST, LOST + WIDTH, 0.0)
     for group in range(0, num_classes, GROUP):
         _add_exp(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
-        top = vectors[TOP + j]
-        vectors[REST + j] = log1p(vectors[TOTAL + j] + vectors[COUNT + j]) + (top - top)
+        top, total = vectors[TOP + j], vectors[TOTAL + j] + vectors[LOST + j]
+        vectors[REST + j] = log1p(total + vectors[COUNT + j]) + (top - top)
 
 
 @helper
@@ -139,7 +140,9 @@ def _add_exp(tile: Row, first: Index, vectors: Row) -> None:
         exp_a = zero if a < lowest or a == top else exp_over(a - origin, n, r)
         exp_b = zero if b < lowest or b == top else exp_over(b - origin, n, r)
         exp_c = zero if c < lowest or c == top else exp_over(c - origin, n, r)
-        vectors[TOTAL + j] += exp_a + exp_b + exp_c
+        total, more = vectors[TOTAL + j], exp_a + exp_b + exp_c
+        vectors[TOTAL + j] = total + more
+        vectors[LOST + j] += more - ((total + more) - total)  # what rounding took from the sum
         vectors[COUNT + j] += (one if a == top else zero) + (one if b == top else zero) + (one if c == top else zero)
 
 
@@ -163,7 +166,8 @@ def _add_own(vectors: Row, most: float) -> None:
     real = vectors.dtype.type
     zero, highest = real(0), real(most)
     for j in range(WIDTH):
-        share, cost = vectors[SHARE + j], vectors[REST + j] + (vectors[TOP + j] - vectors[OWN + j])
+        share, lead = vectors[SHARE + j], np.float64(vectors[TOP + j]) - vectors[OWN + j]  # rounded once, at the end
+        cost = real(vectors[REST + j] + lead)
         cost = highest if cost > highest else cost
         vectors[TOTAL + j] = share * cost if share != zero else zero
 
@@ -175,7 +179,7 @@ def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], mos
     zero, slope, offset, highest = real(0), real(shares[0]), real(shares[1]), real(most)
     for j in range(WIDTH):
         share = slope * targets[first + j] + offset
-        cost = vectors[REST + j] + (vectors[TOP + j] - tile[first + j])
+        cost = real(vectors[REST + j] + (np.float64(vectors[TOP + j]) - tile[first + j]))
         cost = highest if cost > highest else cost
         vectors[TOTAL + j] += share * cost if share != zero else zero
 
@@ -238,8 +242,8 @@ def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], ve
         tail = zero if size > deepest else exp_over(-size, NO_EXPONENT, zero)
         wrong = one - t if x > zero else t  # how far the target is on the other side
         cost = log1p(tail) + (size * wrong if wrong != zero else zero)
-        share = (positive * t + negative * (one - t)) * vectors[SHARE + j]
-        vectors[TOTAL + j] += share * cost if share != zero else zero
+        share = positive * t + negative * (one - t)
+        vectors[TOTAL + j] += share * vectors[SHARE + j] * cost if share != zero else zero
 
 
 @helper
