@@ -42,6 +42,7 @@ _ROOT_HALF = np.int32(0x3F3504F3)  # the bits of sqrt(1 / 2)
 _TO_ROOT_HALF = np.int32(0x3F800000 - 0x3F3504F3)
 # Differences from there on to the next 87 are exact, by Sterbenz; below it, whole exponents are.
 _FAR = np.float32(174)
+_DEPTH, _DEPTH_64 = np.float32(87), np.float64(708)
 
 
 @helper
@@ -93,6 +94,11 @@ def base(value: Any) -> Any:
     return _base32(value) if isinstance(value, np.float32) else value
 
 
+def depth(value: Any) -> Any:
+    """Return how far below 0 an exponential of this type is a normal number: deeper ones count as 0."""
+    return _DEPTH if isinstance(value, np.float32) else _DEPTH_64
+
+
 def whole(value: Any) -> Any:
     """Return the ``n`` of ``exp(value) = 2**n * exp(r)``; 0 in float64, where `base` has taken all of it off."""
     return _whole32(value) if isinstance(value, np.float32) else np.int32(0)
@@ -115,6 +121,7 @@ def log1p(value: Any) -> Any:
 
 # What Numba compiles them to, by the type of the first argument. It wants the names of the arguments to be the same.
 overload(base)(lambda value: (lambda value: _base32(value)) if value == types.float32 else lambda value: value)
+overload(depth)(lambda value: (lambda value: _DEPTH) if value == types.float32 else lambda value: _DEPTH_64)  # noqa: ARG005
 overload(whole)(
     lambda value: (lambda value: _whole32(value)) if value == types.float32 else lambda value: np.int32(0)  # noqa: ARG005
 )

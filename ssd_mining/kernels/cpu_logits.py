@@ -15,7 +15,7 @@ import numpy as np
 
 from ssd_mining import _lanes as lanes
 from ssd_mining._classification import Computed, LogitRows, SigmoidRule, SoftmaxRule
-from ssd_mining._elementary import base, exp_over, log1p, part, whole
+from ssd_mining._elementary import base, depth, exp_over, log1p, part, whole
 from ssd_mining._jit import helper, inlined, parallel, prange, serial
 from ssd_mining._lanes import COLUMNS, LANES, Row
 from ssd_mining.kernels.cpu_gradients import sigmoid_gradients, softmax_gradients
@@ -27,7 +27,6 @@ Index = Any  # int or np.uint64: unsigned indices need no test for being negativ
 # Classes that are added up before they meet the sum: fewer roundings, fewer loads. 21 and 81 are whole groups.
 GROUP = 3
 
-DEEPEST = 87  # exp(-88) is below the normal numbers of float32: it counts as 0
 NO_EXPONENT = np.int32(0)
 WIDTH = np.uint64(LANES)
 
@@ -117,9 +116,8 @@ def _find_top_besides(tile: Row, num_classes: int, besides: int, vectors: Row, p
 @helper
 def _find_rest(tile: Row, num_classes: int, vectors: Row) -> None:
     """Compute what the largest class of every lane costs: NaN where a logit is NaN or +inf, or all are -inf."""
-    _fill(vectors, TOTAL, TOTAL + WIDTH, 0.0)
+    _clear(vectors)
     _fill(vectors, COUNT, COUNT + WIDTH, -1.0)
-    _fill(vectors, LOST, LOST + WIDTH, 0.0)
     for group in range(0, num_classes, GROUP):
         _add_exp(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
@@ -128,21 +126,32 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row) -> None:
 
 
 @helper
+def _clear(vectors: Row) -> None:
+    _fill(vectors, TOTAL, TOTAL + WIDTH, 0.0)
+    _fill(vectors, LOST, LOST + WIDTH, 0.0)
+
+
+@helper
+def _add(vectors: Row, j: Index, more: float) -> None:
+    """Add to the total of a lane, and keep what rounding takes from it: 91 classes would cost half a digit."""
+    total = vectors[TOTAL + j]
+    vectors[TOTAL + j] = total + more
+    vectors[LOST + j] += more - ((total + more) - total)
+
+
+@helper
 def _add_exp(tile: Row, first: Index, vectors: Row) -> None:
     """Add the exponentials of a group of classes, and count those that equal the largest."""
-    real = tile.dtype.type
-    zero, one, deepest = real(0), real(1), real(DEEPEST)
+    zero, one = tile.dtype.type(0), tile.dtype.type(1)
     second, third = first + WIDTH, first + WIDTH + WIDTH
     for j in range(WIDTH):
         top, a, b, c = vectors[TOP + j], tile[first + j], tile[second + j], tile[third + j]
-        origin, lowest = base(top), top - deepest
+        origin, lowest = base(top), top - depth(top)
         n, r = whole(top - origin), part(top - origin)
         exp_a = zero if a < lowest or a == top else exp_over(a - origin, n, r)
         exp_b = zero if b < lowest or b == top else exp_over(b - origin, n, r)
         exp_c = zero if c < lowest or c == top else exp_over(c - origin, n, r)
-        total, more = vectors[TOTAL + j], exp_a + exp_b + exp_c
-        vectors[TOTAL + j] = total + more
-        vectors[LOST + j] += more - ((total + more) - total)  # what rounding took from the sum
+        _add(vectors, j, exp_a + exp_b + exp_c)
         vectors[COUNT + j] += (one if a == top else zero) + (one if b == top else zero) + (one if c == top else zero)
 
 
@@ -170,6 +179,7 @@ def _add_own(vectors: Row, most: float) -> None:
         cost = real(vectors[REST + j] + lead)
         cost = highest if cost > highest else cost
         vectors[TOTAL + j] = share * cost if share != zero else zero
+        vectors[LOST + j] = zero
 
 
 @helper
@@ -181,7 +191,7 @@ def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], mos
         share = slope * targets[first + j] + offset
         cost = real(vectors[REST + j] + (np.float64(vectors[TOP + j]) - tile[first + j]))
         cost = highest if cost > highest else cost
-        vectors[TOTAL + j] += share * cost if share != zero else zero
+        _add(vectors, j, share * cost if share != zero else zero)
 
 
 @helper
@@ -189,7 +199,8 @@ def _store(labels: Row, values: Row, start: int, vectors: Row) -> None:
     """Write the totals of the anchors from `start`, 0 for the ignored ones."""
     first, zero = np.uint64(start), values.dtype.type(0)
     for j in range(np.uint64(min(LANES, values.shape[0] - start))):
-        values[first + j] = vectors[TOTAL + j] if labels[first + j] >= 0 else zero
+        total, lost = vectors[TOTAL + j], vectors[LOST + j]
+        values[first + j] = (total + lost if lost == lost else total) if labels[first + j] >= 0 else zero
 
 
 @inlined
@@ -206,7 +217,7 @@ def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles:
         _find_rest(tile, num_classes, vectors)
         if scored:
             _load_tile(rows.scores[sample], start, targets, tail)
-            _fill(vectors, TOTAL, TOTAL + WIDTH, 0.0)
+            _clear(vectors)
         else:
             _find_own(rows, keep, sample, start, vectors)
             if rule.besides >= 0:
@@ -235,26 +246,26 @@ def _mark_labels(labels: Row, start: int, targets: Row, num_classes: int) -> Non
 def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], vectors: Row) -> None:
     """Add the binary cross-entropy of one class, in a share for targets of 1 and one for targets of 0."""
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
-    zero, one, deepest, positive, negative = real(0), real(1), real(DEEPEST), real(shares[0]), real(shares[1])
+    zero, one, positive, negative = real(0), real(1), real(shares[0]), real(shares[1])
     for j in range(WIDTH):
         x, t = tile[first + j], targets[first + j]
         size = abs(x)
-        tail = zero if size > deepest else exp_over(-size, NO_EXPONENT, zero)
+        tail = zero if size > depth(size) else exp_over(-size, NO_EXPONENT, zero)
         wrong = one - t if x > zero else t  # how far the target is on the other side
         cost = log1p(tail) + (size * wrong if wrong != zero else zero)
         share = positive * t + negative * (one - t)
-        vectors[TOTAL + j] += share * vectors[SHARE + j] * cost if share != zero else zero
+        _add(vectors, j, share * vectors[SHARE + j] * cost if share != zero else zero)
 
 
 @helper
 def _find_focus(tile: Row, targets: Row, c: int, gamma: float, vectors: Row) -> None:
     """Compute ``(1 - p_t) ** gamma`` of one class, where p_t is the probability that the target has."""
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
-    zero, one, deepest = real(0), real(1), real(DEEPEST)
+    zero, one = real(0), real(1)
     for j in range(WIDTH):
         x, t = tile[first + j], targets[first + j]
         size = abs(x)
-        tail = zero if size > deepest else exp_over(-size, NO_EXPONENT, zero)
+        tail = zero if size > depth(size) else exp_over(-size, NO_EXPONENT, zero)
         likely = one / (one + tail)
         p = likely if x > zero else tail * likely
         q = tail * likely if x > zero else likely
@@ -271,12 +282,13 @@ def _find_focus(tile: Row, targets: Row, c: int, gamma: float, vectors: Row) -> 
 def _softplus_of_negative(vectors: Row) -> None:
     """Set the total of every lane to ``-log(sigmoid(top))``."""
     real = vectors.dtype.type
-    zero, deepest = real(0), real(DEEPEST)
+    zero = real(0)
     for j in range(WIDTH):
         top = vectors[TOP + j]
         size = abs(top)
-        tail = zero if size > deepest else exp_over(-size, NO_EXPONENT, zero)
+        tail = zero if size > depth(size) else exp_over(-size, NO_EXPONENT, zero)
         vectors[TOTAL + j] = log1p(tail) + (size if top < zero else zero)
+        vectors[LOST + j] = zero
 
 
 @inlined
@@ -295,7 +307,7 @@ def _sigmoid_sample(rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles:
                 _load_tile(rows.scores[sample], start, targets, tail)
             else:
                 _mark_labels(labels, start, targets, num_classes)
-            _fill(vectors, TOTAL, TOTAL + WIDTH, 0.0)
+            _clear(vectors)
             _fill(vectors, SHARE, SHARE + WIDTH, 1.0)
             for c in range(num_classes):
                 if rule.gamma > 0.0:

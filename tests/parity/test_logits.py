@@ -61,8 +61,10 @@ def test_the_gradients_equal_the_reference(call, seed):
     factors = np.where(rng.random(x.shape[:2]) < 0.3, rng.normal(size=x.shape[:2]), 0.0)
     got = _logits.check_logits(x.astype(dtype), y, spec).gradients(slice(None), factors)
     judged = np.where(factors[..., None] != 0, expected(x, y, spec, gradient=True) * factors[..., None], 0.0)
+    # Where several classes have targets their slopes cancel; where one has, every digit of a tail counts.
+    cancels = y.ndim == 3 or getattr(spec, "label_smoothing", 0) > 0
     tolerance = {"rtol": 1e-11, "atol": 1e-300} if dtype == np.float64 else {"rtol": 1e-6, "atol": 1e-36}
-    np.testing.assert_allclose(got, judged, **tolerance)
+    np.testing.assert_allclose(got, judged, **tolerance | ({"atol": 1e-14} if cancels else {}))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
