@@ -132,11 +132,9 @@ def _clear(vectors: Row) -> None:
 
 
 @helper
-def _add(vectors: Row, j: Index, more: float) -> None:
-    """Add to the total of a lane, and keep what rounding takes from it: 91 classes would cost half a digit."""
-    total = vectors[TOTAL + j]
-    vectors[TOTAL + j] = total + more
-    vectors[LOST + j] += more - ((total + more) - total)
+def _rounded_off(total: float, more: float) -> float:
+    """Say what rounding takes from a sum: the sums over 91 classes would lose half a digit without it."""
+    return more - ((total + more) - total)
 
 
 @helper
@@ -151,7 +149,9 @@ def _add_exp(tile: Row, first: Index, vectors: Row) -> None:
         exp_a = zero if a < lowest or a == top else exp_over(a - origin, n, r)
         exp_b = zero if b < lowest or b == top else exp_over(b - origin, n, r)
         exp_c = zero if c < lowest or c == top else exp_over(c - origin, n, r)
-        _add(vectors, j, exp_a + exp_b + exp_c)
+        total, more = vectors[TOTAL + j], exp_a + exp_b + exp_c
+        vectors[TOTAL + j] = total + more
+        vectors[LOST + j] += _rounded_off(total, more)
         vectors[COUNT + j] += (one if a == top else zero) + (one if b == top else zero) + (one if c == top else zero)
 
 
@@ -191,7 +191,9 @@ def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], mos
         share = slope * targets[first + j] + offset
         cost = real(vectors[REST + j] + (np.float64(vectors[TOP + j]) - tile[first + j]))
         cost = highest if cost > highest else cost
-        _add(vectors, j, share * cost if share != zero else zero)
+        total, more = vectors[TOTAL + j], share * cost if share != zero else zero
+        vectors[TOTAL + j] = total + more
+        vectors[LOST + j] += _rounded_off(total, more)
 
 
 @helper
@@ -254,7 +256,9 @@ def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], ve
         wrong = one - t if x > zero else t  # how far the target is on the other side
         cost = log1p(tail) + (size * wrong if wrong != zero else zero)
         share = positive * t + negative * (one - t)
-        _add(vectors, j, share * vectors[SHARE + j] * cost if share != zero else zero)
+        total, more = vectors[TOTAL + j], share * vectors[SHARE + j] * cost if share != zero else zero
+        vectors[TOTAL + j] = total + more
+        vectors[LOST + j] += _rounded_off(total, more)
 
 
 @helper
