@@ -18,6 +18,7 @@ TABLES = (
     "distributions",
     "label_types",
     "outputs",
+    "logits",
     "growth",
     "first_call",
     "frameworks",

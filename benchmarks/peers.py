@@ -100,6 +100,23 @@ def read_floor(conf_loss: NDArray[Any], classes: NDArray[Any]) -> float:
     return float(conf_loss.sum()) + float(words.sum())
 
 
+def numpy_cross_entropy(logits: NDArray[Any], classes: NDArray[Any]) -> NDArray[Any]:
+    """Compute the softmax cross-entropy (B, A) the usual way: the logarithm of the sum, less the label's logit."""
+    top = logits.max(axis=2, keepdims=True)
+    own = np.take_along_axis(logits, classes[..., None], axis=2)[..., 0]
+    total = np.log(np.exp(logits - top).sum(axis=2)) + top[..., 0]
+    return np.asarray(total - own)
+
+
+def torch_cross_entropy(logits: NDArray[Any], classes: NDArray[Any]) -> NDArray[Any]:
+    """Compute the softmax cross-entropy (B, A) with torch."""
+    import torch
+
+    flat = torch.from_numpy(logits).reshape(-1, logits.shape[2])
+    loss = torch.nn.functional.cross_entropy(flat, torch.from_numpy(classes).reshape(-1), reduction="none")
+    return np.asarray(loss.reshape(classes.shape).numpy())
+
+
 NUMPY: dict[str, Peer] = {
     "boolean": numpy_boolean_partition,
     "best": numpy_best_loop,

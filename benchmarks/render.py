@@ -82,6 +82,23 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     ("Outputs and batch sizes", "8732 anchors, 0.3 % positives, int64 labels.", "outputs", OUTPUTS),
     (
+        "From logits",
+        "8732 anchors, 0.3 % positives, 32 samples; us per sample. Mined: with their sums. Floor: `np.sum` of logits.",
+        "logits",
+        {
+            "classes": ("classes", str),
+            "softmax": ("softmax", _short),
+            "mined": ("mined", _short),
+            "sigmoid": ("sigmoid", _short),
+            "focal": ("focal", _short),
+            "floor": ("floor", _short),
+            "mined_over_floor": ("mined / floor", _ratio),
+            "numpy_over_softmax": ("NumPy / softmax", _ratio),
+            "torch_over_softmax": ("torch / softmax", _ratio),
+            "topk_over_mined": ("torch with topk / mined", _ratio),
+        },
+    ),
+    (
         "Growth",
         "The exponent of a power law fitted to five sizes: 1 is linear.",
         "growth",

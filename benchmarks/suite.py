@@ -118,6 +118,51 @@ def outputs(num_anchors: int = 8732, sizes: tuple[int, ...] = (1, 32, 128, 1024)
     return rows
 
 
+def logits(num_anchors: int = 8732, num_samples: int = 32, rounds: int = 15) -> list[Row]:
+    """Losses from logits, with and without mining, beside torch where it is installed, NumPy and one read of them."""
+    rows = []
+    for num_classes in (2, 21, 91):
+        rng = np.random.default_rng(num_classes)
+        drawn = data.classes((num_samples, num_anchors), 0.003, rng) % num_classes
+        x = rng.normal(0, 2, (*drawn.shape, num_classes)).astype(np.float32)
+        x[..., 0] += 6
+        functions: dict[str, Callable[[], Any]] = {
+            "softmax": lambda x=x, y=drawn: sm.softmax_cross_entropy(x, y, num_threads=1),
+            "mined": lambda x=x, y=drawn: (
+                sm.confidence_loss(
+                    sm.softmax_cross_entropy(x, y, num_threads=1), y, background=0, num_threads=1
+                ).per_sample
+            ),
+            "sigmoid": lambda x=x, y=drawn: sm.sigmoid_cross_entropy(x, y, num_threads=1),
+            "focal": lambda x=x, y=drawn: sm.focal_loss(x, y, num_threads=1),
+            "floor": lambda x=x: float(x.sum()),
+            "NumPy": lambda x=x, y=drawn: peers.numpy_cross_entropy(x, y),
+        }
+        np.testing.assert_allclose(functions["softmax"](), functions["NumPy"](), rtol=1e-5, atol=1e-5)
+        with contextlib.suppress(ImportError):
+            import torch
+
+            torch.set_num_threads(1)
+            functions["torch"] = lambda x=x, y=drawn: peers.torch_cross_entropy(x, y)
+            functions["torch topk"] = lambda x=x, y=drawn: peers.torch_topk(peers.torch_cross_entropy(x, y), y)
+            np.testing.assert_allclose(functions["softmax"](), functions["torch"](), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(functions["mined"](), functions["torch topk"](), rtol=1e-5)
+        seconds = interleaved(functions, rounds=rounds)
+        nowhere = float("nan")
+        rows.append(
+            {
+                "classes": num_classes,
+                **{name: seconds[name] / num_samples * 1e6 for name in ("softmax", "mined", "sigmoid", "focal")},
+                "floor": seconds["floor"] / num_samples * 1e6,
+                "mined_over_floor": seconds["mined"] / seconds["floor"],
+                "numpy_over_softmax": seconds["NumPy"] / seconds["softmax"],
+                "torch_over_softmax": seconds.get("torch", nowhere) / seconds["softmax"],
+                "topk_over_mined": seconds.get("torch topk", nowhere) / seconds["mined"],
+            }
+        )
+    return rows
+
+
 def growth(rounds: int = 15) -> list[Row]:
     """Fit the cost against the samples and against the anchors: the exponents of two power laws."""
     rows = []
