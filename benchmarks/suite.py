@@ -128,11 +128,7 @@ def logits(num_anchors: int = 8732, num_samples: int = 32, rounds: int = 15) -> 
         x[..., 0] += 6
         functions: dict[str, Callable[[], Any]] = {
             "softmax": lambda x=x, y=drawn: sm.softmax_cross_entropy(x, y, num_threads=1),
-            "mined": lambda x=x, y=drawn: (
-                sm.confidence_loss(
-                    sm.softmax_cross_entropy(x, y, num_threads=1), y, background=0, num_threads=1
-                ).per_sample
-            ),
+            "mined": lambda x=x, y=drawn: sm.multibox_loss(x, y, background=0, num_threads=1).per_sample,
             "sigmoid": lambda x=x, y=drawn: sm.sigmoid_cross_entropy(x, y, num_threads=1),
             "focal": lambda x=x, y=drawn: sm.focal_loss(x, y, num_threads=1),
             "floor": lambda x=x: float(x.sum()),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining import _backends, _logits
+from ssd_mining import _backends, _logit_inputs
 from ssd_mining._classification import Computed, Focal, LogitRows, Sigmoid, Softmax
 from tests.batches import REAL_FILES, examples, load_real
 from tests.logits import KINDS, TARGETS, expected, function, logits, specs, targets
@@ -59,7 +59,7 @@ def test_the_gradients_equal_the_reference(call, seed):
         y = y.astype(np.float64 if dtype == np.float64 else np.float32).astype(np.float64)
     rng = np.random.default_rng(seed)
     factors = np.where(rng.random(x.shape[:2]) < 0.3, rng.normal(size=x.shape[:2]), 0.0)
-    got = _logits.check_logits(x.astype(dtype), y, spec).gradients(slice(None), factors)
+    got = _logit_inputs.check_logits(x.astype(dtype), y, spec).gradients(slice(None), factors)
     judged = np.where(factors[..., None] != 0, expected(x, y, spec, gradient=True) * factors[..., None], 0.0)
     # Where several classes have targets their slopes cancel; where one has, every digit of a tail counts.
     cancels = y.ndim == 3 or getattr(spec, "label_smoothing", 0) > 0
@@ -72,7 +72,7 @@ def test_the_gradients_equal_the_reference(call, seed):
 @pytest.mark.parametrize("background", [0, 3, -1])
 def test_the_ranks_equal_the_reference(spec, kind, background):
     got, judged = (
-        _logits.check_logits(LOGITS, CLASSES, spec, backend=backend).ranks(kind, background)
+        _logit_inputs.check_logits(LOGITS, CLASSES, spec, backend=backend).ranks(kind, background)
         for backend in ("cpu", "reference")
     )
     assert (got.shape, got.dtype) == ((5, 150), np.float32)
@@ -119,9 +119,9 @@ def test_classes_may_stand_on_the_second_axis(spec):
 @pytest.mark.parametrize("elements", [1, 1050, 1051, 2100, 10**9])
 def test_blocks_and_slices_of_any_size_give_the_same_bits(spec, elements, monkeypatch):
     factors = np.where(CLASSES % 3 == 0, 0.5, 0.0)
-    whole = _logits.check_logits(LOGITS, CLASSES, spec)
+    whole = _logit_inputs.check_logits(LOGITS, CLASSES, spec)
     losses, gradients = whole[:], whole.gradients(slice(None), factors)
-    monkeypatch.setattr("ssd_mining._inputs.BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", elements)
     np.testing.assert_array_equal(whole[:], losses)
     np.testing.assert_array_equal(whole[1:3], losses[1:3])
     np.testing.assert_array_equal(whole.gradients(slice(None), factors), gradients)
@@ -132,7 +132,7 @@ def test_blocks_and_slices_of_any_size_give_the_same_bits(spec, elements, monkey
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_two_workers_give_the_bits_of_one(spec, monkeypatch):
     factors = np.where(CLASSES % 3 == 0, 0.5, 0.0)
-    one = _logits.check_logits(LOGITS, CLASSES, spec, num_threads=1)
+    one = _logit_inputs.check_logits(LOGITS, CLASSES, spec, num_threads=1)
     losses, gradients = one[:], one.gradients(slice(None), factors)
     launched = []
     monkeypatch.setattr(_backends, "PARALLEL_LOGITS", 0)
@@ -201,15 +201,15 @@ def test_a_batch_of_the_usual_size_has_the_promised_accuracy():
 @pytest.mark.parametrize("y", [CLASSES, SOFT], ids=["classes", "soft"])
 def test_the_gradients_are_the_slopes_of_the_losses(spec, y):
     x, step = LOGITS.astype(np.float64), 1e-5
-    got = _logits.check_logits(x, y, spec).gradients(slice(None), np.ones(x.shape[:2]))
+    got = _logit_inputs.check_logits(x, y, spec).gradients(slice(None), np.ones(x.shape[:2]))
     for c in range(x.shape[2]):
         moved = np.zeros(x.shape[2])
         moved[c] = step
-        up, down = (_logits.check_logits(x + sign * moved, y, spec)[:] for sign in (1, -1))
+        up, down = (_logit_inputs.check_logits(x + sign * moved, y, spec)[:] for sign in (1, -1))
         slope = (up - down) / (2 * step)
         smooth = np.ones(slope.shape, np.bool_)
         if getattr(spec, "prob_floor", 0) > 0:  # at the floor the loss has a corner
-            smooth = np.abs(up + down - 2 * _logits.check_logits(x, y, spec)[:]) < 1e-8
+            smooth = np.abs(up + down - 2 * _logit_inputs.check_logits(x, y, spec)[:]) < 1e-8
             assert smooth.mean() > 0.9
         np.testing.assert_allclose(got[..., c][smooth], slope[smooth], rtol=1e-6, atol=1e-8)
 
@@ -250,7 +250,7 @@ def test_torch_agrees(dtype):
 
 
 def check_against_torch(spec, y, tensor, loss):
-    ours = _logits.check_logits(tensor.detach(), y, spec)
+    ours = _logit_inputs.check_logits(tensor.detach(), y, spec)
     np.testing.assert_allclose(ours[:], loss.detach().numpy(), rtol=1e-5, atol=1e-5)
     factors = np.where(CLASSES % 2 == 0, 2.0, 0.0)
     tensor.grad = None
@@ -270,7 +270,7 @@ def test_the_tile_path_of_every_height_and_tail():
 
 
 def test_rows_that_a_twin_reads_are_not_the_callers_to_change():
-    rows = _logits.check_logits(LOGITS, CLASSES, Softmax())._rows(slice(0, 5))
+    rows = _logit_inputs.check_logits(LOGITS, CLASSES, Softmax())._rows(slice(0, 5))
     assert isinstance(rows, LogitRows)
     assert all(not array.flags.writeable for array in rows)
     assert np.shares_memory(rows.logits, LOGITS)

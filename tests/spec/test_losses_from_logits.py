@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining import _logits, reference_losses
+from ssd_mining import _logit_inputs, reference_losses
 from ssd_mining._classification import Focal, Sigmoid, Softmax
 
 BACKENDS = ["cpu", "reference"]
@@ -165,7 +165,7 @@ def test_a_softmax_without_probabilities_is_nan(row, backend):
         for keywords in ({}, {"label_smoothing": 0.1}, {"prob_floor": 0.1}):
             got = sm.softmax_cross_entropy(x, np.full((1, 2), c), backend=backend, **keywords)
             assert np.isnan(got).tolist() == [[False, True]], (c, keywords)
-        got = _logits.check_logits(x, np.full((1, 2), c), Softmax(), backend=backend).gradients(
+        got = _logit_inputs.check_logits(x, np.full((1, 2), c), Softmax(), backend=backend).gradients(
             slice(1), np.ones((1, 2))
         )
         assert np.isnan(got[0, 1]).all()
@@ -213,7 +213,7 @@ def test_ignored_anchors_cost_nothing_whatever_they_hold(backend):
     smoothed = sm.softmax_cross_entropy(x, y, ignore_index=-1, valid=valid, label_smoothing=0.1, backend=backend)
     assert smoothed[0, [0, 2]].tolist() == [0, 0]
     for spec in (Softmax(), Sigmoid(), Focal()):
-        whole = _logits.check_logits(x, y, spec, ignore_index=-1, valid=valid, backend=backend)
+        whole = _logit_inputs.check_logits(x, y, spec, ignore_index=-1, valid=valid, backend=backend)
         gradients = whole.gradients(slice(None), np.ones((1, 4)))
         assert not gradients[0, [0, 2]].any()
         assert gradients[0, [1, 3]].all()
@@ -258,19 +258,21 @@ def test_float16_logits_are_exact_in_float32():
 def test_the_background_rank_is_the_loss_as_background(backend):
     x, y = draw(8)
     for spec, loss in ((Softmax(class_weights=range(5)), LOSSES[0]), (Focal(), LOSSES[1])):
-        ranks = _logits.check_logits(x, y, spec, backend=backend).ranks("background", -1)
+        ranks = _logit_inputs.check_logits(x, y, spec, backend=backend).ranks("background", -1)
         np.testing.assert_array_equal(ranks[:], loss(x, np.full(y.shape, 4), backend=backend))
 
 
 def test_the_foreground_rank_is_the_largest_log_probability_of_another_class(backend):
     x = np.array([[[30.0, 2.0, 1.0], [0.0, 2.0, 2.0], [-INF, 3.0, -INF]]], np.float32)
-    softmax = _logits.check_logits(x, [[0, 0, 0]], Softmax(), backend=backend).ranks("foreground_max", 0)[:]
+    softmax = _logit_inputs.check_logits(x, [[0, 0, 0]], Softmax(), backend=backend).ranks("foreground_max", 0)[:]
     expected = [[2 - 30 - math.log1p(math.exp(-28) + math.exp(-29)), -math.log(2 + math.exp(-2)), 0]]
     np.testing.assert_allclose(softmax, expected, rtol=2e-7)
-    sigmoid = _logits.check_logits(x, [[0, 0, 0]], Sigmoid(), backend=backend).ranks("foreground_max", 0)[:]
+    sigmoid = _logit_inputs.check_logits(x, [[0, 0, 0]], Sigmoid(), backend=backend).ranks("foreground_max", 0)[:]
     np.testing.assert_allclose(sigmoid, [[-math.log1p(math.exp(-v)) for v in (2, 2, 3)]], rtol=3e-7)
     for spec in (Softmax(), Sigmoid()):
-        alone = _logits.check_logits(x[..., :1], [[0, 0, 0]], spec, backend=backend).ranks("foreground_max", 0)[:]
+        alone = _logit_inputs.check_logits(x[..., :1], [[0, 0, 0]], spec, backend=backend).ranks("foreground_max", 0)[
+            :
+        ]
         assert (np.isneginf(alone) | np.isnan(alone)).all()
         assert np.isneginf(alone[0, 0])
 
@@ -297,14 +299,12 @@ def test_the_loss_of_selected_anchors_and_its_slopes(beta):
 
     rng = np.random.default_rng(2)
     pred, target = rng.normal(size=(2, 3, 20, 4))
-    factors = np.where(rng.random((3, 20)) < 0.3, rng.random((3, 20)), 0.0)
-    factors[1] = 0
-    sums, gradient = selected_smooth_l1(pred, target, factors, beta)
-    np.testing.assert_allclose(sums, (sm.smooth_l1(pred, target, beta=beta) * factors).sum(axis=1), rtol=1e-14)
+    chosen = np.nonzero(rng.random((3, 20)) < 0.3)
+    losses, slopes = selected_smooth_l1(pred, target, chosen, beta)
+    np.testing.assert_allclose(losses, sm.smooth_l1(pred, target, beta=beta)[chosen], rtol=1e-14)
     step = 1e-7
     for c in range(4):
         moved = step * (np.arange(4) == c)
-        slope = sm.smooth_l1(pred + moved, target, beta=beta) - sm.smooth_l1(pred - moved, target, beta=beta)
-        np.testing.assert_allclose(gradient[..., c], slope / (2 * step) * factors, atol=1e-6)
-    assert gradient.dtype == np.float64
-    assert not gradient[1].any()
+        expected = sm.smooth_l1(pred + moved, target, beta=beta) - sm.smooth_l1(pred - moved, target, beta=beta)
+        np.testing.assert_allclose(slopes[:, c], expected[chosen] / (2 * step), atol=1e-6)
+    assert losses.dtype == slopes.dtype == np.float64
