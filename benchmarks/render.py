@@ -83,7 +83,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ("Outputs and batch sizes", "8732 anchors, 0.3 % positives, int64 labels.", "outputs", OUTPUTS),
     (
         "From logits",
-        "8732 anchors, 0.3 % positives, 32 samples; us a sample. Mined: multibox_loss. Floor: `np.sum` of logits.",
+        "8732 anchors, 0.3 % positives, us per sample of 32. Mined: multibox_loss. Floor: `np.sum` of logits.",
         "logits",
         {
             "classes": ("classes", str),

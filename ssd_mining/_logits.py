@@ -165,7 +165,7 @@ class LogitLosses:
     ) -> NDArray[np.int32]:
         known = self.num_classes + (self.background == self.num_classes)
         # One pass tells the usual case: as unsigned numbers, labels below 0 are large.
-        bits = labels.astype(f"u{labels.dtype.itemsize}", order="C")
+        bits = native(labels, labels.dtype.newbyteorder("=")).view(f"u{labels.dtype.itemsize}")
         if valid is None and self.ignore_index is None and (not bits.size or bits.max() < known):
             return bits.astype(np.int32)
         ignored = np.zeros(labels.shape, np.bool_) if valid is None else ~valid
