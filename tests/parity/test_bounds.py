@@ -27,7 +27,8 @@ class Guarded:
         self.inside = np.frombuffer(self.map, np.uint8)[PAGE:-PAGE]
 
     def put(self, array, *, at_end):
-        raw = self.inside[self.inside.size - array.nbytes :] if at_end else self.inside[: array.nbytes]
+        start = self.inside.size - array.nbytes if at_end else 0
+        raw = self.inside[start : start + array.nbytes]
         guarded = raw.view(array.dtype).reshape(array.shape)
         guarded[...] = array
         return guarded
@@ -75,6 +76,62 @@ def run_cases(number):
         for name in got._fields:
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=f"{case} {name}")
     print("in bounds", number)
+
+
+def run_logit_cases(number):
+    """Compute losses and gradients whose arrays, scratch and results all lie against protected pages."""
+    from ssd_mining._classification import Computed, Focal, LogitRows, Sigmoid, Softmax
+    from ssd_mining.kernels import cpu_logits as cpu
+    from tests.logits import KINDS, logits, targets
+
+    names = ("logits", "labels", "scores", "weights", "factors", "values", "tiles", "tails")
+    pools = {name: Guarded(512 * 1024) for name in names}
+    allocate, rng = cpu._scratch, np.random.default_rng(0)
+    for case in range(number):
+        at_end, dtype = bool(case % 2), (np.float32, np.float64)[case % 3 == 0]
+        shape = int(rng.integers(1, 4)), int(rng.integers(1, 200)), int(rng.integers(1, 40))
+        scored, ranked = case % 5 == 0, case % 7 == 0
+        plain = LogitRows(
+            logits=logits(KINDS[case % len(KINDS)], shape, rng).astype(dtype),
+            labels=rng.integers(-1, shape[2] + 1, shape[:2]).astype(np.int32),
+            scores=targets("soft", shape, rng).astype(dtype) if scored else np.empty((0, 0, 0), dtype),
+            weights=rng.random(shape[2]).astype(dtype),
+        )
+        rows = LogitRows(*(pools[name].put(array, at_end=at_end) for name, array in plain._asdict().items()))
+        factors = pools["factors"].put(np.where(rng.random(shape[:2]) < 0.2, 1.0, 0.0), at_end=at_end)
+        for array in (*rows, *plain, factors):
+            array.flags.writeable = False
+        spec = (Softmax(label_smoothing=0.1 * (case % 2), prob_floor=1e-9), Sigmoid(), Focal(), Focal(gamma=0.5))[
+            case % 4
+        ]
+        form = "softmax" if isinstance(spec, Softmax) else "sigmoid"
+        rule = spec.rule._replace(besides=shape[2] - 1 if ranked and not scored else -1)
+        for what, size in (("losses", shape[:2]), ("gradients", shape)):
+            results = []
+            for given, guarded in ((plain, False), (rows, True)):
+                values = np.zeros(size, dtype)
+                values = pools["values"].put(values, at_end=at_end) if guarded else values
+                computed = Computed(values, np.zeros(shape[0], np.int64))
+
+                def scratch(rows, workers, guarded=guarded):
+                    arrays = zip(("tiles", "tails"), allocate(rows, workers), strict=True)
+                    return tuple(pools[n].put(a, at_end=at_end) if guarded else a for n, a in arrays)  # noqa: B023
+
+                cpu._scratch = scratch
+                arguments = (given, rule, computed) if what == "losses" else (given, rule, factors, computed)
+                getattr(cpu, f"{form}_{what}")(*arguments, 1)
+                assert computed.done.all()
+                results.append(values)
+            np.testing.assert_array_equal(*results, err_msg=f"{case} {what}")
+    cpu._scratch = allocate
+    print("in bounds", number)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect of libc")
+def test_500_losses_and_gradients_stay_inside_protected_pages():
+    code = "from tests.parity.test_bounds import run_logit_cases; run_logit_cases(500)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == "in bounds 500\n", (done.returncode, done.stderr)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect of libc")
