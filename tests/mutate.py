@@ -1,4 +1,4 @@
-"""Mutation testing of the kernels: change one operator or constant at a time, and see a test fail.
+"""Mutation testing of the mining: change one operator or constant at a time, and see a test fail.
 
 ``python -m tests.mutate [--jobs 2] [--only TEXT]`` takes about twenty minutes and prints what survived. A survivor is
 a missing test or an equivalent mutant. This is no part of the test suite.
@@ -16,8 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FILES = ("ssd_mining/kernels/cpu.py", "ssd_mining/kernels/rules.py")
-TESTS = ("tests/parity/test_paths.py", "tests/spec", "tests/parity/test_generated.py")
+LAWS = ("tests/spec/test_laws.py", "tests/spec/test_notebook.py", "tests/spec/test_selection.py")
+MINING = ("tests/parity/test_paths.py", *LAWS, "tests/parity/test_generated.py")
+TESTS = {
+    "ssd_mining/kernels/cpu.py": MINING,
+    "ssd_mining/kernels/rules.py": MINING,
+    "ssd_mining/_plan.py": MINING,
+}
 SECONDS = 90  # a mutant that loops for ever is a killed one
 SWAPS = {
     ast.Lt: (ast.LtE, ast.GtE),
@@ -86,7 +91,7 @@ def survives(file, source):
         # Without the JIT a mutant need not be compiled, and dies within seconds.
         environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": folder}
         options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", "-m", "not full_size"]
-        command = [sys.executable, "-m", "pytest", *options, *TESTS]
+        command = [sys.executable, "-m", "pytest", *options, *TESTS[file]]
         try:
             done = subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, timeout=SECONDS, check=False
@@ -101,7 +106,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="", help="mutants whose description contains this")
     arguments = parser.parse_args()
-    work = [(file, *mutant) for file in FILES for mutant in mutants(ROOT / file) if arguments.only in mutant[0]]
+    work = [(file, *mutant) for file in TESTS for mutant in mutants(ROOT / file) if arguments.only in mutant[0]]
     print(f"{len(work)} mutants", flush=True)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         alive = 0
