@@ -4,16 +4,18 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
 from ssd_mining import _logit_inputs, reference_losses
 from ssd_mining._classification import Focal, Sigmoid, Softmax
+from tests.batches import examples
 
 BACKENDS = ["cpu", "reference"]
 LOSSES = [sm.softmax_cross_entropy, sm.sigmoid_cross_entropy, sm.focal_loss]
 INF, NAN = math.inf, math.nan
+few = settings(max_examples=examples(100))
 
 
 @pytest.fixture(params=BACKENDS)
@@ -43,6 +45,7 @@ def test_with_a_background_logit_25_above_the_rest_all_8732_losses_are_distinct(
     np.testing.assert_allclose(losses, exact, rtol=2e-7)
 
 
+@few
 @given(st.integers(0, 2**32), st.sampled_from([-1024.0, -64.0, 32.0, 4096.0]))
 def test_adding_a_number_to_all_logits_of_an_anchor_changes_nothing(seed, shift):
     x, y = draw(seed)  # in eighths: no sum is rounded
@@ -50,6 +53,7 @@ def test_adding_a_number_to_all_logits_of_an_anchor_changes_nothing(seed, shift)
     np.testing.assert_allclose(got, sm.softmax_cross_entropy(x, y), rtol=4e-7, atol=0)
 
 
+@few
 @given(st.integers(0, 2**32))
 def test_permuting_anchors_or_samples_permutes_the_losses(seed):
     x, y = draw(seed, (3, 130, 4))
@@ -62,12 +66,14 @@ def test_permuting_anchors_or_samples_permutes_the_losses(seed):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
+@few
 @given(seed=st.integers(0, 2**32))
 def test_one_hot_labels_give_the_bits_of_integer_labels(loss, seed):
     x, y = draw(seed)
     np.testing.assert_array_equal(loss(x, np.eye(5)[y]), loss(x, y))
 
 
+@few
 @given(st.integers(0, 2**32))
 def test_the_loss_of_soft_labels_is_linear_in_them(seed):
     x, y = draw(seed)
@@ -78,6 +84,7 @@ def test_the_loss_of_soft_labels_is_linear_in_them(seed):
         np.testing.assert_allclose(loss(x, soft), mixed, rtol=1e-6)
 
 
+@few
 @given(st.integers(0, 2**32))
 def test_smoothing_mixes_in_the_mean_over_all_classes(seed):
     x, y = draw(seed)
@@ -86,6 +93,7 @@ def test_smoothing_mixes_in_the_mean_over_all_classes(seed):
     np.testing.assert_allclose(got, 0.8 * sm.softmax_cross_entropy(x, y) + 0.2 * every.mean(axis=2), rtol=1e-6)
 
 
+@few
 @given(st.integers(0, 2**32))
 def test_weights_multiply_the_loss_of_their_class(seed):
     x, y = draw(seed)
@@ -94,6 +102,7 @@ def test_weights_multiply_the_loss_of_their_class(seed):
     np.testing.assert_array_equal(got, sm.softmax_cross_entropy(x, y) * weights[y].astype(np.float32))
 
 
+@few
 @given(st.integers(0, 2**32))
 def test_a_probability_floor_caps_the_loss(seed):
     x, y = draw(seed)
@@ -101,6 +110,7 @@ def test_a_probability_floor_caps_the_loss(seed):
     np.testing.assert_array_equal(got, np.minimum(sm.softmax_cross_entropy(x, y), np.float32(-np.log(0.125))))
 
 
+@few
 @given(st.integers(0, 2**32))
 def test_the_probabilities_of_all_classes_add_up_to_1(seed):
     x, y = draw(seed)
@@ -108,6 +118,7 @@ def test_the_probabilities_of_all_classes_add_up_to_1(seed):
     np.testing.assert_allclose(np.sum(p, axis=0), 1, rtol=1e-13)
 
 
+@few
 @given(st.integers(0, 2**32))
 def test_without_focus_and_alpha_the_focal_loss_is_the_sigmoid_one(seed):
     x, y = draw(seed)
@@ -116,6 +127,7 @@ def test_without_focus_and_alpha_the_focal_loss_is_the_sigmoid_one(seed):
     np.testing.assert_array_equal(half * 2, sm.sigmoid_cross_entropy(x, y))
 
 
+@few
 @given(st.integers(0, 2**32))
 def test_a_softmax_of_two_classes_is_a_sigmoid_of_one(seed):
     x, y = draw(seed, (2, 40, 1))
@@ -217,6 +229,19 @@ def test_ignored_anchors_cost_nothing_whatever_they_hold(backend):
         gradients = whole.gradients(slice(None), np.ones((1, 4)))
         assert not gradients[0, [0, 2]].any()
         assert gradients[0, [1, 3]].all()
+
+
+def test_a_class_without_a_logit_has_the_slopes_of_a_row_of_zeros(backend):
+    x, y = draw(4)
+    for spec in (Sigmoid(), Focal()):
+        got, expected = (
+            _logits.check_logits(x, labels, spec, background=5, backend=backend).gradients(
+                slice(None), np.ones(y.shape)
+            )
+            for labels in (np.full_like(y, 5), np.zeros(x.shape))
+        )
+        np.testing.assert_array_equal(got, expected)
+        assert (got > 0).all()  # every logit should fall
 
 
 def test_an_ignore_index_may_be_a_class(backend):
