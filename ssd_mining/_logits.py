@@ -19,8 +19,8 @@ from ssd_mining._backends import Backend
 from ssd_mining._classification import (
     Classification,
     Computed,
-    Focal,
     LogitRows,
+    Sigmoid,
     Softmax,
     SoftmaxRule,
 )
@@ -84,7 +84,7 @@ class LogitLosses:
         ``"foreground_max"``: the logarithm of the largest probability among all other classes.
         """
         background = normalized_background(background, self.num_classes, self.classification)
-        plain: Classification = Softmax() if isinstance(self.classification, Softmax) else Focal(alpha=None, gamma=0)
+        plain: Classification = Softmax() if isinstance(self.classification, Softmax) else Sigmoid()
         return dataclasses.replace(self, classification=plain, background=background, ranked=kind)
 
     def gradients(self, samples: slice, factors: NDArray[np.float64]) -> NDArray[Any]:
