@@ -235,7 +235,7 @@ def test_a_class_without_a_logit_has_the_slopes_of_a_row_of_zeros(backend):
     x, y = draw(4)
     for spec in (Sigmoid(), Focal()):
         got, expected = (
-            _logits.check_logits(x, labels, spec, background=5, backend=backend).gradients(
+            _logit_inputs.check_logits(x, labels, spec, background=5, backend=backend).gradients(
                 slice(None), np.ones(y.shape)
             )
             for labels in (np.full_like(y, 5), np.zeros(x.shape))
