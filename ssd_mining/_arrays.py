@@ -50,10 +50,10 @@ def as_real_array(name: str, value: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-    """Refuse an array whose shape is not that of the losses."""
+def check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...], of: str = "conf_loss") -> None:
+    """Refuse an array whose shape is not that `of` the losses."""
     if array.shape != shape:
-        refuse(name, f"the shape of conf_loss {shape}", f"shape {array.shape}")
+        refuse(name, f"the shape of {of} {shape}", f"shape {array.shape}")
 
 
 def native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -54,7 +54,7 @@ def assemble(
         conf_loss=loss,
         labels=label_array,
         rank_by=rank if ranks is None else ranks,
-        valid=_valid(given.get("valid"), loss.shape),
+        valid=check_valid(given.get("valid"), loss.shape),
         overlaps=overlaps,
         weights=weights,
         quotas=_quotas(given.get("num_negatives"), offsets.size - 1, mining),
@@ -69,21 +69,24 @@ def _like_losses(name: str, value: ArrayLike | None, loss: NDArray[Any] | Losses
     if value is None:
         return None
     array = as_real_array(name, value)
-    check_shape(name, array, loss.shape)
+    check_shape(
+        name, array, loss.shape, "conf_loss" if isinstance(loss, np.ndarray) else f"the anchors of {loss.name}"
+    )
     return array
 
 
-def _valid(value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+def check_valid(value: ArrayLike | None, shape: tuple[int, ...], of: str = "conf_loss") -> NDArray[np.bool_] | None:
+    """Check which anchors count, if that is said; `shape` is that `of` the losses."""
     if value is None:
         return None
     array = as_array("valid", value)
     if array.dtype != np.bool_:
         refuse("valid", "a bool array, True where the anchor counts", f"dtype {array.dtype}", TypeError)
-    check_shape("valid", array, shape)
+    check_shape("valid", array, shape, of)
     return array
 
 
-def sample_offsets(value: ArrayLike, num_anchors: int) -> NDArray[np.int64]:
+def sample_offsets(value: ArrayLike, num_anchors: int, of: str = "conf_loss") -> NDArray[np.int64]:
     """Check offsets and copy them, for a kernel trusts them whatever the caller does to his."""
     array = as_array("sample_offsets", value)
     if array.dtype.kind not in "iu":
@@ -92,7 +95,7 @@ def sample_offsets(value: ArrayLike, num_anchors: int) -> NDArray[np.int64]:
     if offsets.ndim != 1 or offsets.size == 0:
         refuse("sample_offsets", "a (B + 1,) array", f"shape {offsets.shape}")
     if offsets[0] != 0 or offsets[-1] != num_anchors or (np.diff(offsets) < 0).any():
-        expected = f"numbers that never fall, from 0 to the {num_anchors} of conf_loss"
+        expected = f"numbers that never fall, from 0 to the {num_anchors} of {of}"
         refuse("sample_offsets", expected, np.array2string(array, threshold=8, separator=", "))
     return read_only(offsets)
 

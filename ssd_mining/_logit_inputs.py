@@ -11,7 +11,7 @@ from ssd_mining._arrays import as_array, refuse
 from ssd_mining._backends import Backend
 from ssd_mining._batch import Batch
 from ssd_mining._classification import Classification, Softmax
-from ssd_mining._inputs import assemble, sample_offsets
+from ssd_mining._inputs import assemble, check_valid, sample_offsets
 from ssd_mining._logits import LogitLosses, RaggedLosses, RankKind, check_class, normalized_background
 from ssd_mining._spec import Extras, Mining
 
@@ -40,22 +40,48 @@ def logit_batch(
     if offsets is None:
         losses = whole = check_logits(x, y, classification, **known)
     else:
-        if x.ndim != 2:
-            refuse("logits", "an (N, C) array with sample_offsets", f"shape {x.shape}")
-        known |= {"class_axis": -1, "valid": None if valid is None else as_array("valid", valid)[None]}
+        _check_ragged(x, y, where["class_axis"])
+        valid = check_valid(valid, x.shape[:1], "the anchors of logits")
+        checked_offsets = sample_offsets(offsets, x.shape[0], "logits")
+        known["valid"] = None if valid is None else valid[None]
         whole = check_logits(x[None], y[None], classification, **known)
-        whole = dataclasses.replace(whole, offsets=sample_offsets(offsets, x.shape[0]))
+        whole = dataclasses.replace(whole, offsets=checked_offsets)
         losses = RaggedLosses(whole)
     if y.ndim == losses.ndim and whole.background is not None:  # with logits, -1 is the last class
         mining = dataclasses.replace(mining, background=whole.background)
     ranks = None
     if mining.rank_by != "loss":
+        if mining.rank_by == "foreground_sum" and not isinstance(classification, Softmax):
+            expected = "a mode other than 'foreground_sum', for the probabilities of sigmoids do not add up to 1"
+            refuse("rank_by", expected, f"it with {type(classification).__name__}")
         # 1 - p and -log p of background have one order; whatever is ranked by the one is ranked by the other.
         kind: RankKind = "foreground_max" if mining.rank_by == "foreground_max" else "background"
         ranks = losses.ranks(kind, -1 if mining.background is None else mining.background)
     if y.ndim > losses.ndim:  # (B, A, C), whatever the axis of the classes was
         y = whole.labels if offsets is None else whole.labels[0]
     return assemble(losses, y, mining, extras, ranks), whole
+
+
+def _check_ragged(logits: NDArray[Any], labels: NDArray[Any], class_axis: int) -> None:
+    """Check the shapes of a ragged batch in its own words, before it becomes one sample."""
+    check_class_axis(class_axis)
+    if class_axis != -1:
+        refuse("class_axis", "-1 with sample_offsets", f"{class_axis}")
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        refuse("logits", "an (N, C) array of at least one class with sample_offsets", f"shape {logits.shape}")
+    if labels.shape not in (logits.shape[:1], logits.shape):
+        expected = f"shape {logits.shape[:1]} of the anchors of logits, or one-hot scores {logits.shape}"
+        refuse("labels", expected, f"shape {labels.shape}")
+    if labels.ndim == 1 and labels.dtype.kind == "f":
+        expected = "integer classes of shape (N,), or one-hot scores of shape (N, C)"
+        refuse("labels", expected, f"dtype {labels.dtype} of shape {labels.shape}", TypeError)
+
+
+def check_class_axis(class_axis: Any) -> None:
+    """Refuse an axis where no classes can stand."""
+    is_whole = isinstance(class_axis, int | np.integer) and not isinstance(class_axis, bool)
+    if not is_whole or class_axis not in (1, 2, -1):
+        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
 
 
 def check_logits(
@@ -72,12 +98,11 @@ def check_logits(
 ) -> LogitLosses:
     """Check everything about logits and labels that can be known without a pass over their values."""
     x = as_array("logits", logits)
+    check_class_axis(class_axis)
     if x.ndim != 3:
         refuse("logits", "a (B, A, C) array" if class_axis != 1 else "a (B, C, A) array", f"shape {x.shape}")
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
         refuse("logits", "float16, float32 or float64 values", f"dtype {x.dtype}", TypeError)
-    if class_axis not in (1, 2, -1) or isinstance(class_axis, bool):
-        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
     x = np.moveaxis(x, class_axis, -1)
     num_classes = x.shape[2]
     if num_classes == 0:
@@ -91,11 +116,10 @@ def check_logits(
         if ignore_index == background:
             refuse("ignore_index", "a label other than background", f"{ignore_index} for both")
     y = _check_labels(as_array("labels", labels), x, ignore_index, class_axis)
-    if valid is not None:
-        valid = _check_valid(as_array("valid", valid), x.shape[:2])
+    mask = check_valid(valid, x.shape[:2], "the anchors of logits")
     _backends.load_logits(backend)
     _backends.check_threads(num_threads)
-    return LogitLosses(x, y, classification, background, ignore_index, valid, backend, num_threads)
+    return LogitLosses(x, y, classification, background, ignore_index, mask, backend, num_threads)
 
 
 def _check_labels(
@@ -126,11 +150,3 @@ def _check_labels(
         expected = "integer classes of shape (B, A), or one-hot scores of shape (B, A, C)"
         refuse("labels", expected, f"dtype {labels.dtype} of shape {labels.shape}", TypeError)
     return labels
-
-
-def _check_valid(valid: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    if valid.dtype != np.bool_:
-        refuse("valid", "a bool array, True where the anchor counts", f"dtype {valid.dtype}", TypeError)
-    if valid.shape != shape:
-        refuse("valid", f"shape {shape} of the anchors of logits", f"shape {valid.shape}")
-    return valid

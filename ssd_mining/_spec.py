@@ -54,7 +54,7 @@ class Mining:
         scopes, they are without positives where no sample has both.
     rank_by : {"loss", "background", "foreground_max", "foreground_sum"}
         What makes a negative hard: its loss; or, from logits only, how improbable background is, the largest
-        foreground probability, or their sum (which has the order of ``"background"``).
+        foreground probability, or their sum (of a `Softmax` only, where it has the order of ``"background"``).
     tie_policy : {"index", "strict", "all"}
         Of equal ranks at the cut, keep those of the lower anchor indices, none, or all.
     skip_hardest : int

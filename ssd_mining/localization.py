@@ -63,16 +63,21 @@ def selected_smooth_l1(
 
 def check_locations(loc_pred: ArrayLike, loc_target: ArrayLike, beta: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """Check predicted and target offsets, and the `beta` that goes with them."""
-    if isinstance(beta, bool | np.bool_) or not isinstance(beta, int | float | np.integer | np.floating):
-        refuse("beta", "a finite number of at least 0", f"{beta!r}", TypeError)
-    if not 0 <= beta < np.inf:
-        refuse("beta", "a finite number of at least 0", f"{beta}")
+    check_beta(beta)
     pred, target = as_real_array("loc_pred", loc_pred), as_real_array("loc_target", loc_target)
     if pred.ndim != 3 or pred.shape[2] == 0:
         refuse("loc_pred", "a (B, A, 4) array", f"shape {pred.shape}")
     if target.shape != pred.shape:
         refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
     return pred, target
+
+
+def check_beta(beta: float) -> None:
+    """Refuse an end of the parabola that is no length."""
+    if isinstance(beta, bool | np.bool_) or not isinstance(beta, int | float | np.integer | np.floating):
+        refuse("beta", "a finite number of at least 0", f"{beta!r}", TypeError)
+    if not 0 <= beta < np.inf:
+        refuse("beta", "a finite number of at least 0", f"{beta}")
 
 
 def _difference(pred: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:

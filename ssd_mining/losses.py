@@ -149,10 +149,11 @@ def loss_divisors(
     *,
     normalize: Normalize = "batch",
     zero_positives: ZeroPositives = "clamp",
+    argument: str = "normalize",
 ) -> float | NDArray[np.float64]:
     """Return what the sum of a batch is divided by, or, (B,), what that of each sample is before their mean.
 
-    `num_anchors` are those of the whole batch.
+    `num_anchors` are those of the whole batch; `argument` is what the caller calls `normalize`.
 
     Where there is nothing to divide by and the loss is to be 0, the divisor is inf.
     """
@@ -162,7 +163,7 @@ def loss_divisors(
     is_zero = divisors == 0 if num_pos.size else False  # an empty batch has the loss 0
     if zero_positives == "raise" and np.any(is_zero):
         where = f" in sample {int(np.argmax(is_zero))}" if np.ndim(is_zero) else ""
-        msg = f"labels: expected something to divide by for normalize={normalize!r}, got none{where}"
+        msg = f"labels: expected something to divide by for {argument}={normalize!r}, got none{where}"
         raise ValueError(msg)
     instead = {"clamp": 1.0, "zero": np.inf, "nan": np.nan, "raise": 1.0}[zero_positives]
     return np.where(is_zero, instead, divisors) if np.ndim(divisors) else instead

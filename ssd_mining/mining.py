@@ -234,7 +234,7 @@ def mine_logits(
     classification : Softmax, Sigmoid or Focal, optional
         The loss and its parameters; `Softmax` unless given.
     class_axis : int
-        Where C stands in `logits`: -1, or 1 for (B, C, A).
+        Where C stands in `logits` and in scores: -1, or 1 for (B, C, A); -1 with ``sample_offsets``.
     mining, backend, num_threads, **keywords
         As in `mine_hard_negatives`; ``rank_by`` may be any of the modes of `Mining`.
 
@@ -248,8 +248,8 @@ def mine_logits(
     TypeError
         If an argument has the wrong kind; see `mine_hard_negatives`.
     ValueError
-        If a shape or a value is wrong; see `mine_hard_negatives`. NaN among the logits of an anchor is NaN in its
-        loss.
+        If a shape or a value is wrong; see `mine_hard_negatives` and `softmax_cross_entropy`. NaN among the logits of
+        an anchor is NaN in its loss.
     NotImplementedError
         If ``backend="cuda"``.
 

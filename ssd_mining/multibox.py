@@ -14,7 +14,7 @@ from ssd_mining._classification import Classification
 from ssd_mining._logit_inputs import logit_batch
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Keywords, Mined, Mining, check_choice, check_number, resolve
-from ssd_mining.localization import check_locations, selected_smooth_l1
+from ssd_mining.localization import check_beta, check_locations, selected_smooth_l1
 from ssd_mining.losses import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives, loss_divisors, normalized_loss
 
 Divisors = float | NDArray[np.float64]
@@ -36,10 +36,10 @@ class MultiboxLoss:
         Sum of the localization losses of the positives of every sample.
     num_pos, num_neg, num_kept : ndarray of int64, (B,)
         How many anchors are positive, negative, and kept negatives.
-    logits_gradient : ndarray or None
-        d loss / d logits, of the shape of the logits; None unless asked for.
-    loc_gradient : ndarray or None
-        d loss / d loc_pred, of its shape; None unless asked for.
+    logits_gradient : ndarray of float32 or float64, or None
+        d loss / d logits, of the shape of the logits; float64 from float64 logits. None unless asked for.
+    loc_gradient : ndarray of float32 or float64, or None
+        d loss / d loc_pred, of its shape; float64 from float64 or wide integers. None unless asked for.
     """
 
     loss: float
@@ -114,9 +114,9 @@ def multibox_loss(
     loc_normalize : str, optional
         What the localization loss is divided by; `normalize` unless given.
     with_gradients : bool
-        Compute the gradients with respect to `logits` and `loc_pred` too.
+        Compute the gradients with respect to `logits` and `loc_pred` too; anchors that are not selected have 0.
     class_axis : int
-        Where C stands in `logits` and in scores: -1, or 1 for (B, C, A).
+        Where C stands in `logits` and in scores: -1, or 1 for (B, C, A); -1 with ``sample_offsets``.
     mining, backend, num_threads, **keywords
         As in `mine_hard_negatives`; ``rank_by`` may be any of the modes of `Mining`.
 
@@ -131,14 +131,16 @@ def multibox_loss(
         If an argument has the wrong kind; see `mine_hard_negatives`. Also if only one of `loc_pred` and `loc_target`
         is given.
     ValueError
-        If a shape or a value is wrong; see `mine_hard_negatives` and `confidence_loss`.
+        If a shape or a value is wrong; see `mine_hard_negatives`, `confidence_loss`, `softmax_cross_entropy` and
+        `smooth_l1`.
     NotImplementedError
         If ``backend="cuda"``.
 
     Notes
     -----
-    The selection counts as constant in the gradients, as in every trainer. ``anchor_weights`` weigh the confidence
-    alone.
+    The selection and the divisors count as constant in the gradients, as in every trainer. ``anchor_weights`` weigh
+    the confidence alone. NaN in the locations of a positive makes the loss NaN: the ``nan_policy`` is that of the
+    confidence. Locations of other anchors are not looked at.
 
     References
     ----------
@@ -155,10 +157,12 @@ def multibox_loss(
     >>> out.logits_gradient[0, 0].round(4), out.loc_gradient[0, 0]
     (array([ 0.0474, -0.0474]), array([0.5, 0. , 0. , 0. ]))
     """
-    for name, value in (("normalize", normalize), ("loc_normalize", loc_normalize or normalize)):
-        check_choice(name, value, NORMALIZE)
+    loc_normalize = normalize if loc_normalize is None else loc_normalize
+    check_choice("normalize", normalize, NORMALIZE)
+    check_choice("loc_normalize", loc_normalize, NORMALIZE)
     check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
     check_number("loc_weight", loc_weight, lowest=0)
+    check_beta(beta)
     where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
     batch, losses = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
     locations = _locations(batch, loc_pred, loc_target, beta)
@@ -166,7 +170,6 @@ def multibox_loss(
 
     counts = mined.num_pos, mined.num_kept, batch.conf_loss.size
     conf_divisors = loss_divisors(*counts, normalize=normalize, zero_positives=zero_positives)
-    loc_divisors = loss_divisors(*counts, normalize=loc_normalize or normalize, zero_positives=zero_positives)
     loc_sum: NDArray[np.float64] = np.zeros(batch.num_samples)
     loc_loss, loc_gradient, logits_gradient = 0.0, None, None
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
@@ -176,6 +179,9 @@ def multibox_loss(
             owners = np.repeat(np.arange(batch.num_samples), mined.num_pos)  # the sample of each
             costs, slopes = selected_smooth_l1(*locations, positives, beta)
             loc_sum = np.bincount(owners, costs, batch.num_samples).astype(np.float64)  # of nothing, int64
+            loc_divisors = loss_divisors(
+                *counts, normalize=loc_normalize, zero_positives=zero_positives, argument="loc_normalize"
+            )
             loc_loss = normalized_loss(loc_sum, loc_divisors)
             if with_gradients:
                 loc_gradient = np.zeros(locations[0].shape, kernel_dtype(locations[0].dtype))
@@ -207,14 +213,15 @@ def _locations(
         missing, given = ("loc_pred", "loc_target") if loc_pred is None else ("loc_target", "loc_pred")
         refuse(missing, f"an array, for {given} is given", "None", TypeError)
     pred, target = as_array("loc_pred", loc_pred), as_array("loc_target", loc_target)
-    if not batch.is_dense:
-        pred, target = check_locations(pred[None], target[None], beta)
-        pred, target = pred[0], target[0]
-    else:
-        pred, target = check_locations(pred, target, beta)
-    if pred.shape[:-1] != batch.conf_loss.shape:
-        refuse("loc_pred", f"one box for each of the anchors {batch.conf_loss.shape}", f"shape {pred.shape}")
-    return pred, target
+    anchors = batch.conf_loss.shape
+    if pred.shape[:-1] != anchors or pred.shape[-1] == 0:
+        refuse("loc_pred", f"one box for each of the anchors {anchors}", f"shape {pred.shape}")
+    if target.shape != pred.shape:
+        refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
+    if batch.is_dense:
+        return check_locations(pred, target, beta)
+    pred, target = check_locations(pred[None], target[None], beta)
+    return pred[0], target[0]
 
 
 def _shares(divisors: Divisors, num_samples: int) -> NDArray[np.float64]:
@@ -229,9 +236,12 @@ def _logits_gradient(
 ) -> NDArray[Any]:
     """Return d loss / d logits, in the shape of the logits."""
     lengths = np.diff(batch.offsets)
-    factors = np.repeat(_shares(divisors, lengths.size), lengths) * (mined.pos_mask | mined.hard_negative_mask)
+    factors = np.repeat(_shares(divisors, lengths.size), lengths)
     if batch.weights is not None:
-        factors *= batch.weights.reshape(-1)
+        weights = batch.weights.reshape(-1)
+        factors = np.where(weights == 0, 0.0, factors * weights)  # 0 silences NaN, as it does in the loss
+    # What was not selected has the gradient 0, be the divisor NaN.
+    factors = np.where(mined.pos_mask | mined.hard_negative_mask, factors, 0.0)
     gradient = losses.gradients(slice(0, losses.shape[0]), factors.reshape(losses.shape))
     if not batch.is_dense:
         return np.asarray(gradient[0])

@@ -110,7 +110,7 @@ BAD = {
     "valid of another shape": (
         {"valid": [[True, False]]},
         ValueError,
-        "valid: expected shape (2, 3) of the anchors of logits, got shape (1, 2)",
+        "valid: expected the shape of the anchors of logits (2, 3), got shape (1, 2)",
     ),
     "an unknown backend": ({"backend": "gpu"}, ValueError, "backend: expected 'cpu', 'cuda', 'reference' or None"),
     "a backend that is not built": (
