@@ -9,10 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining._arrays import as_array, as_real_array, refuse
 from ssd_mining._backends import Backend
+from ssd_mining._inputs import check_valid
 from ssd_mining._spec import check_int, check_number
 from ssd_mining.mining import mine_hard_negatives
 
 Anchors = NDArray[np.int64]
+
+# Of boxes with corners beyond this, the areas could exceed float64.
+FARTHEST = 1e150
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,19 +88,20 @@ def ohem(
     num_hard : int
         Places per sample, at least 1.
     boxes : array_like, (B, A, 4), optional
-        Corners x1, y1, x2, y2 of every anchor, finite, with ``x1 <= x2`` and ``y1 <= y2``.
+        Corners x1, y1, x2, y2 of every anchor, with ``x1 <= x2`` and ``y1 <= y2`` and none beyond 1e150; those of
+        anchors that take no place are not looked at. A box without area overlaps nothing.
     iou_threshold : float, optional
         Largest intersection over union with a kept anchor, 0 to 1; needed with `boxes`, and only there.
     labels : array_like, (B, A) integer or bool, or (B, A, C), optional
         As of `mine_hard_negatives`; needed with `neg_pos_ratio`.
     background, ignore_index : int, optional
-        As of `Mining`; an anchor labelled `ignore_index` takes no place.
+        As of `Mining`, with `labels` only; an anchor labelled `ignore_index` takes no place.
     neg_pos_ratio : float, optional
         Keep at most this many negatives per kept positive, rounded down.
     min_negatives : int
-        Keep at least this many negatives, where they have places.
+        With `neg_pos_ratio`: keep at least this many negatives, where they have places.
     valid : array_like of bool, (B, A), optional
-        False marks anchors that take no place.
+        False marks anchors that take no place; their losses and labels are not looked at.
     backend, num_threads
         As of `mine_hard_negatives`.
 
@@ -110,7 +115,10 @@ def ohem(
     TypeError
         If an argument has the wrong kind, or of two that need each other one is missing.
     ValueError
-        If a shape or a value is wrong; see `mine_hard_negatives`. Also if a box is not finite, or inside out.
+        If a shape or a value is wrong; see `mine_hard_negatives`. Also if a loss is NaN, or a box is not finite, or
+        inside out.
+    NotImplementedError
+        If ``backend="cuda"``.
 
     References
     ----------
@@ -127,20 +135,23 @@ def ohem(
     """
     check_int("num_hard", num_hard, lowest=1)
     check_int("min_negatives", min_negatives, lowest=0)
+    if neg_pos_ratio is not None:
+        check_number("neg_pos_ratio", neg_pos_ratio, lowest=0)
+    elif min_negatives:
+        refuse("neg_pos_ratio", "a number, for min_negatives is given", "None", TypeError)
+    for_labels = {"background": background, "ignore_index": ignore_index, "neg_pos_ratio": neg_pos_ratio}
+    if labels is None and any(value is not None for value in for_labels.values()):
+        given = next(name for name, value in for_labels.items() if value is not None)
+        refuse("labels", f"labels, for {given} is given", "None", TypeError)
     array = as_real_array("loss", loss)
     if array.ndim != 2:
         refuse("loss", "a (B, A) array", f"shape {array.shape}")
-    corners = _corners(boxes, iou_threshold, array.shape)
     where: Any = {"backend": backend, "num_threads": num_threads}
-    pos_mask, candidates = np.zeros(array.shape, np.bool_), None if valid is None else as_array("valid", valid)
+    candidates, pos_mask = check_valid(valid, array.shape, "loss"), np.zeros(array.shape, np.bool_)
     if labels is not None:
-        known: Any = {"background": background, "ignore_index": ignore_index, "valid": valid}
-        roles = mine_hard_negatives(np.zeros(array.shape), labels, num_negatives=array.shape[1], **known, **where)
-        pos_mask, candidates = roles.pos_mask, roles.pos_mask | roles.hard_negative_mask
-    if neg_pos_ratio is not None:
-        check_number("neg_pos_ratio", neg_pos_ratio, lowest=0)
-        if labels is None:
-            refuse("labels", "labels, for neg_pos_ratio is given", "None", TypeError)
+        known: Any = {"background": background, "ignore_index": ignore_index, "valid": candidates}
+        pos_mask, candidates = _roles(labels, array.shape, known | where)
+    corners = _corners(boxes, iou_threshold, array.shape, candidates)
     _check_nan(array, candidates)
     # Without boxes, the places are taken in the order of the losses; with boxes, all anchors stand in line.
     places = num_hard if corners is None else array.shape[1]
@@ -157,8 +168,20 @@ def ohem(
     return _described(array, kept)
 
 
+def _roles(labels: ArrayLike, shape: tuple[int, ...], known: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Say which anchors are positives, and which are positives or negatives."""
+    array = as_array("labels", labels)
+    if array.shape[:2] != shape:
+        refuse("labels", f"the shape of loss {shape}, or that and one axis of classes", f"shape {array.shape}")
+    roles = mine_hard_negatives(np.zeros(shape), array, num_negatives=shape[1], **known)
+    return roles.pos_mask, roles.pos_mask | roles.hard_negative_mask
+
+
 def _corners(
-    boxes: ArrayLike | None, iou_threshold: float | None, shape: tuple[int, ...]
+    boxes: ArrayLike | None,
+    iou_threshold: float | None,
+    shape: tuple[int, ...],
+    candidates: NDArray[np.bool_] | None,
 ) -> NDArray[np.float64] | None:
     """Check boxes, (B, A, 4), and the threshold that goes with them."""
     if boxes is None and iou_threshold is None:
@@ -174,17 +197,19 @@ def _corners(
         refuse("boxes", f"shape {(*shape, 4)}", f"shape {array.shape}")
     corners = array.astype(np.float64)
     # Also true of NaN.
-    wrong = ~(np.isfinite(corners).all(axis=2) & (corners[..., :2] <= corners[..., 2:]).all(axis=2))
+    wrong = ~((np.abs(corners) <= FARTHEST).all(axis=2) & (corners[..., :2] <= corners[..., 2:]).all(axis=2))
+    if candidates is not None:
+        wrong &= candidates
     if wrong.any():
         sample, anchor = (int(i) for i in np.argwhere(wrong)[0])
         got = f"{corners[sample, anchor].tolist()} at (sample {sample}, anchor {anchor})"
-        refuse("boxes", "finite corners with x1 <= x2 and y1 <= y2", got)
+        refuse("boxes", f"corners with x1 <= x2 and y1 <= y2, none beyond {FARTHEST:.0e}", got)
     return corners
 
 
 def _check_nan(loss: NDArray[Any], candidates: NDArray[np.bool_] | None) -> None:
     nan = np.isnan(loss)
-    if candidates is not None and candidates.shape == nan.shape:
+    if candidates is not None:
         nan &= candidates
     if nan.any():
         sample, anchor = (int(i) for i in np.argwhere(nan)[0])
@@ -212,7 +237,8 @@ def _spread(corners: NDArray[np.float64], num_hard: int, iou_threshold: float) -
 
 def _balanced(is_positive: NDArray[np.bool_], neg_pos_ratio: float, min_negatives: int) -> NDArray[np.bool_]:
     """Say who of a line stays: the positives, and the first negatives."""
-    most = max(min_negatives, math.floor(neg_pos_ratio * int(is_positive.sum())))
+    wanted = min(neg_pos_ratio * int(is_positive.sum()), is_positive.size)  # a huge ratio gives inf
+    most = max(min_negatives, math.floor(wanted))
     return is_positive | (np.cumsum(~is_positive) <= most)
 
 
