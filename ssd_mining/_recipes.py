@@ -3,7 +3,9 @@
 `docs/recipes.md` tells them apart; `tests/systems/` holds each against a transliteration of its system.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import FrozenInstanceError
 from types import MappingProxyType
 from typing import Any
 
@@ -35,10 +37,25 @@ class Recipe(Mapping[str, Any]):
     0.3618
     """
 
+    name: str
+    system: str
+    quirks: str
+    _keywords: dict[str, Any]
+
     def __init__(self, name: str, system: str, quirks: str, **keywords: Any) -> None:
-        self.name, self.system, self.quirks = name, system, quirks
-        self._keywords = MappingProxyType(keywords)
-        self.__doc__ = f"{system}\n\nNot reproduced: {quirks or 'nothing that is known of.'}"
+        described = f"{system}\n\nNot reproduced: {quirks or 'nothing that is known of.'}"
+        self.__dict__.update(name=name, system=system, quirks=quirks, _keywords=keywords, __doc__=described)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        msg = f"cannot assign to {name!r} of a recipe; merge instead: {{**recipe, 'neg_pos_ratio': 1}}"
+        raise FrozenInstanceError(msg)
+
+    def __delattr__(self, name: str) -> None:
+        msg = f"cannot delete {name!r} of a recipe"
+        raise FrozenInstanceError(msg)
+
+    def __reduce__(self) -> tuple[Callable[[], "Recipe"], tuple[()]]:
+        return functools.partial(Recipe, self.name, self.system, self.quirks, **self._keywords), ()
 
     def __getitem__(self, keyword: str) -> Any:
         return self._keywords[keyword]

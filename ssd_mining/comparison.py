@@ -1,5 +1,6 @@
 """Several recipes on one batch: what each mines, how far the losses are apart, and what to beware of."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining._arrays import as_array, refuse
 from ssd_mining._backends import Backend
 from ssd_mining._classification import Softmax
+from ssd_mining._inputs import check_valid
+from ssd_mining._logit_inputs import check_class_axis
 from ssd_mining._recipes import recipes as all_recipes
 from ssd_mining._spec import check_int
 from ssd_mining.cross_entropy import softmax_cross_entropy
@@ -20,6 +23,7 @@ from ssd_mining.multibox import multibox_loss
 SATURATED = 2.0**-24
 
 _OF_THE_LOSS = ("normalize", "loc_normalize", "zero_positives", "beta", "loc_weight")
+_OF_THE_ANCHORS = ("background", "ignore_index", "valid", "backend", "num_threads")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +90,7 @@ def compare_recipes(
     *,
     background: int,
     recipes: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    class_axis: int = -1,
     backend: Backend | None = None,
     num_threads: int | None = None,
     **keywords: Any,
@@ -104,9 +109,11 @@ def compare_recipes(
         The background class of these labels, for every recipe; -1 is the last one.
     recipes : iterable of str, or mapping of names to keywords, optional
         Names in `recipes`, or recipes of your own; all of `recipes` unless given.
+    class_axis : int
+        Where C stands in `logits`: -1, or 1 for (B, C, A).
     backend, num_threads, **keywords
-        As in `multibox_loss`, for every recipe: ``ignore_index``, ``valid``, ``overlaps``, ``anchor_weights``,
-        ``rng``, which is 0 unless given.
+        As in `multibox_loss`, for every recipe: ``ignore_index``, ``valid``, ``overlaps``, ``anchor_weights``. Of
+        ``rng``, which is 0 unless given, every recipe draws the same; a Generator is left as it was.
 
     Returns
     -------
@@ -116,15 +123,19 @@ def compare_recipes(
     Raises
     ------
     TypeError
-        If an argument has the wrong kind; see `multibox_loss`.
+        If an argument has the wrong kind; see `multibox_loss`. Also if labels are no integers, or `recipes` no names
+        or mappings.
     ValueError
-        If a recipe is unknown; if a shape or a value is wrong, see `multibox_loss`.
+        If a recipe is unknown, or none is asked for; if a shape or a value is wrong, see `multibox_loss`.
+    NotImplementedError
+        If ``backend="cuda"``.
 
     Notes
     -----
-    The hazards: samples without positives; samples all of whose negatives are kept; ties at the cut, where another
-    system's sort may keep other anchors; kept negatives that lose less than 6e-8 nats, which the usual float32
-    formula takes for 0; labels out of range; a loss that is not finite.
+    The hazards: labels out of range; a loss that is not finite; samples without positives; samples with positives
+    all of whose negatives are kept; ties at the cut that the index decides, where another system's sort may keep
+    other anchors (not of a recipe that draws, or keeps or drops them together); kept negatives that lose less than
+    6e-8 nats by softmax, which the usual float32 formula takes for 0.
 
     Examples
     --------
@@ -138,25 +149,30 @@ def compare_recipes(
     [True, True, True]
     """
     check_int("background", background)
+    check_class_axis(class_axis)
     chosen = _chosen(recipes)
     x, y = as_array("logits", logits), as_array("labels", labels)
     if y.ndim != 2 or y.dtype.kind not in "iu":
         refuse("labels", "integer classes of shape (B, A)", f"dtype {y.dtype} of shape {y.shape}", TypeError)
-    if x.ndim != 3 or x.shape[:2] != y.shape:
-        refuse("logits", f"a (B, A, C) array for labels {y.shape}", f"shape {x.shape}")
-    where: dict[str, Any] = {"rng": 0, **keywords, "background": background, "backend": backend}
-    where["num_threads"] = num_threads
-    y, where["valid"], num_bad = _in_range(y, x.shape[2], keywords)
+    classes_last = np.moveaxis(x, class_axis, -1) if x.ndim == 3 else x
+    if classes_last.shape[:-1] != y.shape:
+        axes = "(B, C, A)" if class_axis == 1 else "(B, A, C)"
+        refuse("logits", f"a {axes} array for labels {y.shape}", f"shape {x.shape}")
+    where = {**keywords, "background": background, "backend": backend, "num_threads": num_threads}
+    if where.get("rng", 0) is None:
+        where["rng"] = np.random.default_rng()
     losses, masks, hazards, num_kept = [], [], {}, []
     for name, recipe in chosen.items():
-        asked = {**recipe, **where}
-        result = multibox_loss(x, y, loc_pred, loc_target, **asked)
+        asked = {"rng": 0, **recipe, **where}
+        usable, asked["valid"], num_bad = _in_range(y, classes_last.shape[2], asked)
+        given = classes_last, usable
+        result = multibox_loss(*given, loc_pred, loc_target, **asked | _same_draw(asked))
         selection = {key: value for key, value in asked.items() if key not in _OF_THE_LOSS}
-        mined = mine_logits(x, y, **selection)
+        mined = mine_logits(*given, **selection | _same_draw(asked))
         losses.append(result.loss)
         masks.append(mined.hard_negative_mask)
         num_kept.append(mined.num_kept)
-        hazards[name] = _hazards(x, y, selection, mined, num_bad, result.loss)
+        hazards[name] = _hazards(*given, selection, mined, num_bad, result.loss)
     loss = np.array(losses)
     with np.errstate(invalid="ignore"):
         difference = loss[None, :] - loss[:, None]
@@ -169,26 +185,37 @@ def _chosen(recipes: Iterable[str] | Mapping[str, Mapping[str, Any]] | None) -> 
     if isinstance(recipes, Mapping):
         chosen = dict(recipes)
     else:
+        if not isinstance(recipes, Iterable):
+            refuse("recipes", "names, or a mapping of names to keywords", f"{recipes!r}", TypeError)
         names = [recipes] if isinstance(recipes, str) else list(recipes)
         for name in names:
-            if name not in all_recipes:
+            if not isinstance(name, str) or name not in all_recipes:
                 refuse("recipes", f"names among {', '.join(all_recipes)}", f"{name!r}")
         chosen = {name: all_recipes[name] for name in names}
+    for name, recipe in chosen.items():
+        if not isinstance(recipe, Mapping):
+            refuse("recipes", f"a mapping of keywords for {name!r}", f"{recipe!r}", TypeError)
     if not chosen:
         refuse("recipes", "at least one recipe", "none")
     return chosen
 
 
+def _same_draw(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what draws, as it was before anything was drawn."""
+    return {"rng": copy.deepcopy(asked["rng"])}
+
+
 def _in_range(
     labels: NDArray[Any], num_classes: int, keywords: Mapping[str, Any]
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None, int]:
-    """Return labels of which those out of range are background and not valid, `valid`, and how many they are."""
+    """Return labels of which those out of range are 0 and not valid, `valid`, and how many they are."""
     bad = (labels < 0) | (labels >= num_classes)
+    bad &= labels != keywords["background"]  # of sigmoids, it may be beyond the columns
     if keywords.get("ignore_index") is not None:
+        check_int("ignore_index", keywords["ignore_index"])
         bad &= labels != keywords["ignore_index"]
-    valid = keywords.get("valid")
-    valid = None if valid is None else as_array("valid", valid)
-    if valid is not None and valid.shape == bad.shape:
+    valid = check_valid(keywords.get("valid"), labels.shape, "labels")
+    if valid is not None:
         bad &= valid
     num_bad = int(bad.sum())
     if num_bad:
@@ -206,31 +233,31 @@ def _hazards(
 ) -> tuple[str, ...]:
     found = []
     if num_bad:
-        found.append(f"{num_bad} labels out of range")
+        found.append(f"{_counted(num_bad, 'label')} out of range")
     if not np.isfinite(loss):
         found.append(f"the loss is {loss}")
     empty = int((mined.num_pos == 0).sum())
     if empty:
-        found.append(f"{empty} samples without positives")
+        found.append(f"{_counted(empty, 'sample')} without positives")
     exhausted = int(((mined.num_kept == mined.num_neg) & (mined.num_pos > 0) & (mined.num_neg > 0)).sum())
     if exhausted:
-        found.append(f"every negative of {exhausted} samples is kept")
-    alone = selection | {"pool_size": 1}
-    by_index, with_all = (
-        mine_logits(logits, labels, **alone | {"tie_policy": policy}) for policy in ("index", "all")
-    )
-    tied = int((with_all.num_kept - by_index.num_kept).sum())
-    if tied:
-        found.append(f"{tied} negatives tie with the cut and are not kept")
-    if isinstance(selection.get("classification", Softmax()), Softmax):
-        plain: Any = {
-            key: selection.get(key) for key in ("background", "ignore_index", "valid", "backend", "num_threads")
-        }
+        found.append(f"every negative of {_counted(exhausted, 'sample')} is kept")
+    if selection.get("tie_policy", "index") == "index" and selection.get("pool_size", 1) == 1:
+        with_all = mine_logits(logits, labels, **selection | {"tie_policy": "all"})
+        tied = int((with_all.num_kept - mined.num_kept).sum())
+        if tied:
+            found.append(f"{_counted(tied, 'negative')} not kept at a tie that the index decides")
+    if isinstance(selection.get("classification") or Softmax(), Softmax):
+        plain: Any = {key: selection.get(key) for key in _OF_THE_ANCHORS}
         losses = softmax_cross_entropy(logits, labels, **plain)
         saturated = int((losses[mined.hard_negative_mask] < SATURATED).sum())
         if saturated:
-            found.append(f"{saturated} kept negatives lose 0 by the usual float32 formula")
+            found.append(f"{_counted(saturated, 'kept negative')} of no loss by the usual float32 formula")
     return tuple(found)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def _overlap(masks: list[NDArray[np.bool_]]) -> NDArray[np.float64]:
