@@ -202,6 +202,25 @@ def test_equal_logits_cost_log_c(num_classes, backend):
     np.testing.assert_allclose(got, math.log(2) * num_classes, rtol=5e-7)
 
 
+@pytest.mark.full_size
+def test_sums_over_91_classes_keep_their_digits():
+    rng = np.random.default_rng(9)
+    x = rng.normal(0, 3, (1, 8732, 91)).astype(np.float32)
+    soft = rng.random(x.shape)
+    soft = (soft / soft.sum(axis=2, keepdims=True)).astype(np.float32)
+    y = rng.integers(0, 91, x.shape[:2])
+    calls = [
+        (sm.softmax_cross_entropy, soft, {}),
+        (sm.softmax_cross_entropy, y, {"label_smoothing": 0.5}),
+        (sm.sigmoid_cross_entropy, y, {}),
+        (sm.sigmoid_cross_entropy, soft, {}),
+        (sm.focal_loss, y, {}),
+    ]
+    for loss, labels, keywords in calls:
+        exact = loss(x.astype(np.float64), labels, **keywords)
+        np.testing.assert_allclose(loss(x, labels, **keywords), exact, rtol=2e-7)
+
+
 def test_tails_keep_their_digits_down_to_the_smallest_normal_number():
     x = np.array([[[0, -gap] for gap in (1, 10, 20, 40, 80, 86.9)]], np.float32)
     exact = np.log1p(np.exp(x[..., 1].astype(np.float64)))
