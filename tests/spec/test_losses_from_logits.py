@@ -202,6 +202,17 @@ def test_equal_logits_cost_log_c(num_classes, backend):
     np.testing.assert_allclose(got, math.log(2) * num_classes, rtol=5e-7)
 
 
+@pytest.mark.parametrize("shift", [0, 25, 100, 1e3, 1e5, -1e7])
+def test_no_difference_of_logits_is_rounded(shift):
+    rng = np.random.default_rng(10)
+    x = rng.normal(0, 6, (1, 256, 4)).astype(np.float32)
+    x[..., 0] = 8 + 8 * rng.random((1, 256))
+    x = x + np.float32(shift)
+    y = np.zeros((1, 256), np.int64)  # the likeliest class: tails of 1e-2 to 1e-10
+    exact = sm.softmax_cross_entropy(x.astype(np.float64), y)
+    np.testing.assert_allclose(sm.softmax_cross_entropy(x, y), exact, rtol=3e-7)
+
+
 @pytest.mark.full_size
 def test_sums_over_91_classes_keep_their_digits():
     rng = np.random.default_rng(9)
