@@ -63,14 +63,10 @@ def test_ties_at_the_cut_are_kept_by_index_dropped_or_kept_all():
 
 
 def test_an_omitted_anchor_is_no_tie():
-    loss = np.array([[1.0, np.nan, 1.0, 1.0]])
     keywords = {"num_negatives": 1, "tie_policy": "all", "nan_policy": "omit"}
-    got = sm.hard_negative_mask(loss, loss > 9, rank_by=np.full((1, 4), 5.0), **keywords)
-    assert got.tolist() == [[True, False, True, True]]
-    got = sm.hard_negative_mask(
-        np.ones((1, 3)), np.zeros((1, 3), bool), rank_by=np.array([[0, np.nan, 0]]), **keywords
-    )
-    assert got.tolist() == [[True, False, True]]
+    for loss, rank in (([1.0, np.nan, 1, 1], [5.0, 5, 5, 0]), ([1.0, 1, 1, 1], [0, np.nan, 0, -1])):
+        got = sm.hard_negative_mask([loss], np.zeros((1, 4), bool), rank_by=[rank], **keywords)
+        assert got.tolist() == [[True, False, True, False]]
 
 
 def test_a_pool_is_drawn_from_by_its_seed():
