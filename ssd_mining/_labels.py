@@ -168,6 +168,20 @@ def check_rows(roles: Roles, locate: Callable[[int], str], *, all_zero: AllZeroR
     return cast("NDArray[np.bool_]", empty)
 
 
+def check_targets(roles: Roles, locate: Callable[[int], str]) -> None:
+    """Check that every row of targets that counts holds numbers from 0 to 1, whatever they add up to."""
+    targets = roles.labels
+    if not targets.size or (targets.min() >= 0 and targets.max() <= 1):
+        return
+    wrong = ~((targets >= 0) & (targets <= 1)).all(axis=1)  # also true of NaN
+    if roles.valid is not None:
+        wrong &= roles.valid
+    if wrong.any():
+        anchor = int(wrong.argmax())
+        row = np.array2string(targets[anchor], threshold=8, separator=", ")
+        refuse("labels", "a target from 0 to 1 for each class", f"{row} at {locate(anchor)}")
+
+
 def integer_labels(labels: ArrayLike, shape: tuple[int, ...], ignore_index: object) -> NDArray[Any]:
     """Check labels that are to be relabelled with `ignore_index`."""
     check_int("ignore_index", ignore_index)

@@ -5,6 +5,7 @@ wrong with shapes and types is raised by `check_logits`; what is wrong with labe
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from ssd_mining._classification import (
     Softmax,
     SoftmaxRule,
 )
-from ssd_mining._labels import Roles, check_rows
+from ssd_mining._labels import Roles, check_rows, check_targets
 
 RankKind = Literal["background", "foreground_max"]
 
@@ -144,16 +145,20 @@ class LogitLosses:
         if self.labels.ndim == 3:
             scores = self.labels[block]
             per_sample, rows = self.shape[1], scores.reshape(-1, self.num_classes)
-            check_rows(
-                Roles(rows, None if valid is None else valid.reshape(-1), None),
-                lambda row: self._locate(block.start + row // per_sample, row % per_sample),
-                all_zero="positive",
-            )
+            roles = Roles(rows, None if valid is None else valid.reshape(-1), None)
+            where = functools.partial(self._locate_row, block.start, per_sample)
+            if isinstance(self.classification, Softmax):
+                check_rows(roles, where, all_zero="positive")
+            else:  # every class has a target of its own
+                check_targets(roles, where)
             labels = np.zeros(scores.shape[:2], np.int32)
             if valid is not None:
                 labels[~valid] = -1
             return read_only(labels), native(scores, self.dtype)
         return read_only(self._class_numbers(self.labels[block], valid, block.start)), no_scores
+
+    def _locate_row(self, first_sample: int, per_sample: int, row: int) -> str:
+        return self._locate(first_sample + row // per_sample, row % per_sample)
 
     def _locate(self, sample: int, anchor: int) -> str:
         if self.offsets is None:

@@ -33,7 +33,7 @@ def softmax_cross_entropy(
     ----------
     logits : array_like, (B, A, C), float16, float32 or float64
         Unnormalised scores of C classes for every anchor. -inf masks a class.
-    labels : array_like, (B, A) integer, or (B, A, C) of any real dtype
+    labels : array_like, (B, A) integer, or (B, A, C) of real dtypes of up to 64 bits
         Classes 0 to C - 1, or one-hot or soft scores; a row of zeros has the loss 0 (`label_smoothing` aside).
     background : int, optional
         The background class, from -C to C - 1. It is checked, and makes no difference to a softmax.
@@ -120,9 +120,9 @@ def sigmoid_cross_entropy(
     ----------
     logits : array_like, (B, A, C), float16, float32 or float64
         Unnormalised scores of C classes for every anchor.
-    labels : array_like, (B, A) integer, or (B, A, C) of any real dtype
-        Classes 0 to C - 1, whose target is 1 and that of the others 0; or a target for each class, which must be
-        one-hot, soft or all zero.
+    labels : array_like, (B, A) integer, or (B, A, C) of real dtypes of up to 64 bits
+        Classes 0 to C - 1, whose target is 1 and that of the others 0; or a target from 0 to 1 for each class, of
+        which several may be 1.
     background : int, optional
         The background class. C says that it has no logit: an anchor with that label has the target 0 for every class.
         From -C to C - 1 it is a class as any other.

@@ -79,12 +79,6 @@ BAD = {
         "got 8 at (sample 0, anchor 2)",
     ),
     "a label beyond 32 bits": ({"labels": CLASSES + 2**32}, ValueError, "got 4294967297 at (sample 0, anchor 0)"),
-    "a row with two ones": (
-        {"labels": ONE_HOT + np.eye(4)[0] * (CLASSES == 2)[..., None]},
-        ValueError,
-        "labels: expected one-hot or soft scores, .* got [1., 0., 1., 0.] at (sample 1, anchor 2)",
-    ),
-    "a negative score": ({"labels": ONE_HOT * 2 - 0.25}, ValueError, "labels: expected one-hot or soft scores"),
     "an ignore_index with scores": (
         {"labels": ONE_HOT, "ignore_index": -1},
         TypeError,
@@ -188,6 +182,13 @@ SETTINGS = [
     (sm.focal_loss, {"gamma": float("inf")}, ValueError, "gamma: .* got inf"),
 ]
 FUNCTIONS = [sm.softmax_cross_entropy, sm.sigmoid_cross_entropy, sm.focal_loss]
+TWO_ONES = ONE_HOT + np.eye(4)[0] * (CLASSES == 2)[..., None]
+SCORES = [
+    (sm.softmax_cross_entropy, TWO_ONES, "one-hot or soft scores, .* got [1., 0., 1., 0.] at (sample 1, anchor 2)"),
+    (sm.softmax_cross_entropy, ONE_HOT * 2 - 0.25, "one-hot or soft scores, .* at (sample 0, anchor 0)"),
+    (sm.sigmoid_cross_entropy, ONE_HOT * 2, "a target from 0 to 1 for each class, got .* at (sample 0, anchor 0)"),
+    (sm.focal_loss, ONE_HOT - 0.25, "a target from 0 to 1 for each class, got .* at (sample 0, anchor 0)"),
+]
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -198,6 +199,13 @@ def test_bad_input_gets_its_error(case, function, backend):
     call = {"logits": LOGITS, "labels": CLASSES, "backend": backend} | changes
     with pytest.raises(error, match=pattern(message)):
         function(**call)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(("function", "labels", "message"), SCORES)
+def test_bad_scores_get_their_error(function, labels, message, backend):
+    with pytest.raises(ValueError, match=pattern(f"labels: expected {message}")):
+        function(LOGITS, labels, backend=backend)
 
 
 @pytest.mark.parametrize(("function", "changes", "error", "message"), SETTINGS)

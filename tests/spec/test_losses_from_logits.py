@@ -363,3 +363,16 @@ def test_the_loss_of_selected_anchors_and_its_slopes(beta):
         expected = sm.smooth_l1(pred + moved, target, beta=beta) - sm.smooth_l1(pred - moved, target, beta=beta)
         np.testing.assert_allclose(slopes[:, c], expected[chosen] / (2 * step), atol=1e-6)
     assert losses.dtype == slopes.dtype == np.float64
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_anchor_of_several_classes_has_the_sum_of_their_losses(backend):
+    x, targets = np.random.default_rng(4).normal(size=(1, 6, 3)), np.array([[[1, 1, 0], [0.5, 1, 1]] * 3])
+    for loss in (sm.sigmoid_cross_entropy, sm.focal_loss):
+        got = loss(x, targets, backend=backend)
+        alone = [loss(x[..., [c]], targets[..., [c]], backend=backend) for c in range(3)]
+        np.testing.assert_allclose(got, sum(alone), rtol=1e-12)
+        with pytest.raises(ValueError, match=r"labels: expected a target from 0 to 1 .* \(sample 0, anchor 1\)"):
+            loss(x, targets + np.array([[[0], [0.5]] * 3]), backend=backend)
+        with pytest.raises(ValueError, match=r"a target from 0 to 1 for each class, got \[nan"):
+            loss(x, targets * np.nan, backend=backend)
