@@ -144,6 +144,16 @@ def test_a_sample_of_positives_alone_has_no_quota(scope):
     assert res.num_kept.tolist() == [0, 7]
 
 
+@pytest.mark.parametrize("num_pos", [1, 4])
+def test_a_sample_of_one_negative_has_the_smallest_quota(num_pos):
+    pos = np.arange(60) < [[59], [num_pos]]
+    res = sm.mine_hard_negatives(np.ones((2, 60)), pos, scope="smallest_sample_quota")
+    assert res.num_kept.tolist() == [1, 1]
+    pos = np.arange(60) < [[1], [30]]
+    res = sm.mine_hard_negatives(np.ones((2, 60)), pos, scope="smallest_sample_quota")
+    assert res.num_kept.tolist() == [3, 3]
+
+
 def test_a_share_is_rounded_like_the_quota():
     res = sm.mine_hard_negatives(np.ones((1, 101)), np.zeros((1, 101), bool), min_negatives=0.01, rounding="ceil")
     assert res.num_kept.tolist() == [2]
