@@ -230,7 +230,8 @@ def mine_logits(
     logits : array_like, (B, A, C), float16, float32 or float64
         Scores of every anchor before softmax or sigmoid. (N, C) with ``sample_offsets``.
     labels : array_like, (B, A) integer, or (B, A, C) of any real dtype
-        Classes or scores. As C is known, a `background` of -1 is the last class.
+        Classes, or scores, which are one-hot, soft or all zero for sigmoids too: mining wants one class per anchor.
+        As C is known, a `background` of -1 is the last class.
     classification : Softmax, Sigmoid or Focal, optional
         The loss and its parameters; `Softmax` unless given.
     class_axis : int

@@ -100,7 +100,8 @@ def multibox_loss(
     logits : array_like, (B, A, C), float16, float32 or float64
         Scores of every anchor before softmax or sigmoid. (N, C) with ``sample_offsets``.
     labels : array_like, (B, A) integer, or (B, A, C) of any real dtype of up to 64 bits
-        Classes or scores. As C is known, a `background` of -1 is the last class.
+        Classes, or scores, which are one-hot, soft or all zero for sigmoids too: mining wants one class per anchor.
+        As C is known, a `background` of -1 is the last class.
     loc_pred, loc_target : array_like, (B, A, 4), optional
         Predicted and target offsets of every anchor; both or none. (N, 4) with ``sample_offsets``.
     classification : Softmax, Sigmoid or Focal, optional

@@ -64,6 +64,11 @@ BAD = {
             "got [0., 1., 2., 3.] at (sample 0, anchor 0)"
         ),
     ),
+    "several classes of one anchor": (
+        {"labels": ONE_HOT + np.array([0, 0, 0, 1]), "classification": sm.Sigmoid()},
+        ValueError,
+        "labels: expected one-hot or soft scores, .* got [0., 1., 0., 1.] at (sample 0, anchor 0)",
+    ),
     "an all-zero row": (
         {"labels": ONE_HOT * [[[1], [0], [1]]], "all_zero": "raise"},
         ValueError,
