@@ -90,5 +90,7 @@ def _costs(size: NDArray[Any], beta: float) -> NDArray[Any]:
     if beta == 0:
         return size
     scale = size.dtype.type(beta)
+    if not 0 < scale < np.inf:  # beyond this type
+        return _costs(size.astype(np.float64), beta).astype(size.dtype)
     inside = np.minimum(size, scale)  # of an infinite difference, the square alone would be inf - inf
-    return np.asarray(inside * inside / (2 * scale) + (size - inside))
+    return np.asarray(inside * (inside / scale) / 2 + (size - inside))  # the square could be inf too

@@ -342,6 +342,16 @@ def test_smooth_l1_is_a_parabola_within_beta_and_a_line_beyond(beta, dtype):
     np.testing.assert_allclose(got, reference_losses.smooth_l1(pred, target, beta=beta), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("beta", [5e-324, 1e-46, 1e-40, 1e30, 1e38, 1e39, 1e250, 1e308])
+def test_smooth_l1_of_a_parabola_of_any_size(beta, dtype):
+    for size in (0.0, 0.5, 1e15, 1e30):
+        got = sm.smooth_l1(np.array([[[size]]], dtype), np.zeros((1, 1, 1), dtype), beta=beta)
+        expected = size * (size / beta) / 2 if size < beta else size - beta / 2
+        tiny = np.finfo(dtype).tiny  # below it, digits are lost
+        np.testing.assert_allclose(got, [[expected]], rtol=1e-6 if dtype == "float32" else 1e-14, atol=tiny)
+
+
 def test_smooth_l1_of_infinities_and_nan():
     got = sm.smooth_l1([[[INF], [NAN], [INF], [1e30]]], [[[0.0], [0.0], [INF], [-1e30]]])
     np.testing.assert_array_equal(got, [[INF, NAN, NAN, 2e30]])
