@@ -1,12 +1,12 @@
 """Exponentials and logarithms that vectorise: in float32 a few additions and products, in float64 libm's.
 
 Numba's `math.exp` costs 3 ns a piece, one at a time. Written without a branch or a call, a loop of these runs at 16
-lanes per instruction with AVX-512. Multiply-adds are fused explicitly, never at the compiler's choice, so that every
-CPU gives the same bits.
+lanes per instruction with AVX-512. Products and sums are fused by name, `fma`, so that every CPU gives the same bits.
 
-``exp(a) = 2**n * exp(r)`` with ``n`` the whole number nearest to ``a / log(2)``: what is left, ``|r| <= 0.35``, is a
-polynomial's, and 2**n is made of bits. `exp_over` takes the ``n`` and the ``r`` of another value off before that: the
-ratio of two exponentials is neither rounded at the difference of the values, nor does it overflow on the way.
+A sum of ``exp(x) / exp(y)`` over many x: ``exp(x) = 2**n * exp(r)`` with ``n`` the whole number nearest to
+``x / log(2)``; what is left, ``|r| <= 0.35``, is a polynomial's, and 2**n is made of bits. The n of y costs nothing
+to take off, for it is part of the number that rounds (`rounder`); the r of y is taken off once, from the sum
+(`remainder`). So no ratio is rounded at the difference of x and y, and none overflows on the way.
 """
 
 import math
@@ -18,72 +18,86 @@ from numba.extending import intrinsic, overload
 
 from ssd_mining._jit import helper
 
-_ONE, _TWO, _ZERO = np.float32(1), np.float32(2), np.float32(0)
-_LOG2_E = np.float32(1 / math.log(2))
-# log(2) in two parts: the first has 9 bits, so that its products with whole numbers below 2**15 are exact.
-_LOG_2_HIGH, _LOG_2_LOW = np.float32(355 / 512), np.float32(math.log(2) - 355 / 512)
+# Terms of a sum of ratios in float32 are kept 2**40 times too large: what is clamped, exp(-112), is 0 in the end.
+_EXTRA = 40
+_UNDO = np.float32(2.0**-_EXTRA)
+_DEPTH, _DEPTH_64 = np.float32(112), np.float64(800)
+
+_ONE, _ZERO, _MINUS_HALF = np.float32(1), np.float32(0), np.float32(-0.5)
+_LOG2_E, _LOG_2 = np.float32(1 / math.log(2)), np.float32(math.log(2))
+_MINUS_LOG_2 = -_LOG_2
+_BIAS, _FRACTION = np.int32(127), np.int32(23)  # of a float32: of its exponent; how many bits are behind it
 # A float32 of this size has no bits behind the point: to add it rounds to a whole number, kept in its low bits.
 _ROUND = np.float32(1.5 * 2**23)
-_ROUND_BITS = np.int32(0x4B400000)
-_BIAS, _FRACTION = np.int32(127), np.int32(23)  # of a float32: of its exponent; how many bits are behind it
-# exp(r) / r**k over |r| <= log(2) / 2, fitted to its relative error: 2e-9 at most.
+_ROUND_TO_POWER = np.float32(1.5 * 2**23 + 127 + _EXTRA)  # and the low bits are an exponent
+# exp(r) / r**k over |r| <= log(2) / 2, fitted to its relative error: 3e-9 at most.
 _E2, _E3, _E4, _E5, _E6 = (
     np.float32(c)
     for c in (
-        0.49999991059303284,
-        0.16666419804096222,
-        0.0416683629155159,
-        0.008374813012778759,
-        0.0013829361414536834,
+        0.4999999337300979,
+        0.16666519522901974,
+        0.041668401095098576,
+        0.008368851204593835,
+        0.0013814320470007333,
     )
 )
-_THIRD, _FIFTH, _SEVENTH, _NINTH = (np.float32(1 / n) for n in (3, 5, 7, 9))
+# log(1 + f) / f**k from sqrt(1 / 2) to sqrt(2), fitted to its relative error: 6e-9 at most.
+_L3, _L4, _L5, _L6, _L7, _L8, _L9, _L10 = (
+    np.float32(c)
+    for c in (
+        0.3333333170767843,
+        -0.25000821039912285,
+        0.2000122688201219,
+        -0.16623357142717676,
+        0.14201757706641363,
+        -0.1316018413118575,
+        0.1276158016622747,
+        -0.07634495920282022,
+    )
+)
 _FRACTION_MASK = np.int32(0x7FFFFF)
 _ROOT_HALF = np.int32(0x3F3504F3)  # the bits of sqrt(1 / 2)
 _TO_ROOT_HALF = np.int32(0x3F800000 - 0x3F3504F3)
-# Differences from there on to the next 87 are exact, by Sterbenz; below it, whole exponents are.
-_FAR = np.float32(174)
-_DEPTH, _DEPTH_64 = np.float32(87), np.float64(708)
-
-
-def _fma_typing(_: Any, a: Any, b: Any, c: Any) -> Any:
-    return types.float32(a, b, c), lambda _context, builder, _signature, args: builder.fma(*args)
 
 
 def _fma_in_python(a: Any, b: Any, c: Any) -> Any:
-    return np.float32(np.float64(a) * b + c)
+    return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
 
 
-# a * b + c, rounded once.
-_fma: Any = _fma_in_python if config.DISABLE_JIT else intrinsic(_fma_typing)
+def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """Compute ``a * b + c``, rounded once: half the instructions. A CPU without them takes libm's: the same bits."""
+    return a(a, b, c), lambda _context, builder, _signature, args: builder.fma(*args)
 
 
-@helper
-def _whole32(value: Any) -> Any:
-    """Round ``value / log(2)`` to a whole number, as an int32."""
-    return np.int32(np.float32(_fma(value, _LOG2_E, _ROUND)).view(np.int32) - _ROUND_BITS)
-
-
-@helper
-def _part32(value: Any) -> Any:
-    n = _fma(value, _LOG2_E, _ROUND) - _ROUND
-    return _fma(-n, _LOG_2_LOW, _fma(-n, _LOG_2_HIGH, value))
+fma = _fma_in_python if config.DISABLE_JIT else intrinsic(_fma)
 
 
 @helper
-def _exp_over32(value: Any, exponent: Any, part: Any) -> Any:
-    rounded = _fma(value - part, _LOG2_E, _ROUND)
-    n = rounded - _ROUND
-    r = _fma(-n, _LOG_2_LOW, _fma(-n, _LOG_2_HIGH, value)) - part
-    p = _fma(_fma(_fma(_fma(_E6, r, _E5), r, _E4), r, _E3), r, _E2)
-    p = _fma(_fma(p, r, _ONE), r, _ONE)
-    power = np.int32(np.int32(np.float32(rounded).view(np.int32) - _ROUND_BITS) - exponent)
-    return p * np.int32(np.int32(power + _BIAS) << _FRACTION).view(np.float32)
+def _exp_near_0(r: Any) -> Any:
+    return fma(fma(fma(fma(fma(fma(_E6, r, _E5), r, _E4), r, _E3), r, _E2), r, _ONE), r, _ONE)
 
 
 @helper
-def _base32(value: Any) -> Any:
-    return value if abs(value) > _FAR else _ZERO
+def _rounder32(origin: Any) -> Any:
+    return _ROUND_TO_POWER - (fma(origin, _LOG2_E, _ROUND) - _ROUND)
+
+
+@helper
+def _remainder32(origin: Any) -> Any:
+    n = fma(origin, _LOG2_E, _ROUND) - _ROUND
+    return _exp_near_0(-fma(n, _MINUS_LOG_2, origin)) * _UNDO
+
+
+@helper
+def _add_exp32(total: Any, value: Any, rounder: Any) -> Any:
+    rounded = np.float32(fma(value, _LOG2_E, rounder))
+    r = fma(rounded - rounder, _MINUS_LOG_2, value)
+    return fma(_exp_near_0(r), np.int32(rounded.view(np.int32) << _FRACTION).view(np.float32), total)
+
+
+@helper
+def _exp32(value: Any) -> Any:
+    return _add_exp32(_ZERO, -_DEPTH if value < -_DEPTH else value, _ROUND_TO_POWER) * _UNDO
 
 
 @helper
@@ -94,38 +108,38 @@ def _log1p32(value: Any) -> Any:
     shifted = np.int32(np.float32(total).view(np.int32) + _TO_ROOT_HALF)
     exponent = np.int32((shifted >> _FRACTION) - _BIAS)
     mantissa = np.int32(np.int32(shifted & _FRACTION_MASK) + _ROOT_HALF).view(np.float32)  # sqrt(1/2) to sqrt(2)
-    f = (mantissa - _ONE) + lost * np.int32(np.int32(_BIAS - exponent) << _FRACTION).view(np.float32)
-    z = f / (_TWO + f)
-    w = z * z
-    # log(1 + f) = 2 atanh(z) = f - z (f - 2 (z**2 / 3 + z**4 / 5 + ...)): what is rounded is small beside f.
-    series = w * (_THIRD + w * (_FIFTH + w * (_SEVENTH + w * _NINTH)))
-    n = np.float32(exponent)
-    return (f - (z * (f - _TWO * series) - n * _LOG_2_LOW)) + n * _LOG_2_HIGH
-
-
-def base(value: Any) -> Any:
-    """Choose what to subtract from `value`, and from what lies at most 87 below it, without rounding anything."""
-    return _base32(value) if isinstance(value, np.float32) else value
+    f = fma(lost, np.int32(np.int32(_BIAS - exponent) << _FRACTION).view(np.float32), mantissa - _ONE)
+    high = fma(fma(fma(_L10, f, _L9), f, _L8), f, _L7)
+    series = fma(fma(fma(fma(high, f, _L6), f, _L5), f, _L4), f, _L3)
+    return fma(np.float32(exponent), _LOG_2, fma(f * f, fma(f, series, _MINUS_HALF), f))
 
 
 def depth(value: Any) -> Any:
-    """Return how far below 0 an exponential of this type is a normal number: deeper ones count as 0."""
+    """Return how far below its origin a logit of this type counts as -inf: its exponential is 0."""
     return _DEPTH if isinstance(value, np.float32) else _DEPTH_64
 
 
-def whole(value: Any) -> Any:
-    """Return the ``n`` of ``exp(value) = 2**n * exp(r)``; 0 in float64, where `base` has taken all of it off."""
-    return _whole32(value) if isinstance(value, np.float32) else np.int32(0)
+def rounder(origin: Any) -> Any:
+    """Return what `add_exp` is to be told of the value whose exponential divides a sum."""
+    return _rounder32(origin) if isinstance(origin, np.float32) else origin
 
 
-def part(value: Any) -> Any:
-    """Return the ``r`` of ``exp(value) = 2**n * exp(r)``; 0 in float64, where `base` has taken all of it off."""
-    return _part32(value) if isinstance(value, np.float32) else value * 0
+def remainder(origin: Any) -> Any:
+    """Return by what the sum that `add_exp` made is to be multiplied in the end."""
+    return _remainder32(origin) if isinstance(origin, np.float32) else np.float64(1)
 
 
-def exp_over(value: Any, exponent: Any, part: Any) -> Any:
-    """Compute ``exp(value) / (2**exponent * exp(part))``, a result from 2**-126 to 2**127; NaN of NaN."""
-    return _exp_over32(value, exponent, part) if isinstance(value, np.float32) else np.float64(math.exp(value))
+def add_exp(total: Any, value: Any, rounder: Any) -> Any:
+    """Compute ``total + exp(value) / exp(origin) / remainder(origin)``, from `depth` below the origin to 58 above it.
+
+    NaN of NaN. Origins and values are below 2**20 in size.
+    """
+    return _add_exp32(total, value, rounder) if isinstance(value, np.float32) else total + math.exp(value - rounder)
+
+
+def exp(value: Any) -> Any:
+    """Compute ``exp(value)`` of a value of at most 0; NaN of NaN."""
+    return _exp32(value) if isinstance(value, np.float32) else np.float64(math.exp(value))
 
 
 def log1p(value: Any) -> Any:
@@ -134,18 +148,24 @@ def log1p(value: Any) -> Any:
 
 
 # What Numba compiles them to, by the type of the first argument. It wants the names of the arguments to be the same.
-overload(base)(lambda value: (lambda value: _base32(value)) if value == types.float32 else lambda value: value)
 overload(depth)(lambda value: (lambda value: _DEPTH) if value == types.float32 else lambda value: _DEPTH_64)  # noqa: ARG005
-overload(whole)(
-    lambda value: (lambda value: _whole32(value)) if value == types.float32 else lambda value: np.int32(0)  # noqa: ARG005
+overload(rounder)(
+    lambda origin: (lambda origin: _rounder32(origin)) if origin == types.float32 else lambda origin: origin
 )
-overload(part)(lambda value: (lambda value: _part32(value)) if value == types.float32 else lambda value: value * 0)
-overload(exp_over)(
-    lambda value, exponent, part: (  # noqa: ARG005
-        (lambda value, exponent, part: _exp_over32(value, exponent, part))
-        if value == types.float32
-        else lambda value, exponent, part: math.exp(value)  # noqa: ARG005 - both are 0 in float64
+overload(remainder)(
+    lambda origin: (
+        (lambda origin: _remainder32(origin)) if origin == types.float32 else lambda origin: 1.0  # noqa: ARG005
     )
+)
+overload(add_exp)(
+    lambda total, value, rounder: (  # noqa: ARG005
+        (lambda total, value, rounder: _add_exp32(total, value, rounder))
+        if value == types.float32
+        else lambda total, value, rounder: total + math.exp(value - rounder)
+    )
+)
+overload(exp)(
+    lambda value: (lambda value: _exp32(value)) if value == types.float32 else lambda value: math.exp(value)
 )
 overload(log1p)(
     lambda value: (lambda value: _log1p32(value)) if value == types.float32 else lambda value: math.log1p(value)

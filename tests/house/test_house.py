@@ -18,6 +18,7 @@ FLOORS = [
     ["reference", "reference_losses", "_spec", "_classification", "_cache", "_arrays"],
     ["_jit"],
     ["_lanes", "_elementary", "kernels.rules", "kernels.cpu_gradients", "_labels"],
+    ["kernels.tiles"],
     ["kernels.cpu", "kernels.cpu_logits", "_batch", "_plan"],
     ["_inputs", "_backends"],
     ["_logits"],

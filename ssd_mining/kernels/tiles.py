@@ -1,0 +1,115 @@
+"""Tiles: the transposed logits of 64 anchors, 64 lanes of each class, and what is known of each lane.
+
+One flat array holds the classes one after the other. What a loss does with a tile are plain loops over 64 lanes,
+which LLVM vectorises, in the order of the classes, so that every CPU adds up in the same order.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ssd_mining import _lanes as lanes
+from ssd_mining._classification import LogitRows
+from ssd_mining._jit import helper
+from ssd_mining._lanes import COLUMNS, LANES, Row
+
+Index = Any  # int or np.uint64: unsigned indices need no test for being negative
+
+# Classes that are added up before they meet the sum: fewer roundings, fewer loads. 21 and 81 are whole groups.
+GROUP = 3
+
+WIDTH = np.uint64(LANES)
+
+# Where in `vectors` stands what is known of each lane. Slices instead would cost more than the arithmetic.
+NUM_VECTORS = 12
+(TOP, REST, OWN, SHARE, TOTAL, COUNT, LOST, BASE, LOWEST, HIGHEST, ROUNDER, DONE) = (
+    np.uint64(i * LANES) for i in range(NUM_VECTORS)
+)
+
+
+def scratch(rows: LogitRows, num_workers: int) -> tuple[Any, Any]:
+    """Allocate what a worker needs: a tile of logits, one of targets, the vectors; and a padded copy of a tail."""
+    num_classes = rows.logits.shape[2]
+    tiles = np.empty((num_workers, (2 * height(num_classes) + NUM_VECTORS) * LANES), rows.logits.dtype)
+    tails = np.zeros((num_workers, LANES * num_classes + COLUMNS), rows.logits.dtype)
+    return tiles, tails
+
+
+@helper
+def height(num_classes: int) -> int:
+    """Say how many rows a tile has: whole columns, and whole groups."""
+    return max(-(-num_classes // COLUMNS) * COLUMNS, -(-num_classes // GROUP) * GROUP)
+
+
+@helper
+def fill(array: Row, start: Index, stop: Index, value: float) -> None:
+    """Set a part of an array; a slice assignment would take Numba several times as long."""
+    for i in range(np.uint64(start), np.uint64(stop)):
+        array[i] = value
+
+
+@helper
+def load_tile(flat: Row, start: int, num_classes: int, tile: Row, tail: Row) -> None:
+    """Transpose the flat rows (A, C) of the 64 anchors from `start`; lanes past the last anchor hold anything."""
+    first, size = start * num_classes, LANES * num_classes
+    if first + size + COLUMNS > flat.shape[0]:  # whole columns reach past the last class of the last anchor
+        for i in range(min(flat.shape[0] - first, size)):
+            tail[i] = flat[first + i]
+        _transpose_rows(tail, 0, num_classes, tile)
+    else:
+        for i in range(first, first + size, LANES):
+            lanes.prefetch(flat, i)
+        _transpose_rows(flat, first, num_classes, tile)
+    fill(tile, num_classes * LANES, tile.shape[0], -np.inf)  # classes that fill up a group: exp is 0
+
+
+@helper
+def _transpose_rows(flat: Row, first: int, num_classes: int, tile: Row) -> None:
+    for c in range(0, num_classes, COLUMNS):
+        lanes.transpose(flat, first + c, num_classes, tile, c * LANES)
+
+
+@helper
+def clear(vectors: Row) -> None:
+    """Set the totals to 0."""
+    fill(vectors, TOTAL, TOTAL + WIDTH, 0.0)
+    fill(vectors, LOST, LOST + WIDTH, 0.0)
+
+
+@helper
+def rounded_off(total: float, more: float) -> float:
+    """Say what rounding takes from a sum: the sums over 91 classes would lose half a digit without it."""
+    return more - ((total + more) - total)
+
+
+@helper
+def find_own(logits: Row, labels: Row, weights: Row, start: int, vectors: Row) -> None:
+    """Look up the logit of every lane's label, and its weight: 0 where the anchor is ignored."""
+    fill(vectors, OWN, OWN + WIDTH, 0.0)
+    fill(vectors, SHARE, SHARE + WIDTH, 0.0)
+    first, num_classes = np.uint64(start), np.uint64(logits.shape[1])
+    for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
+        label = np.uint64(labels[first + j])
+        if label < num_classes:
+            vectors[OWN + j] = logits[first + j, label]
+            vectors[SHARE + j] = weights[label]
+
+
+@helper
+def mark_own(labels: Row, start: int, tile: Row, num_classes: int, value: float) -> None:
+    """Write a value to the class of every lane's label; so the loops over the classes need not look for it."""
+    first, last = np.uint64(start), np.uint64(num_classes)
+    for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
+        label = np.uint64(labels[first + j])
+        if label < last:
+            tile[label * WIDTH + j] = value
+
+
+@helper
+def store(labels: Row, values: Row, start: int, vectors: Row, done: float) -> None:
+    """Write the totals of the anchors from `start` whose `DONE` is this, 0 for the ignored ones."""
+    first, zero, done = np.uint64(start), values.dtype.type(0), values.dtype.type(done)
+    for j in range(np.uint64(min(LANES, values.shape[0] - start))):
+        total, lost, ignored = vectors[TOTAL + j], vectors[LOST + j], labels[first + j] < 0
+        total = zero if ignored else (total + lost if lost == lost else total)
+        values[first + j] = total if ignored or vectors[DONE + j] == done else values[first + j]
