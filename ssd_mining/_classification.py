@@ -161,7 +161,7 @@ class Computed(NamedTuple):
     """What a twin writes."""
 
     values: NDArray[Any]  # (b, A) losses or (b, A, C) gradients, the dtype of logits
-    done: NDArray[np.int64]  # (b,) 1 once the sample is written
+    done: NDArray[np.int64]  # (b,) 0 until the sample is written; then 1, and 1 for each tile that took a second path
 
 
 def _weights(weights: Any) -> tuple[float, ...] | None:

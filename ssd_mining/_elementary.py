@@ -6,7 +6,7 @@ lanes per instruction with AVX-512. Products and sums are fused by name, `fma`, 
 A sum of ``exp(x) / exp(y)`` over many x: ``exp(x) = 2**n * exp(r)`` with ``n`` the whole number nearest to
 ``x / log(2)``; what is left, ``|r| <= 0.35``, is a polynomial's, and 2**n is made of bits. The n of y costs nothing
 to take off, for it is part of the number that rounds (`rounder`); the r of y is taken off once, from the sum
-(`remainder`). So no ratio is rounded at the difference of x and y, and none overflows on the way.
+(`settle`). So no ratio is rounded at the difference of x and y, and none overflows on the way.
 """
 
 import math
@@ -19,17 +19,19 @@ from numba.extending import intrinsic, overload
 from ssd_mining._jit import helper
 
 # Terms of a sum of ratios in float32 are kept 2**40 times too large: what is clamped, exp(-112), is 0 in the end.
-_EXTRA = 40
-_UNDO = np.float32(2.0**-_EXTRA)
+_EXTRA = np.int32(40)
+_UNDO = np.float32(2.0**-40)
 _DEPTH, _DEPTH_64 = np.float32(112), np.float64(800)
 
 _ONE, _ZERO, _MINUS_HALF = np.float32(1), np.float32(0), np.float32(-0.5)
 _LOG2_E, _LOG_2 = np.float32(1 / math.log(2)), np.float32(math.log(2))
 _MINUS_LOG_2 = -_LOG_2
+# What n times the float32 next to log(2) is too large by: off a sum of exponentials, by the n of the largest of them.
+_TOO_LARGE = np.float32(float(_LOG_2) - math.log(2))
 _BIAS, _FRACTION = np.int32(127), np.int32(23)  # of a float32: of its exponent; how many bits are behind it
 # A float32 of this size has no bits behind the point: to add it rounds to a whole number, kept in its low bits.
 _ROUND = np.float32(1.5 * 2**23)
-_ROUND_TO_POWER = np.float32(1.5 * 2**23 + 127 + _EXTRA)  # and the low bits are an exponent
+_ROUND_TO_POWER = np.float32(1.5 * 2**23 + 127 + 40)  # and the low bits are an exponent
 # exp(r) / r**k over |r| <= log(2) / 2, fitted to its relative error: 3e-9 at most.
 _E2, _E3, _E4, _E5, _E6 = (
     np.float32(c)
@@ -83,9 +85,11 @@ def _rounder32(origin: Any) -> Any:
 
 
 @helper
-def _remainder32(origin: Any) -> Any:
+def _settle32(total: Any, origin: Any) -> Any:
     n = fma(origin, _LOG2_E, _ROUND) - _ROUND
-    return _exp_near_0(-fma(n, _MINUS_LOG_2, origin)) * _UNDO
+    ratio = total * (_exp_near_0(-fma(n, _MINUS_LOG_2, origin)) * _UNDO)
+    exponent = np.int32(np.int32(np.float32(total).view(np.int32) >> _FRACTION) - (_BIAS + _EXTRA))
+    return fma(ratio, np.float32(exponent) * _TOO_LARGE, ratio)
 
 
 @helper
@@ -97,7 +101,7 @@ def _add_exp32(total: Any, value: Any, rounder: Any) -> Any:
 
 @helper
 def _exp32(value: Any) -> Any:
-    return _add_exp32(_ZERO, -_DEPTH if value < -_DEPTH else value, _ROUND_TO_POWER) * _UNDO
+    return _settle32(_add_exp32(_ZERO, -_DEPTH if value < -_DEPTH else value, _ROUND_TO_POWER), _ZERO)
 
 
 @helper
@@ -124,15 +128,15 @@ def rounder(origin: Any) -> Any:
     return _rounder32(origin) if isinstance(origin, np.float32) else origin
 
 
-def remainder(origin: Any) -> Any:
-    """Return by what the sum that `add_exp` made is to be multiplied in the end."""
-    return _remainder32(origin) if isinstance(origin, np.float32) else np.float64(1)
+def settle(total: Any, origin: Any) -> Any:
+    """Compute the sum of exponentials over ``exp(origin)`` from the `total` that `add_exp` made."""
+    return _settle32(total, origin) if isinstance(total, np.float32) else total
 
 
 def add_exp(total: Any, value: Any, rounder: Any) -> Any:
-    """Compute ``total + exp(value) / exp(origin) / remainder(origin)``, from `depth` below the origin to 58 above it.
+    """Add ``exp(value)`` over ``exp(origin)`` to a total, from `depth` below the origin to 58 above it; NaN of NaN.
 
-    NaN of NaN. Origins and values are below 2**20 in size.
+    Origins and values are below 2**20 in size; what the total means, `settle` tells.
     """
     return _add_exp32(total, value, rounder) if isinstance(value, np.float32) else total + math.exp(value - rounder)
 
@@ -152,9 +156,9 @@ overload(depth)(lambda value: (lambda value: _DEPTH) if value == types.float32 e
 overload(rounder)(
     lambda origin: (lambda origin: _rounder32(origin)) if origin == types.float32 else lambda origin: origin
 )
-overload(remainder)(
-    lambda origin: (
-        (lambda origin: _remainder32(origin)) if origin == types.float32 else lambda origin: 1.0  # noqa: ARG005
+overload(settle)(
+    lambda total, origin: (  # noqa: ARG005
+        (lambda total, origin: _settle32(total, origin)) if total == types.float32 else lambda total, origin: total  # noqa: ARG005
     )
 )
 overload(add_exp)(

@@ -13,7 +13,7 @@ what any class costs. Nothing overflows, nothing cancels: on both paths a loss o
 import numpy as np
 
 from ssd_mining._classification import Computed, LogitRows, SigmoidRule, SoftmaxRule
-from ssd_mining._elementary import add_exp, depth, exp, log1p, remainder, rounder
+from ssd_mining._elementary import add_exp, depth, exp, log1p, rounder, settle
 from ssd_mining._jit import helper, inlined, parallel, prange, serial
 from ssd_mining._lanes import LANES, Row
 from ssd_mining.kernels.cpu_gradients import sigmoid_gradients, softmax_gradients
@@ -118,7 +118,7 @@ def _find_quickly(tile: Row, num_classes: int, most: float, vectors: Row) -> Non
         _add_to_quick(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
         share, own, total = vectors[SHARE + j], vectors[OWN + j], vectors[TOTAL + j] + vectors[LOST + j]
-        total *= remainder(own)
+        total = settle(total, own)
         cost = log1p(total)
         cost = highest if cost > highest else cost
         vectors[TOTAL + j] = share * cost if share != zero else zero
@@ -175,7 +175,7 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row) -> None:
         _add_exp_over_top(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
         top, total = vectors[TOP + j], vectors[TOTAL + j] + vectors[LOST + j]
-        total = total * remainder(top - vectors[BASE + j]) + vectors[COUNT + j]
+        total = settle(total, top - vectors[BASE + j]) + vectors[COUNT + j]
         vectors[REST + j] = log1p(total) + (top - top)
 
 
@@ -221,6 +221,7 @@ def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles:
     quick = not scored and spread == 0.0 and rule.besides < 0
     fill(targets, 0, size, 0.0)
     fill(vectors, DONE, DONE + WIDTH, 0.0)
+    num_again = 0
     for start in range(0, num_anchors, LANES):
         load_tile(flat, begin + start, num_classes, tile, tail)
         find_own(logits, labels, weights, start, vectors)
@@ -230,6 +231,7 @@ def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles:
             store(labels, values, start, vectors, 1.0)
             if _num_left(labels, start, vectors) == 0:
                 continue
+            num_again += 1
             load_tile(flat, begin + start, num_classes, tile, tail)
         _find_top(tile, num_classes, vectors)
         _find_rest(tile, num_classes, vectors)
@@ -245,7 +247,7 @@ def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles:
                 shares = (keep * weights[c] if scored else 0.0, spread * weights[c])
                 _add_class(tile, targets, c, shares, rule.most, vectors)
         store(labels, values, start, vectors, 0.0)
-    losses.done[sample] = 1
+    losses.done[sample] = 1 + num_again
 
 
 @helper

@@ -38,6 +38,14 @@ def relative(spec, dtype):
     return RELATIVE[dtype] * (1 if isinstance(spec, Softmax) and not spec.label_smoothing else 5)
 
 
+def computed(x, y, spec=SPECS[0], **keywords):
+    """Return the losses of logits, and how many tiles of each sample took the careful path after the quick one."""
+    whole = _logit_inputs.check_logits(x, y, spec, **keywords)
+    losses = Computed(np.zeros(y.shape, whole.dtype), np.zeros(len(y), np.int64))
+    _backends.load_logits("cpu").softmax_losses(whole._rows(slice(0, len(y))), spec.rule, losses, 1)
+    return losses.values, losses.done - 1
+
+
 @settings(max_examples=examples(400))
 @given(calls())
 def test_the_losses_equal_the_reference(call):
@@ -177,7 +185,8 @@ def test_the_losses_of_the_real_files_come_out_of_their_logits(name, background,
         exact = np.log1p(np.exp(shifted).sum(axis=2))
     assert np.isfinite(exact).all()
     assert top.shape == exact.shape
-    got = sm.softmax_cross_entropy(real["logits"].astype(dtype), y)
+    got, again = computed(real["logits"].astype(dtype), y)
+    assert not again.any()
     if dtype == np.float32:
         # 5e-7, and where float32 itself is coarser than that, the nearest float32 or the one beside it.
         assert (np.abs(got - exact) <= np.maximum(5e-7, np.spacing(exact.astype(np.float32)))).all()
@@ -192,7 +201,8 @@ def test_a_batch_of_the_usual_size_has_the_promised_accuracy():
     x[..., 0] += 6
     y = np.where(rng.random(x.shape[:2]) < 0.02, rng.integers(0, 21, x.shape[:2]), 0)
     exact = sm.softmax_cross_entropy(x.astype(np.float64), y)
-    got = sm.softmax_cross_entropy(x, y)
+    got, again = computed(x, y)
+    assert not again.any()
     np.testing.assert_allclose(got, exact, rtol=3e-7)
     assert (np.abs(got - exact) <= np.maximum(5e-7, np.spacing(exact.astype(np.float32)))).all()
 
@@ -267,6 +277,64 @@ def test_the_tile_path_of_every_height_and_tail():
             exact = np.log(np.exp(x.astype(np.float64) - top).sum(axis=2)) + top[..., 0]
             exact -= np.take_along_axis(x, y[..., None], axis=2)[..., 0]
             np.testing.assert_allclose(sm.softmax_cross_entropy(x, y), exact, rtol=3e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_careful_path_is_taken_for_anchors_that_need_it_alone(dtype):
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(0, 8, (1, 640, 9)).astype(dtype), rng.integers(0, 9, (1, 640))
+    usual, again = computed(x, y)
+    assert again == [0]
+    for row in (
+        [np.inf, *[0] * 8],
+        [np.nan, *[0] * 8],
+        [-np.inf] * 9,
+        [0, 1e6, *[0] * 7],
+        [2e3] * 9,
+        [-2e3] * 9,
+        [0, 56, *[0] * 7],
+        [0, 57.9, *[0] * 7],
+        [0, 58.1, *[0] * 7],
+    ):
+        other, labels = x.copy(), y.copy()
+        other[0, [70, 639]], labels[0, [70, 639]] = row, 0
+        got, again = computed(other, labels)
+        assert again == [2], row
+        np.testing.assert_array_equal(np.delete(got[0], [70, 639]), np.delete(usual[0], [70, 639]))
+        judged = expected(np.array([[row]], np.float64), np.zeros((1, 1), int), SPECS[0])
+        np.testing.assert_allclose(got[0, [70, 639]], judged[0, [0, 0]], rtol=RELATIVE[dtype])
+        ignored, again = computed(other, np.where(np.isin(np.arange(640), [70, 639]), -1, labels), ignore_index=-1)
+        assert again == [0], row
+        assert not ignored[0, [70, 639]].any()
+        np.testing.assert_array_equal(np.delete(ignored[0], [70, 639]), np.delete(usual[0], [70, 639]))
+    for quick in ([0, 54, *[0] * 7], [0, *[-np.inf] * 8], [999] * 9, [-999, -1e5, *[-999] * 7]):
+        other, labels = x.copy(), y.copy()
+        other[0, 70], labels[0, 70] = quick, 0
+        got, again = computed(other, labels)
+        assert again == [0], quick
+        judged = expected(np.array([[quick]], np.float64), np.zeros((1, 1), int), SPECS[0])
+        np.testing.assert_allclose(got[0, 70], judged[0, 0], rtol=RELATIVE[dtype])
+
+
+def test_the_quick_path_takes_class_labels_without_smoothing_alone():
+    x = LOGITS.copy()
+    x[..., 0] += np.where(np.arange(150) == 100, 80, 0)
+    y = np.where(np.arange(150) == 100, 1, CLASSES)
+    assert computed(x, y)[1].tolist() == [1] * 5
+    assert computed(x, y, Softmax(class_weights=range(7), prob_floor=0.1))[1].tolist() == [1] * 5
+    assert computed(x, y, Softmax(label_smoothing=0.1))[1].tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 21, 91])
+@pytest.mark.parametrize("gap", [0, 25, 70, -20])
+def test_tails_and_unlikely_labels_keep_the_promise_over_many_rows(num_classes, gap):
+    rng = np.random.default_rng(num_classes)
+    x = rng.normal(0, 2, (1, examples(40_000) // num_classes, num_classes)).astype(np.float32)
+    x[..., 0] += gap
+    x += rng.choice(np.array([0, -40, 300], np.float32), x.shape[:2])[..., None]
+    difference = x[..., 1:].astype(np.float64) - x[..., :1]
+    exact = np.log1p(np.exp(difference).sum(axis=2))
+    np.testing.assert_allclose(sm.softmax_cross_entropy(x, np.zeros(x.shape[:2], int)), exact, rtol=3e-7)
 
 
 def test_rows_that_a_twin_reads_are_not_the_callers_to_change():
