@@ -86,7 +86,7 @@ def run_logit_cases(number):
 
     names = ("logits", "labels", "scores", "weights", "factors", "values", "tiles", "tails")
     pools = {name: Guarded(512 * 1024) for name in names}
-    allocate, rng = cpu._scratch, np.random.default_rng(0)
+    allocate, rng = cpu.scratch, np.random.default_rng(0)
     for case in range(number):
         at_end, dtype = bool(case % 2), (np.float32, np.float64)[case % 3 == 0]
         shape = int(rng.integers(1, 4)), int(rng.integers(1, 200)), int(rng.integers(1, 40))
@@ -117,13 +117,13 @@ def run_logit_cases(number):
                     arrays = zip(("tiles", "tails"), allocate(rows, workers), strict=True)
                     return tuple(pools[n].put(a, at_end=at_end) if guarded else a for n, a in arrays)  # noqa: B023
 
-                cpu._scratch = scratch
+                cpu.scratch = scratch
                 arguments = (given, rule, computed) if what == "losses" else (given, rule, factors, computed)
                 getattr(cpu, f"{form}_{what}")(*arguments, 1)
                 assert computed.done.all()
                 results.append(values)
             np.testing.assert_array_equal(*results, err_msg=f"{case} {what}")
-    cpu._scratch = allocate
+    cpu.scratch = allocate
     print("in bounds", number)
 
 
