@@ -167,7 +167,8 @@ def multibox_loss(
     where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
     batch, losses = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
     locations = _locations(batch, loc_pred, loc_target, beta)
-    mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
+    is_marked = with_gradients or locations is not None
+    mined = _backends.run(batch, masks=is_marked, backend=backend, num_threads=num_threads)
 
     counts = mined.num_pos, mined.num_kept, batch.conf_loss.size
     conf_divisors = loss_divisors(*counts, normalize=normalize, zero_positives=zero_positives)
