@@ -273,7 +273,8 @@ def _mined(batch: Batch, backend: Backend | None, num_threads: int | None) -> Mi
     for _, rows, part in _backends.walk(batch, mined, backend=backend, num_threads=num_threads):
         kept = np.flatnonzero(part.hard_negative_mask)
         ranks.append((rows.rank if rows.rank.size else rows.loss)[kept])  # copied: the caller may reuse the arrays
-        anchors.append(kept - np.repeat(rows.offsets[:-1], part.num_kept))
+        # By the mask alone: if another thread changes the inputs meanwhile, it need not agree with the counts.
+        anchors.append(kept - rows.offsets[np.searchsorted(rows.offsets, kept, "right") - 1])
     return MiningResult(
         hard_negative_mask=mined.hard_negative_mask.reshape(batch.conf_loss.shape),
         pos_mask=mined.pos_mask.reshape(batch.conf_loss.shape),
