@@ -98,7 +98,7 @@ def walk(
     for block in batch.blocks:
         # A batch of one block is the common one, and for a single sample every view counts.
         whole = block.stop - block.start == batch.num_samples
-        part = mined if whole else mined.block(block, batch.anchors(block))
+        part = mined if whole else _part(mined, block, batch.anchors(block))
         rows = batch.rows(block)
         large = rows.loss.size >= PARALLEL_ANCHORS and backend != "reference"
         workers = num_workers(num_threads) if large else 1
@@ -109,10 +109,13 @@ def walk(
             rows, settled_rule, num_neg = settle(rows, batch.mining, plain_pass, batch.rng)
             twin.mine(rows, settled_rule, part, workers)
             part.num_neg[:] = num_neg
-        if np.count_nonzero(part.done) < part.done.size:
-            msg = f"sample {block.start + int(np.argmin(part.done))} was not mined: a worker thread was lost"
+        done = part.done
+        if np.count_nonzero(done) < done.size:
+            msg = f"sample {block.start + int(np.argmin(done))} was not mined: a worker thread was lost"
             raise RuntimeError(msg)
         raise_bad_values(batch, block, part)
+        if not whole:
+            mined.counts[:, block], mined.sums[:, block] = part.counts, part.sums
         yield block, rows, part
 
 
@@ -125,8 +128,13 @@ def _mined(twin: Twin, rows: Rows, rule: Rule, *, masks: bool, num_workers: int)
 def empty_mined(num_samples: int, num_masked: int) -> Mined:
     """Allocate what a kernel writes about some samples, and the masks of some anchors."""
     counts, sums = np.zeros((6, num_samples), np.int64), np.empty((3, num_samples), np.float64)
-    masks = np.empty((2, num_masked), np.bool_)
-    return Mined(*counts, *sums, *masks)
+    return Mined(counts, sums, np.empty(num_masked, np.bool_), np.empty(num_masked, np.bool_))
+
+
+def _part(mined: Mined, block: slice, anchors: slice) -> Mined:
+    """Return fresh counts and sums for a block, contiguous as a kernel wants them, and its part of the masks."""
+    own = empty_mined(block.stop - block.start, 0)
+    return own._replace(pos_mask=mined.pos_mask[anchors], hard_negative_mask=mined.hard_negative_mask[anchors])
 
 
 def num_workers(num_threads: int | None) -> int:

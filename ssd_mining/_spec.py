@@ -234,24 +234,75 @@ class Rows(NamedTuple):
     longest: int  # anchors of the longest sample
 
 
-class Mined(NamedTuple):
-    """What a kernel writes: per sample, and per anchor where a mask is asked for."""
+# The rows of the counts and of the sums in `Mined`.
+NUM_POS, NUM_NEG, NUM_KEPT, NUM_NAN, NUM_BAD, DONE = range(6)
+POSITIVE_SUM, NEGATIVE_SUM, THRESHOLD = range(3)
 
-    num_pos: NDArray[np.int64]  # (b,)
-    num_neg: NDArray[np.int64]  # (b,)
-    num_kept: NDArray[np.int64]  # (b,)
-    num_nan: NDArray[np.int64]  # (b,) anchors with NaN that are not ignored by their label
-    num_bad: NDArray[np.int64]  # (b,) labels out of range
-    done: NDArray[np.int64]  # (b,) 1 once the sample is written
-    positive_sum: NDArray[np.float64]  # (b,)
-    negative_sum: NDArray[np.float64]  # (b,)
-    threshold: NDArray[np.float64]  # (b,) NaN where nothing is kept
+
+class Mined(NamedTuple):
+    """What a kernel writes: per sample, and per anchor where a mask is asked for.
+
+    Few arrays with many rows: each array costs a call of one sample as much as a hundred anchors.
+    """
+
+    counts: NDArray[Any]  # (6, b) int64
+    sums: NDArray[Any]  # (3, b) float64
     pos_mask: NDArray[np.bool_]  # (n,), or (0,): not asked for
     hard_negative_mask: NDArray[np.bool_]  # (n,), or (0,): not asked for
 
-    def block(self, samples: slice, anchors: slice) -> "Mined":
-        """Return views of the results of some samples, which own those anchors."""
-        return Mined(*(array[samples] for array in self[:-2]), *(mask[anchors] for mask in self[-2:]))  # type: ignore[arg-type]
+    @property
+    def num_pos(self) -> NDArray[np.int64]:
+        """Positives, (b,)."""
+        row: NDArray[np.int64] = self.counts[NUM_POS]
+        return row
+
+    @property
+    def num_neg(self) -> NDArray[np.int64]:
+        """Negatives, (b,)."""
+        row: NDArray[np.int64] = self.counts[NUM_NEG]
+        return row
+
+    @property
+    def num_kept(self) -> NDArray[np.int64]:
+        """Kept negatives, (b,)."""
+        row: NDArray[np.int64] = self.counts[NUM_KEPT]
+        return row
+
+    @property
+    def num_nan(self) -> NDArray[np.int64]:
+        """Anchors with NaN that are not ignored by their label, (b,)."""
+        row: NDArray[np.int64] = self.counts[NUM_NAN]
+        return row
+
+    @property
+    def num_bad(self) -> NDArray[np.int64]:
+        """Labels out of range, (b,)."""
+        row: NDArray[np.int64] = self.counts[NUM_BAD]
+        return row
+
+    @property
+    def done(self) -> NDArray[np.int64]:
+        """1 once the sample is written, (b,)."""
+        row: NDArray[np.int64] = self.counts[DONE]
+        return row
+
+    @property
+    def positive_sum(self) -> NDArray[np.float64]:
+        """Sum of the losses of the positives, (b,)."""
+        row: NDArray[np.float64] = self.sums[POSITIVE_SUM]
+        return row
+
+    @property
+    def negative_sum(self) -> NDArray[np.float64]:
+        """Sum of the losses of the kept negatives, (b,)."""
+        row: NDArray[np.float64] = self.sums[NEGATIVE_SUM]
+        return row
+
+    @property
+    def threshold(self) -> NDArray[np.float64]:
+        """Rank of the easiest kept negative, (b,); NaN where nothing is kept."""
+        row: NDArray[np.float64] = self.sums[THRESHOLD]
+        return row
 
 
 def resolve(mining: Mining | None, keywords: Keywords | Selection) -> tuple[Mining, Extras]:

@@ -126,19 +126,22 @@ def confidence_loss(
     check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
     batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
     mined = _backends.run(batch, masks=False, backend=backend, num_threads=num_threads)
-    counts = mined.num_pos, mined.num_kept, batch.conf_loss.size
-    divisors = loss_divisors(*counts, normalize=normalize, zero_positives=zero_positives)
+    num_pos, num_kept = mined.num_pos, mined.num_kept
+    positive_sum, negative_sum = mined.positive_sum, mined.negative_sum
+    divisors = loss_divisors(
+        num_pos, num_kept, batch.conf_loss.size, normalize=normalize, zero_positives=zero_positives
+    )
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
-        per_sample = mined.positive_sum + mined.negative_sum
+        per_sample = positive_sum + negative_sum
         loss = normalized_loss(per_sample, divisors)
     return ConfidenceLoss(
         loss=loss,
         per_sample=per_sample,
-        positive_sum=mined.positive_sum,
-        negative_sum=mined.negative_sum,
-        num_pos=mined.num_pos,
+        positive_sum=positive_sum,
+        negative_sum=negative_sum,
+        num_pos=num_pos,
         num_neg=mined.num_neg,
-        num_kept=mined.num_kept,
+        num_kept=num_kept,
     )
 
 

@@ -16,7 +16,20 @@ from ssd_mining import _lanes as lanes
 from ssd_mining._jit import helper, inlined, parallel, prange, serial
 from ssd_mining._labels import IGNORED, own_codes
 from ssd_mining._lanes import LANES, ONE, Row
-from ssd_mining._spec import Mined, Rows, Rule
+from ssd_mining._spec import (
+    DONE,
+    NEGATIVE_SUM,
+    NUM_BAD,
+    NUM_KEPT,
+    NUM_NAN,
+    NUM_NEG,
+    NUM_POS,
+    POSITIVE_SUM,
+    THRESHOLD,
+    Mined,
+    Rows,
+    Rule,
+)
 from ssd_mining.kernels import rules
 
 # Ranks are bisected by the bits of a float64, in which every float32 is exact with 29 low bits of zero.
@@ -131,11 +144,11 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
         num_neg += lanes.count(negative)
         if masked:
             lanes.store(pos_mask, start, positive)
-    mined.num_pos[sample] = num_pos
-    mined.num_neg[sample] = num_neg
-    mined.num_nan[sample] = num_nan
-    mined.num_bad[sample] = num_bad
-    mined.positive_sum[sample] = positive_sum
+    mined.counts[NUM_POS, sample] = num_pos
+    mined.counts[NUM_NEG, sample] = num_neg
+    mined.counts[NUM_NAN, sample] = num_nan
+    mined.counts[NUM_BAD, sample] = num_bad
+    mined.sums[POSITIVE_SUM, sample] = positive_sum
     return num_nan_ranks
 
 
@@ -272,7 +285,7 @@ def _mine_sample(rows: Rows, rule: Rule, mined: Mined, words: Row, values: Row, 
     negatives = words[: (num_anchors + LANES - 1) // LANES]
     num_nan_ranks = _stage(rows, rule, mined, negatives, sample)
     explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
-    num_kept = _quota(mined.num_pos[sample], mined.num_neg[sample], explicit, rule)
+    num_kept = _quota(mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample], explicit, rule)
     ranked = rows.rank.shape[0] > 0
     rank = _row(rows.rank if ranked else rows.loss, rows, sample)
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept
@@ -287,10 +300,10 @@ def _mine_sample(rows: Rows, rule: Rule, mined: Mined, words: Row, values: Row, 
         total = _mark(rows, mined, negatives, threshold, num_ties, sample)
         if ranked:
             negative_sum = total
-    mined.num_kept[sample] = num_kept
-    mined.threshold[sample] = threshold
-    mined.negative_sum[sample] = negative_sum
-    mined.done[sample] = 1
+    mined.counts[NUM_KEPT, sample] = num_kept
+    mined.sums[THRESHOLD, sample] = threshold
+    mined.sums[NEGATIVE_SUM, sample] = negative_sum
+    mined.counts[DONE, sample] = 1
 
 
 @serial
