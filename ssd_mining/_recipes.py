@@ -3,8 +3,7 @@
 `docs/recipes.md` tells them apart; `tests/systems/` holds each against a transliteration of its system.
 """
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import FrozenInstanceError
 from types import MappingProxyType
 from typing import Any
@@ -53,9 +52,6 @@ class Recipe(Mapping[str, Any]):
     def __delattr__(self, name: str) -> None:
         msg = f"cannot delete {name!r} of a recipe"
         raise FrozenInstanceError(msg)
-
-    def __reduce__(self) -> tuple[Callable[[], "Recipe"], tuple[()]]:
-        return functools.partial(Recipe, self.name, self.system, self.quirks, **self._keywords), ()
 
     def __getitem__(self, keyword: str) -> Any:
         return self._keywords[keyword]

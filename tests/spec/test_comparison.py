@@ -129,7 +129,8 @@ def test_samples_all_of_whose_negatives_are_kept_are_told():
     assert hazards(draw(5, positives=(3, 1), num_anchors=13)) == ()  # 9 of 10
     assert hazards(draw(5, positives=(4, 4), num_anchors=16)) == ("every negative of 2 samples is kept",)
     assert hazards(draw(5, positives=(6, 1), num_anchors=6)) == ()  # 0 of 0, 3 of 5
-    assert told(hazards(draw(5, positives=(0, 1), num_anchors=9, min_negatives=9)), EMPTY)
+    all_of_the_empty = {"one": {"min_negatives": 9, "min_negatives_when": "no_positives"}}
+    assert told(hazards(draw(5, positives=(0, 1), num_anchors=9), recipes=all_of_the_empty), EMPTY)
 
 
 def tied():
