@@ -164,3 +164,13 @@ def test_a_share_that_all_samples_have_in_common_is_one_of_the_longest():
     keywords = {"scope": "smallest_sample_quota", "min_negatives": 0.1}
     res = sm.mine_hard_negatives(loss, nothing, sample_offsets=[0, 10, 40], **keywords)
     assert res.num_kept.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+def test_nan_ties_with_nan_but_a_quota_of_0_keeps_none(scope):
+    losses = [[np.nan, 1.0, np.nan, 2.0], [1.0, np.nan, np.nan, np.nan]]
+    keywords = {"nan_policy": "propagate", "tie_policy": "all", "scope": scope, "neg_pos_ratio": 1}
+    got = sm.hard_negative_mask(losses, [[False] * 4, [True, False, False, False]], **keywords)
+    of_both = [[True, False, True, False], [False, True, True, True]]
+    assert got.tolist() == (of_both if scope == "batch" else [[False] * 4, of_both[1]])
+    assert not sm.hard_negative_mask(losses, np.zeros((2, 4), bool), **keywords).any()
