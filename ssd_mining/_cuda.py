@@ -1,0 +1,226 @@
+"""The one file that names an option of ``numba.cuda``: what is missing here, kernels, launches, device memory.
+
+Only a call for a device loads it. Whatever is wrong with the CUDA packages, importing this module works, and `check`
+says in one sentence what is missing. Kernels take addresses and plain numbers: no array is converted at a launch, and
+no layout needs a compilation of its own (docs/decisions/0008-cuda.md).
+"""
+
+import ctypes
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import numba
+import numpy as np
+from numba.core import types as numba_types
+from numpy.typing import DTypeLike, NDArray
+
+F = TypeVar("F", bound=Callable[..., object])
+types: Any = numba_types  # mypy sees half of its names
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+
+# The simulator runs one Python thread for each of a block's.
+THREADS = 32 if SIMULATED else 1024
+
+try:
+    from numba import cuda as _module
+except Exception as error:  # noqa: BLE001 - old versions of numba-cuda raise AttributeError, broken ones anything
+    _module, _problem = None, f"numba-cuda, which cannot be imported here ({type(error).__name__}: {error})"
+else:
+    _problem = "numba-cuda, which is not installed; pip install ssd_mining[cuda13], or [cuda12] for an older driver"
+
+
+class _Simulated:
+    """``numba.cuda`` as simulated threads see it, in whichever module their functions are."""
+
+    def __getattr__(self, name: str) -> Any:
+        from numba.cuda.simulator import kernel
+
+        running = kernel._get_kernel_context()  # noqa: SLF001 - it swaps the globals of one module, and races there
+        return getattr(_module if running is None else running, name)
+
+
+# What kernels mean by `cuda`: numba wants it to be called so.
+cuda: Any = _Simulated() if SIMULATED else _module
+
+
+def check() -> None:
+    """Raise a RuntimeError that says what is missing here, unless kernels can run."""
+    if not SIMULATED:
+        _check()
+
+
+@functools.cache  # an error is not kept: the next call asks again
+def _check() -> None:
+    if getattr(cuda, "implementation", None) != "NVIDIA":
+        missing = f"the package {_problem}"
+    elif cuda.cuda_error() is not None:
+        missing = f"an NVIDIA driver, which was not found ({' '.join(str(cuda.cuda_error()).split())})"
+    elif not _num_devices():
+        missing = "an NVIDIA GPU, and the driver sees none"
+    else:
+        return
+    msg = f"backend: 'cuda' needs {missing}"
+    raise RuntimeError(msg)
+
+
+def _num_devices() -> int:
+    try:
+        return len(cuda.gpus)
+    except Exception:  # noqa: BLE001 - the driver's way to say that it has none
+        return 0
+
+
+class Stream(NamedTuple):
+    """A queue of a device, by the number of the device and the raw handle."""
+
+    device: int = 0
+    handle: int = 0  # 0: the default stream
+
+
+@contextmanager
+def current(device: int) -> Iterator[None]:
+    """Make a device the current one of this thread."""
+    with cuda.gpus[device]:
+        yield
+
+
+def current_device() -> int:
+    """Return the number of the device that this thread would use by itself."""
+    return 0 if SIMULATED else int(cuda.current_context().device.id)
+
+
+@functools.lru_cache(maxsize=128)
+def _queue(stream: Stream) -> Any:
+    """Return what numba calls the stream; one object for each handle, for numba's caches go by the object."""
+    return cuda.external_stream(stream.handle) if stream.handle and not SIMULATED else 0
+
+
+def synchronize(stream: Stream) -> None:
+    """Wait until a stream has done what was asked of it."""
+    if not SIMULATED:
+        with current(stream.device):
+            (_queue(stream) or cuda.default_stream()).synchronize()
+
+
+# --- memory
+
+
+class DeviceArray(NamedTuple):
+    """Memory of a device: where it is, what it holds, and who keeps it alive."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    owner: Any = None
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+
+def nothing(dtype: DTypeLike) -> DeviceArray:
+    """Return an array without elements, for what a kernel is not given."""
+    return DeviceArray(0, (0,), np.dtype(dtype))
+
+
+def argument(array: DeviceArray) -> Any:
+    """Return what a kernel takes for an array: its address; in the simulator, the elements themselves, flat."""
+    if not SIMULATED:
+        return array.address
+    if not array.size:
+        return np.empty(0, array.dtype)
+    memory: Any = (ctypes.c_char * (array.size * array.dtype.itemsize)).from_address(array.address)
+    return np.frombuffer(memory, array.dtype)
+
+
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+    """Allocate memory of the current device through numba."""
+    if not math.prod(shape):
+        return nothing(dtype)._replace(shape=shape)
+    return described(cuda.device_array(shape, np.dtype(dtype)))
+
+
+def described(owner: Any) -> DeviceArray:
+    """Describe a C-contiguous device array of numba's."""
+    if SIMULATED:
+        host = owner.copy_to_host() if owner.size == 0 else owner._ary  # noqa: SLF001 - simulated memory has no address
+        return DeviceArray(host.ctypes.data, tuple(owner.shape), owner.dtype, owner)
+    address = owner.__cuda_array_interface__["data"][0]
+    return DeviceArray(address, tuple(owner.shape), np.dtype(owner.dtype), owner)
+
+
+def upload(array: NDArray[Any], stream: Stream) -> DeviceArray:
+    """Copy a C-contiguous array to the current device; the caller's may change as soon as this returns."""
+    if not array.size:
+        return nothing(array.dtype)._replace(shape=array.shape)
+    return described(cuda.to_device(array, stream=_queue(stream)))
+
+
+def download(array: DeviceArray, stream: Stream) -> NDArray[Any]:
+    """Copy an array that numba allocated to the host, after what its stream was asked before."""
+    if not array.size:
+        return np.empty(array.shape, array.dtype)
+    host: NDArray[Any] = array.owner.copy_to_host(stream=_queue(stream))
+    synchronize(stream)
+    return host
+
+
+# --- kernels
+
+
+def helper(function: F) -> F:
+    """Compile a function that kernels call into each of them."""
+    if SIMULATED or getattr(cuda, "implementation", None) != "NVIDIA":
+        return function
+    return cuda.jit(device=True, forceinline=True)(function)  # type: ignore[no-any-return]
+
+
+def pointer(dtype: DTypeLike) -> Any:
+    """Return the type of an address of such elements; bool is a byte."""
+    dtype = np.dtype(dtype)
+    return types.CPointer(numba.from_dtype(np.dtype(np.uint8) if dtype == np.bool_ else dtype))
+
+
+def record(kind: Any, **fields: Any) -> Any:
+    """Return the type of a NamedTuple argument."""
+    return types.NamedTuple([fields[name] for name in kind._fields], kind)
+
+
+class Kernel:
+    """A kernel: its Python, its signature, and its launch bounds. It is compiled when a device first runs it."""
+
+    def __init__(
+        self, function: Callable[..., None], *arguments: Any, threads: int = THREADS, blocks: int = 1
+    ) -> None:
+        self.function = function
+        self.signature = types.void(*arguments)
+        self.threads = threads
+        self.launch_bounds = (threads, blocks)  # so many blocks shall fit into one multiprocessor
+        self._compiled: dict[int, Any] = {}  # by device
+
+    def on(self, device: int) -> Any:
+        """Return the kernel as compiled for a device, which is the current one."""
+        if device not in self._compiled:
+            options = {} if SIMULATED else {"launch_bounds": self.launch_bounds}
+            self._compiled[device] = cuda.jit(self.signature, **options)(self.function)
+        return self._compiled[device]
+
+    def launch(self, grid: int | tuple[int, int], stream: Stream, *arguments: Any) -> None:
+        """Enqueue the kernel on a stream of the current device."""
+        if SIMULATED:  # its launchers are one object, with the configuration last asked for
+            self.on(stream.device)[grid, self.threads](*arguments)
+        else:
+            _launcher(self, grid, stream)(*arguments)
+
+
+@functools.lru_cache(maxsize=512)
+def _launcher(kernel: Kernel, grid: int | tuple[int, int], stream: Stream) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numba finds grids below 128 blocks too small: 32 samples are 32 blocks
+        return kernel.on(stream.device)[grid, kernel.threads, _queue(stream)]
