@@ -69,7 +69,7 @@ def works():
 def test_nothing_falls_back_silently():
     if works():
         pytest.skip("there is a GPU, or the simulator")
-    with pytest.raises(RuntimeError, match="^backend: 'cuda' needs "):
+    with pytest.raises(RuntimeError, match=r"^backend: 'cuda' needs "):
         sm.confidence_loss(LOSSES, LABELS, background=0, backend="cuda")
 
 
