@@ -77,14 +77,14 @@ def on_device(conf_loss: Any, backend: Backend | None) -> Any:
 
 def _named(backend: Backend | None, modules: dict[str, str]) -> str:
     name = "cpu" if backend is None else backend
-    if name == "cuda":
-        importlib.import_module("ssd_mining._cuda").check()
-        if name not in modules:
-            msg = "backend: 'cuda' does not compute losses from logits in this version; use 'cpu' or leave it out"
-            raise NotImplementedError(msg)
+    if name == "cuda" and name not in modules:
+        msg = "backend: 'cuda' is not built into this version for losses from logits; use 'cpu' or leave it out"
+        raise NotImplementedError(msg)
     if not isinstance(name, str) or name not in modules:
         msg = f"backend: expected 'cpu', 'cuda', 'reference' or None, got {backend!r}"
         raise ValueError(msg)
+    if name == "cuda":
+        _module("ssd_mining._cuda").check()
     return modules[name]
 
 
@@ -110,7 +110,7 @@ def walk(
         whole = block.stop - block.start == batch.num_samples
         part = mined if whole else _part(mined, block, batch.anchors(block))
         rows = batch.rows(block)
-        large = rows.loss.size >= PARALLEL_ANCHORS and backend != "reference"
+        large = rows.loss.size >= PARALLEL_ANCHORS and backend in (None, "cpu")
         workers = num_workers(num_threads) if large else 1
         if batch.mining.is_plain:
             twin.mine(rows, rule, part, workers)
