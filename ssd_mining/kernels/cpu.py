@@ -8,7 +8,6 @@ worst all negatives are pulled out, after a few pivots that missed, and bisected
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -98,7 +97,7 @@ def sample_size(num_anchors: int) -> int:
 _sample_size = helper(sample_size)
 
 
-@helper
+@inlined
 def _row(array: Row, rows: Rows, sample: int) -> Row:
     return array[rows.offsets[sample] : rows.offsets[sample + 1]]
 
@@ -153,8 +152,8 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
 
 
 @helper
-def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, Row]:
-    """Find the rank of the easiest kept negative; return it, and blocks that hold all ranks above it."""
+def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, int]:
+    """Find the rank of the easiest kept negative; all ranks above it are in so many first `values`, whole blocks."""
     num_anchors, room = rank.shape[0], negatives.shape[0] * LANES
     sampled = values[room : room + _sample_size(num_anchors)]
     share = num_kept / num_anchors * sampled.shape[0]
@@ -165,22 +164,28 @@ def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[floa
     # Two standard deviations below the expected place of the easiest kept negative; too high a pivot is lowered.
     place = int(share + 2.0 * math.sqrt(share) + 1.0)
     while place < sampled.shape[0]:
-        pivot = rank.dtype.type(_kth_largest(sampled, place, place + place // 8))
-        pulled, num_pulled = _pull(rank, negatives, pivot, values)
+        pivot = rank.dtype.type(_reached_by(sampled, place, place + place // 8, -np.inf))
+        num_pulled = _pull(rank, negatives, pivot, values)
+        stop = _whole_blocks(num_pulled)
         if num_pulled >= num_kept:
-            return _kth_largest(pulled, num_kept, num_kept - 1), pulled
+            return _kth_largest(values[:stop], num_kept, pivot), stop
         if _count_reaching(rank, negatives, pivot) >= num_kept:
-            return np.float64(pivot), pulled  # ties on the pivot decide
+            return np.float64(pivot), stop  # ties on the pivot decide
         place *= 2
-    pulled, num_pulled = _pull(rank, negatives, rank.dtype.type(np.nan), values)  # nothing is not above NaN: all
-    return _kth_largest(pulled, num_kept, num_kept - 1), pulled
+    stop = _whole_blocks(_pull(rank, negatives, rank.dtype.type(np.nan), values))  # nothing is not above NaN: all
+    return _kth_largest(values[:stop], num_kept, -np.inf), stop
 
 
 @helper
-def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> tuple[Row, Any]:
+def _whole_blocks(num_values: int) -> int:
+    return -(-num_values // LANES) * LANES
+
+
+@helper
+def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
     """Copy the ranks of the negatives above `pivot` to the front of `values`, in anchor order; count them.
 
-    Returns whole blocks: the last one is filled up with -inf, which no bisection counts.
+    Their last block is filled up with -inf, which no bisection counts.
     """
     stop = np.uint64(0)  # unsigned indices need no test for being negative
     for block in range(negatives.shape[0]):
@@ -194,9 +199,9 @@ def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> tuple[Row, An
                 values[place + np.uint64(step)] = rank[start + (np.uint64(lanes.lowest(word)) & np.uint64(63))]
                 word &= word - ONE
             place += np.uint64(STEPS)
-    whole = -(-np.int64(stop) // LANES) * LANES
-    values[np.int64(stop) : whole] = -np.inf
-    return values[:whole], np.int64(stop)
+    num_pulled = np.int64(stop)
+    values[num_pulled : _whole_blocks(num_pulled)] = -np.inf
+    return num_pulled
 
 
 @helper
@@ -208,15 +213,27 @@ def _count_reaching(rank: Row, negatives: Row, pivot: float) -> int:
 
 
 @helper
-def _kth_largest(values: Row, k: int, most: int) -> float:
-    """Find the k-th largest of `values` (whole blocks), NaN above all, by bisecting its bits: at most 64 passes.
+def _kth_largest(values: Row, k: int, lowest: float) -> float:
+    """Find the k-th largest of `values` (whole blocks), at least k of which reach `lowest`; it is no NaN."""
+    pivot = values.dtype.type(_reached_by(values, k, k, lowest))
+    least = np.float64(np.inf)
+    for start in range(0, values.shape[0], LANES):
+        least = min(least, lanes.least(values, start, pivot))
+    return least + 0.0  # -0.0 becomes 0.0
 
-    Any value will do that at least k and at most `most` of them reach; with `most` below k, it is the k-th largest.
+
+@helper
+def _reached_by(values: Row, least: int, most: int, lowest: float) -> float:
+    """Find a number that at least so many of `values` (whole blocks) reach, as NaN does, and at most so many.
+
+    At least `least` reach `lowest`. The bits of a float are bisected, in at most 64 passes; where ties leave no such
+    number, it is the largest that at least `least` of them reach.
     """
     shift = FLOAT32_SHIFT if values.itemsize == 4 else np.int64(0)
-    # Keys have the order of their floats. At least k values reach the float of low, fewer reach that of high.
-    low, high = ~(KEY_OF_INF >> shift), (KEY_OF_INF >> shift) + 1
-    kth = values.dtype.type(-np.inf)
+    # Keys have the order of their floats. Enough values reach the float of low, too few reach that of high.
+    bits = np.float64(lowest).view(np.int64)
+    low, high = (bits ^ ((bits >> 63) & SIGN_FLIP)) >> shift, (KEY_OF_INF >> shift) + 1
+    found = values.dtype.type(lowest)
     while low + 1 < high:
         middle = (low >> 1) + (high >> 1) + (low & high & 1)  # low + high could overflow
         bits = (middle ^ ((middle >> 63) & (SIGN_FLIP >> shift))) << shift
@@ -224,13 +241,13 @@ def _kth_largest(values: Row, k: int, most: int) -> float:
         count = 0
         for start in range(0, values.shape[0], LANES):
             count += lanes.count(lanes.reaching(values, start, pivot))
-        if count < k:
+        if count < least:
             high = middle
             continue
-        low, kth = middle, pivot
+        low, found = middle, pivot
         if count <= most:
             break
-    return np.float64(kth) + 0.0  # -0.0 becomes 0.0
+    return np.float64(found)
 
 
 @helper
@@ -290,8 +307,8 @@ def _mine_sample(rows: Rows, rule: Rule, mined: Mined, words: Row, values: Row, 
     rank = _row(rows.rank if ranked else rows.loss, rows, sample)
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept
     if num_kept > num_nan_ranks:
-        threshold, pulled = _select(rank, negatives, num_kept, values)
-        negative_sum, num_above = _sum_above(pulled, threshold)
+        threshold, stop = _select(rank, negatives, num_kept, values)
+        negative_sum, num_above = _sum_above(values[:stop], threshold)
         num_ties -= num_above
         negative_sum += num_ties * threshold
     elif num_kept > 0:
