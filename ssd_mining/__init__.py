@@ -89,7 +89,9 @@ def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         msg = f"module 'ssd_mining' has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(importlib.import_module(f"ssd_mining.{_ROOMS[name]}"), name)
+    value = getattr(importlib.import_module(f"ssd_mining.{_ROOMS[name]}"), name)
+    globals()[name] = value  # the next look finds it here
+    return value
 
 
 def __dir__() -> list[str]:

@@ -199,7 +199,7 @@ def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
                 values[place + np.uint64(step)] = rank[start + (np.uint64(lanes.lowest(word)) & np.uint64(63))]
                 word &= word - ONE
             place += np.uint64(STEPS)
-    num_pulled = np.int64(stop)
+    num_pulled: int = np.int64(stop)  # type: ignore[assignment]
     values[num_pulled : _whole_blocks(num_pulled)] = -np.inf
     return num_pulled
 
