@@ -168,7 +168,7 @@ def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[floa
         num_pulled = _pull(rank, negatives, pivot, values)
         stop = _whole_blocks(num_pulled)
         if num_pulled >= num_kept:
-            return _kth_largest(values[:stop], num_kept, pivot), stop
+            return _kth_largest(values[:stop], num_kept, np.float64(pivot)), stop
         if _count_reaching(rank, negatives, pivot) >= num_kept:
             return np.float64(pivot), stop  # ties on the pivot decide
         place *= 2
