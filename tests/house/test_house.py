@@ -15,7 +15,10 @@ PACKAGE = ROOT / "ssd_mining"
 
 # Imports point down only, and modules on one floor do not import each other.
 FLOORS = [
-    ["reference", "reference_losses", "_spec", "_classification", "_cache", "_arrays"],
+    [
+        *("reference", "reference_losses", "_spec", "_classification", "_cache", "_arrays"),
+        *("_totals", "_histogram", "_worst"),
+    ],
     ["_jit"],
     ["_lanes", "_elementary", "kernels.rules", "kernels.cpu_gradients", "_labels"],
     ["kernels.tiles"],
@@ -24,8 +27,10 @@ FLOORS = [
     ["_logits"],
     ["_logit_inputs", "_recipes"],
     ["mining", "losses", "cross_entropy", "localization", "_warmup"],
-    ["multibox", "hard_examples"],
-    ["comparison"],
+    ["multibox", "hard_examples", "_analysis_parts", "tables"],
+    ["comparison", "_summary"],
+    ["analysis"],
+    ["breakdowns"],
     ["io", "synthetic"],
     ["commands.common"],
     ["commands.demo", "commands.mine"],
