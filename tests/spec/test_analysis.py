@@ -273,5 +273,5 @@ def test_a_refused_block_leaves_the_analysis_as_it_was():
     with pytest.raises(ValueError, match=r"conf_loss: .*got NaN at \(sample 2, anchor 5\)"):
         analysis.update(loss, labels)
     assert analysis.to_state() == before
-    assert pickle.loads(pickle.dumps(analysis)).to_state() == before
+    assert pickle.loads(pickle.dumps(analysis)).to_state() == before  # noqa: S301 - our own
     assert analysis.update(loss[:2], labels[:2])["sample"].tolist() == [3, 4]
