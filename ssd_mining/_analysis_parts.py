@@ -14,6 +14,7 @@ from ssd_mining._batch import Batch
 from ssd_mining._classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Mined, Mining, Rows, check_int, check_number
+from ssd_mining._totals import numbered
 
 POS_MASK = "a pos_mask"
 
@@ -175,9 +176,19 @@ def _taken_for(logits: LogitLosses, row: NDArray[np.int64], column: NDArray[np.i
     return foreground[scores[:, foreground].argmax(axis=1)] if foreground.size else np.full(row.size, -1)
 
 
-def level_of(levels: tuple[int, ...], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return to which feature map some anchors belong."""
-    return np.searchsorted(np.cumsum(levels), anchor, "right")
+def by_sample(
+    selected: Selected, chosen: NDArray[np.bool_], group: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sum and count the chosen of the selected anchors, in their order, by sample and group: sums, groups, counts.
+
+    The sums of samples are float64, like all others; their totals are exact.
+    """
+    names, rows = numbered(group[chosen])
+    cells, rows = numbered(selected.sample[chosen] * max(1, names.size) + rows)
+    counts = np.bincount(rows, minlength=cells.size)
+    present = np.flatnonzero(counts)
+    sums = np.bincount(rows, selected.loss[chosen], cells.size)[present].astype(np.float64)
+    return sums, names[cells[present] % max(1, names.size)], counts[present].astype(np.int64)
 
 
 def loss_of(positive_sum: NDArray[np.float64], negative_sum: NDArray[np.float64]) -> NDArray[np.float64]:
