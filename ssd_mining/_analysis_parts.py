@@ -41,12 +41,7 @@ class AnalysisSpec:
         if self.classification is not None and not isinstance(self.classification, Classification):
             expected = "a Softmax, a Sigmoid, a Focal or None"
             refuse("classification", expected, type(self.classification).__name__, TypeError)
-        if self.mining.scope != "sample":
-            expected = '"sample", for other scopes depend on how the data set is split into blocks'
-            refuse("scope", expected, repr(self.mining.scope))
-        if self.mining.pool_size > 1:
-            expected = "1, for draws depend on how the data set is split into blocks"
-            refuse("pool_size", expected, f"{self.mining.pool_size}")
+        check_by_sample(self.mining)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""
@@ -95,6 +90,15 @@ def check_ratios(ratios: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(ratios)) < len(ratios):
         refuse("ratios", "numbers that differ", f"{list(ratios)}")
     return ratios
+
+
+def check_by_sample(mining: Mining) -> None:
+    """Refuse rules that look beyond the sample: what they keep depends on how a data set is split into blocks."""
+    reason = "depend on how the data set is split into blocks"
+    if mining.scope != "sample":
+        refuse("scope", f'"sample", for other scopes {reason}', repr(mining.scope))
+    if mining.pool_size > 1:
+        refuse("pool_size", f"1, for draws {reason}", f"{mining.pool_size}")
 
 
 def check_ids(ids: Sequence[Any] | NDArray[Any] | None, num_samples: int) -> list[str | int] | None:
