@@ -191,7 +191,9 @@ def by_sample(
     cells, rows = numbered(selected.sample[chosen] * max(1, names.size) + rows)
     counts = np.bincount(rows, minlength=cells.size)
     present = np.flatnonzero(counts)
-    sums = np.bincount(rows, selected.loss[chosen], cells.size)[present].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # some bits of NaN signal when they are widened
+        losses = selected.loss[chosen].astype(np.float64)
+    sums = np.bincount(rows, losses, cells.size)[present].astype(np.float64)
     return sums, names[cells[present] % max(1, names.size)], counts[present].astype(np.int64)
 
 
