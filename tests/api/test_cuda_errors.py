@@ -114,5 +114,5 @@ def test_the_other_backends_refuse_device_arrays():
 
 
 def test_losses_from_logits_say_that_they_are_not_there():
-    with pytest.raises(NotImplementedError, match="backend: 'cuda' is not built into this version for losses from"):
+    with pytest.raises(NotImplementedError, match="backend: 'cuda' is not built into this version but for mining"):
         sm.softmax_cross_entropy(np.zeros((1, 2, 3), np.float32), [[0, 1]], background=0, backend="cuda")
