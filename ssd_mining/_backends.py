@@ -26,7 +26,11 @@ PARALLEL_ANCHORS = 300_000
 PARALLEL_LOGITS = 500_000
 
 _MODULES = {"cpu": "ssd_mining.kernels.cpu", "reference": "ssd_mining.reference"}
-_LOGITS = {"cpu": "ssd_mining.kernels.cpu_logits", "reference": "ssd_mining.reference_losses"}
+_LOGITS = {
+    "cpu": "ssd_mining.kernels.cpu_logits",
+    "cuda": "ssd_mining.kernels.cuda_logits",
+    "reference": "ssd_mining.reference_losses",
+}
 _FORKED_NO_EXEC = 0x40  # PF_FORKNOEXEC of Linux
 
 
@@ -69,7 +73,7 @@ def load_logits(backend: Backend | None) -> LogitsTwin:
 
 def _named(backend: Backend | None, modules: dict[str, str]) -> str:
     name = "cpu" if backend is None else backend
-    if name == "cuda":
+    if name == "cuda" and name not in modules:
         msg = "backend: 'cuda' is not built into this version; use 'cpu' or leave it out"
         raise NotImplementedError(msg)
     if not isinstance(name, str) or name not in modules:

@@ -17,9 +17,9 @@ PACKAGE = ROOT / "ssd_mining"
 FLOORS = [
     ["reference", "reference_losses", "_spec", "_classification", "_cache", "_arrays"],
     ["_jit", "_cuda"],
-    ["_lanes", "_elementary", "kernels.rules", "kernels.cpu_gradients", "_labels"],
+    ["_lanes", "_elementary", "kernels.rules", "kernels.cpu_gradients", "kernels.cuda_gradients", "_labels"],
     ["kernels.tiles"],
-    ["kernels.cpu", "kernels.cpu_logits", "_batch", "_plan"],
+    ["kernels.cpu", "kernels.cpu_logits", "kernels.cuda_logits", "_batch", "_plan"],
     ["_inputs", "_backends"],
     ["_logits"],
     ["_logit_inputs", "_recipes"],
