@@ -115,8 +115,10 @@ def _softmax_loss(anchors: Anchors, rule: SoftmaxRule, label: int, tile: Tile) -
     zero, one, most = real(0), real(1), real(rule.most)
     keep, spread = real(1.0 - rule.smoothing), real(rule.smoothing / anchors.num_classes)
     own, total, lost = begin + np.uint64(label), zero, zero
-    is_plain = not anchors.is_scored and spread == zero  # then the label's class is the only one that counts
-    for i in range(own if is_plain else begin, own + np.uint64(1) if is_plain else end):
+    first, last = begin, end
+    if not anchors.is_scored and spread == zero:  # then the label's class is the only one that counts
+        first, last = own, min(own + np.uint64(1), end)
+    for i in range(first, last):
         target = tile[scores + i] if anchors.is_scored else (one if i == own else zero)
         share = anchors.weights[i - begin] * (keep * target + spread)
         if share != zero:
