@@ -25,7 +25,7 @@ Factors = NDArray[np.float64]
 PARALLEL_ANCHORS = 300_000
 PARALLEL_LOGITS = 500_000
 
-_MODULES = {"cpu": "ssd_mining.kernels.cpu", "reference": "ssd_mining.reference"}
+_MODULES = {"cpu": "ssd_mining.kernels.cpu", "cuda": "ssd_mining.kernels.cuda", "reference": "ssd_mining.reference"}
 _LOGITS = {
     "cpu": "ssd_mining.kernels.cpu_logits",
     "cuda": "ssd_mining.kernels.cuda_logits",
@@ -73,9 +73,8 @@ def load_logits(backend: Backend | None) -> LogitsTwin:
 
 def _named(backend: Backend | None, modules: dict[str, str]) -> str:
     name = "cpu" if backend is None else backend
-    if name == "cuda" and name not in modules:
-        msg = "backend: 'cuda' is not built into this version; use 'cpu' or leave it out"
-        raise NotImplementedError(msg)
+    if name == "cuda":
+        importlib.import_module("ssd_mining._cuda").check()
     if not isinstance(name, str) or name not in modules:
         msg = f"backend: expected 'cpu', 'cuda', 'reference' or None, got {backend!r}"
         raise ValueError(msg)

@@ -8,6 +8,8 @@ no layout needs a compilation of its own (docs/decisions/0008-cuda.md).
 import ctypes
 import functools
 import math
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,13 +37,42 @@ else:
 
 
 class _Simulated:
-    """``numba.cuda`` as simulated threads see it, in whichever module their functions are."""
+    """``numba.cuda`` as simulated threads see it.
+
+    The simulator itself exchanges the globals of the kernel's module, so that helpers elsewhere miss it, and makes a
+    shared array twice where two threads ask for it at the same moment.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @property
+    def shared(self) -> "_Simulated":
+        """Where shared arrays come from."""
+        return self
+
+    def array(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return the shared array of the line that asks for it."""
+        if shape == 0:  # as many as fit into the bytes that the launch asks for
+            every: NDArray[Any] = _running().shared.array(0, np.dtype(dtype))
+            return every
+        frame = sys._getframe(1)  # noqa: SLF001 - as the simulator does
+        with self._lock:
+            arrays: dict[Any, NDArray[Any]] = _running().shared._allocations  # noqa: SLF001
+            place = frame.f_code, frame.f_lineno
+            if place not in arrays:
+                arrays[place] = np.zeros(shape, dtype)
+                arrays[place].view(np.uint8)[...] = 0xA5  # nobody may count on zeros
+            return arrays[place]
 
     def __getattr__(self, name: str) -> Any:
-        from numba.cuda.simulator import kernel
+        return getattr(_running() or _module, name)
 
-        running = kernel._get_kernel_context()  # noqa: SLF001 - it swaps the globals of one module, and races there
-        return getattr(_module if running is None else running, name)
+
+def _running() -> Any:
+    from numba.cuda.simulator import kernel
+
+    return kernel._get_kernel_context()  # noqa: SLF001 - where the simulator keeps the kernel that runs
 
 
 # What kernels mean by `cuda`: numba wants it to be called so.
@@ -181,10 +212,32 @@ def helper(function: F) -> F:
     return cuda.jit(device=True, forceinline=True)(function)  # type: ignore[no-any-return]
 
 
-def pointer(dtype: DTypeLike) -> Any:
-    """Return the type of an address of such elements; bool is a byte."""
+def _carray() -> Any:
+    from numba.cuda.np.numpy_support import carray
+
+    return carray
+
+
+carray: Any = None if SIMULATED or getattr(cuda, "implementation", None) != "NVIDIA" else _carray()
+
+
+def _add(address: Any, index: Any, amount: Any) -> None:
+    cuda.atomic.add(address if carray is None else carray(address, (index + 1,)), index, amount)
+
+
+# Adds to memory of the device, which numba does to arrays only.
+atomic_add = helper(_add)
+
+
+def element(dtype: DTypeLike) -> Any:
+    """Return the type of an element; bool is a byte."""
     dtype = np.dtype(dtype)
-    return types.CPointer(numba.from_dtype(np.dtype(np.uint8) if dtype == np.bool_ else dtype))
+    return numba.from_dtype(np.dtype(np.uint8) if dtype == np.bool_ else dtype)
+
+
+def pointer(dtype: DTypeLike) -> Any:
+    """Return the type of an address of such elements."""
+    return types.CPointer(element(dtype))
 
 
 def record(kind: Any, **fields: Any) -> Any:

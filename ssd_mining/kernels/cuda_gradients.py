@@ -43,13 +43,13 @@ sigmoid_gradients = softmax_gradients
 
 def compute(enqueue: Callable[..., None], rows: Any, given: tuple[Any, ...], computed: Computed) -> None:
     """Compute by way of the current device what is on the host."""
-    _cuda.check()
     stream = Stream(_cuda.current_device())
-    arrays: Any = rows._replace(**{name: _cuda.upload(array, stream) for name, array in rows._asdict().items()})
-    given = tuple(_cuda.upload(a, stream) if isinstance(a, np.ndarray) else a for a in given)
-    values = _cuda.upload(computed.values, stream)
-    enqueue(arrays, *given, values, stream)
-    computed.values[...] = _cuda.download(values, stream)
+    with _cuda.current(stream.device):
+        arrays = rows._make(_cuda.upload(array, stream) for array in rows)
+        others = (_cuda.upload(each, stream) if isinstance(each, np.ndarray) else each for each in given)
+        values = _cuda.upload(computed.values, stream)
+        enqueue(arrays, *others, values, stream)
+        computed.values[...] = _cuda.download(values, stream)
     computed.done[...] = 1
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import ssd_mining as sm
 from ssd_mining import _cuda, _logit_inputs
 from ssd_mining._classification import Focal, Sigmoid, Softmax
+from ssd_mining.kernels import cuda_classes
 from tests.logits import expected, function, logits, targets
 from tests.parity.test_logits import calls, relative
 
@@ -17,6 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 
+STREAM = _cuda.Stream()
 RNG = np.random.default_rng(7)
 LOGITS = RNG.normal(0, 3, (2, 40, 5)).astype(np.float32)
 CLASSES = RNG.integers(0, 5, LOGITS.shape[:2])
@@ -147,3 +149,27 @@ def test_inputs_are_not_written_and_empty_batches_are_no_launch():
     np.testing.assert_array_equal(SOFT, before[1])
     for shape in ((0, 4, 3), (2, 0, 3)):
         assert sm.softmax_cross_entropy(np.zeros(shape), np.zeros(shape[:2], int), backend="cuda").shape == shape[:2]
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u4", "i8", "u8"])
+def test_labels_of_every_type_become_classes(dtype):
+    labels = np.arange(40).astype(dtype)
+    labels[[3, 5]] = np.iinfo(dtype).max, np.iinfo(dtype).min
+    valid = np.arange(40) % 8 != 1
+    for ignore_index, masks in ((None, None), (7, None), (None, valid), (7, valid)):
+        expected_classes = np.where((labels >= 0) & (labels < 30), labels, 30).astype(np.int32)
+        expected_classes[labels == ignore_index] = -1
+        expected_classes[[] if masks is None else ~masks] = -1
+        mask = np.empty(0, np.bool_) if masks is None else masks
+        given = cuda_classes.Labels(
+            _cuda.upload(labels, STREAM),
+            _cuda.upload(mask.view(np.uint8), STREAM),
+            num_classes=30,
+            ignore_index=ignore_index or 0,
+            may_ignore=int(ignore_index is not None),
+            is_masked=int(masks is not None),
+            num_anchors=40,
+        )
+        classes = _cuda.empty((40,), np.int32)
+        cuda_classes.enqueue_classes(given, classes, STREAM)
+        np.testing.assert_array_equal(_cuda.download(classes, STREAM), expected_classes)

@@ -1,0 +1,45 @@
+"""The CUDA twin: which kernels mine which rows, and the way of host arrays to the device and back."""
+
+from typing import Any
+
+from ssd_mining import _cuda
+from ssd_mining._cuda import Stream, argument
+from ssd_mining._spec import Mined, Rows, Rule
+from ssd_mining.kernels import cuda_long, cuda_rows
+from ssd_mining.kernels.cuda_rows import MAX_KEYS, THREADS, Input
+
+
+def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:  # noqa: ARG001 - the twins' signature
+    """Mine every sample of `rows` into `mined`, arrays of the host, on the current device."""
+    stream = Stream(_cuda.current_device())
+    with _cuda.current(stream.device):
+        arrays = {name: _cuda.upload(getattr(rows, name), stream) for name in Rows._fields[:6] if name != "codes"}
+        written = Mined(*(_cuda.empty(array.shape, array.dtype) for array in mined))
+        enqueue(rows._replace(**arrays), rule, written, stream)
+        for host, array in zip(mined, written, strict=True):
+            host[...] = _cuda.download(array, stream)
+
+
+def enqueue(rows: Any, rule: Rule, mined: Any, stream: Stream, allocate: Any = _cuda.empty) -> None:
+    """Enqueue the mining of rows on the current device; all arrays of both records but `codes` are device arrays."""
+    num_samples = mined.counts.shape[1]
+    if not num_samples:
+        return
+    dtype, labels = rows.loss.dtype, rows.labels.dtype
+    given = Input(
+        *(argument(array) for array in (rows.loss, rows.rank, rows.labels, rows.quotas, rows.offsets)),
+        codes=tuple(rows.codes.tolist()),
+        num_anchors=rows.longest if rows.shortest == rows.longest else -1,
+        is_explicit=int(rows.quotas.size > 0),
+    )
+    results = Mined(*map(argument, mined))
+    flags = {"ranked": rows.rank.size > 0, "masked": mined.pos_mask.size > 0}
+    most = MAX_KEYS[dtype.itemsize]
+    if rows.shortest <= most * THREADS:
+        num_keys = max(1, -(-min(rows.longest, most * THREADS) // THREADS))
+        kernel = cuda_rows.kernel(dtype, labels, num_keys, **flags)
+        kernel.launch(num_samples, stream, given, rule, results)
+    if rows.longest > most * THREADS:
+        kernels = cuda_long.kernels(dtype, labels, **flags)
+        scratch = cuda_long.scratch((num_samples, rows.longest), dtype, most * THREADS + 1, allocate)
+        cuda_long.launch(kernels, (given, rule, results), scratch, num_samples, stream)

@@ -1,0 +1,358 @@
+"""The kernel of the CUDA twin: one block of threads per sample, which reads it once and keeps it in registers.
+
+Ranks become *keys*, unsigned integers of the same order: NaN above all, -0.0 and 0.0 the same. What is no negative has
+a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, without a
+branch, so that all loads are under way at once, and counts their first digits; how many are ignored and positive are
+two bins of that histogram. *Select*: the digit of the easiest kept negative is looked up, then the next one among the
+keys that share it, until a bin is kept whole; where ties are cut, the digits of the anchor index go on. *Keep*: the
+kept keys are summed. No stage sorts, and none takes more than eight passes over registers.
+
+Integers alone are added atomically; sums are float64, over lanes and then over 32 chains of them, in one order. What
+a thread does not hold in registers is mined by `cuda_long`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssd_mining import _cuda
+from ssd_mining._cuda import cuda
+from ssd_mining._spec import (
+    DONE,
+    NEGATIVE_SUM,
+    NUM_BAD,
+    NUM_KEPT,
+    NUM_NAN,
+    NUM_NEG,
+    NUM_POS,
+    POSITIVE_SUM,
+    THRESHOLD,
+    Mined,
+    Rule,
+)
+from ssd_mining.kernels import rules
+
+THREADS = _cuda.THREADS
+CHAINS = 32
+
+# Keys that a thread holds in its registers, by the bytes of a rank.
+MAX_KEYS = {4: 32, 8: 16}
+
+# Below the key of -inf of either type.
+IGNORED, POSITIVE = 0, 1
+
+DIGIT_BITS = 11
+SEGMENTS, SEGMENT = 64, 32
+NUM_BINS = 2 + SEGMENTS * (SEGMENT + 1)  # ignored, positive, and the digits, every segment one bank further
+
+# Where the block shares what it found.
+BIN, ABOVE, SIZE, NAN, BAD, NUM_SHARED = range(6)
+
+# Of an anchor index counted from behind, in two digits.
+LAST = 2 ** (2 * DIGIT_BITS) - 1
+
+_quota = _cuda.helper(rules.quota)
+
+
+class Input(NamedTuple):
+    """What a kernel reads: addresses, and a few numbers."""
+
+    loss: Any
+    rank: Any
+    labels: Any
+    quotas: Any
+    offsets: Any
+    codes: Any  # background, ignored, highest legal label
+    num_anchors: int  # of every sample; -1: offsets tell
+    is_explicit: int  # 1: quotas tell how many are kept
+
+
+@_cuda.helper
+def span(rows, sample):
+    """Say where a sample begins, and how many anchors it has."""
+    if rows.num_anchors >= 0:
+        return sample * rows.num_anchors, rows.num_anchors
+    return rows.offsets[sample], rows.offsets[sample + 1] - rows.offsets[sample]
+
+
+@_cuda.helper
+def bin_of(digit):
+    """Return where a digit is counted."""
+    return 2 + digit + (digit >> 5)
+
+
+@_cuda.helper
+def clear(histogram):
+    """Set all bins to 0, and wait for it."""
+    for i in range(cuda.threadIdx.x, NUM_BINS, THREADS):
+        histogram[i] = 0
+    cuda.syncthreads()
+
+
+@_cuda.helper
+def find(histogram, segments, shared, wanted):
+    """Find the bin of the element that is `wanted`-th from above, how many lie above that bin, and how many in it."""
+    cuda.syncthreads()
+    for segment in range(cuda.threadIdx.x, SEGMENTS, THREADS):
+        total = np.int32(0)
+        for i in range(SEGMENT * cuda.blockDim.y):  # times 1: unrolled, this loop takes the registers of the keys
+            total = np.int32(total + histogram[2 + segment * (SEGMENT + 1) + i])
+        segments[segment] = total
+    cuda.syncthreads()
+    locate(segments, 0, SEGMENTS, shared, (wanted, 0))
+    segment = shared[BIN]
+    locate(histogram, 2 + segment * (SEGMENT + 1), SEGMENT, shared, (wanted, shared[ABOVE]))
+    return segment * SEGMENT + shared[BIN], shared[ABOVE], shared[SIZE]
+
+
+@_cuda.helper
+def locate(counts, first, number, shared, state):
+    """Find which of some counts, of which `state` says how many lie above them all, holds the wanted one."""
+    wanted, beyond = state
+    cuda.syncthreads()
+    for i in range(cuda.threadIdx.x, number, THREADS):
+        above = np.int32(beyond)
+        for other in range(i + 1, number):
+            above = np.int32(above + counts[first + other])
+        size = np.int32(counts[first + i])
+        if above < wanted <= above + size:
+            shared[BIN], shared[ABOVE], shared[SIZE] = i, above, size
+    cuda.syncthreads()
+
+
+@_cuda.helper
+def totals(lanes, shared_sums):
+    """Add up two numbers of every thread, in an order that is always the same."""
+    thread = cuda.threadIdx.x
+    cuda.syncthreads()
+    if thread < CHAINS:
+        for row in range(2):
+            chain = np.float64(0.0)
+            for i in range(thread, THREADS, CHAINS):
+                chain += lanes[row, i]
+            lanes[row, thread] = chain
+    cuda.syncthreads()
+    if thread < 2:
+        chain = np.float64(0.0)
+        for i in range(CHAINS):
+            chain += lanes[thread, i]
+        shared_sums[thread] = chain
+    cuda.syncthreads()
+
+
+class Codec(NamedTuple):
+    """Keys of ranks of one type."""
+
+    unsigned: Any
+    bits: int
+    highest: Any  # the key of NaN
+    encode: Callable[..., Any]
+    decode: Callable[..., Any]
+
+
+@functools.cache
+def codec(dtype: np.dtype[Any]) -> Codec:
+    """Return how ranks of a type become keys, and what they were."""
+    real, unsigned, bits = (np.float32, np.uint32, 32) if dtype.itemsize == 4 else (np.float64, np.uint64, 64)
+    sign, ones, zero = unsigned(1 << bits - 1), unsigned(2**bits - 1), real(0.0)
+
+    @_cuda.helper
+    def encode(rank):
+        image = (rank + zero).view(unsigned)  # -0.0 + 0.0 is 0.0
+        key = cuda.selp((image & sign) != 0, unsigned(image ^ ones), unsigned(image | sign))
+        return cuda.selp(rank != rank, ones, key)
+
+    @_cuda.helper
+    def decode(key):
+        return cuda.selp((key & sign) != 0, unsigned(key ^ sign), unsigned(key ^ ones)).view(real)
+
+    return Codec(unsigned, bits, ones, encode, decode)
+
+
+@functools.cache
+def loader(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., Any]:
+    """Return the first stage: keys, first digits and flaws of the anchors of a thread; the sum of its positives."""
+    unsigned, bits, _, encode, _ = codec(dtype)
+    ignored_key, positive_key, zero = unsigned(IGNORED), unsigned(POSITIVE), dtype.type(0.0)
+    shift = bits - DIGIT_BITS
+
+    @_cuda.helper
+    def load(rows, omit_nan, place, keys, histogram, shared):
+        start, size = place  # of the anchors of this block
+        background, ignored, highest = rows.codes
+        positive_sum, flaws = np.float64(0.0), np.uint32(0)
+        for j in range(keys.shape[0]):
+            anchor = np.int32(cuda.threadIdx.x + j * THREADS)
+            index = start + min(anchor, np.int32(size - 1))
+            label, loss = rows.labels[index], rows.loss[index]
+            rank = rows.rank[index] if ranked else loss
+            positive = (label != background) & (label != ignored) & (anchor < size)
+            negative = (label == background) & (anchor < size)
+            nan = ((loss != loss) | (rank != rank)) & (positive | negative)
+            bad = positive & (label > highest)
+            flaws = np.uint32(flaws + np.uint32(cuda.selp(nan, 1, 0)) + np.uint32(cuda.selp(bad, 1 << 16, 0)))
+            competes = cuda.selp(nan, omit_nan, 0) == 0
+            positive_sum += cuda.selp(positive & competes, loss, zero)
+            key = cuda.selp(positive & competes, positive_key, ignored_key)
+            key = cuda.selp(negative & competes, encode(rank), key)
+            keys[j] = key
+            cuda.atomic.add(histogram, cuda.selp(key > positive_key, unsigned(bin_of(key >> shift)), key), 1)
+        if flaws != 0:
+            cuda.atomic.add(shared, NAN, flaws & 0xFFFF)
+            cuda.atomic.add(shared, BAD, flaws >> 16)
+        return positive_sum
+
+    return load
+
+
+@functools.cache
+def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
+    """Return the second stage: the key of the easiest kept negative, and the last anchor whose tie with it is kept."""
+    unsigned, bits, highest, _, _ = codec(dtype)
+    positive_key = unsigned(POSITIVE)
+
+    @_cuda.helper
+    def select(keys, histogram, segments, shared, easiest, wanted):
+        thread, prefix, shift = cuda.threadIdx.x, unsigned(0), bits
+        if wanted == 0:
+            return highest, -1
+        while True:
+            width = min(DIGIT_BITS, shift)
+            shift -= width
+            digit, above, size = find(histogram, segments, shared, wanted)
+            prefix = unsigned(unsigned(prefix << width) | unsigned(digit))
+            wanted -= above
+            if size == wanted or shift == 0:
+                break
+            clear(histogram)
+            width = min(DIGIT_BITS, shift)
+            for j in range(keys.shape[0]):
+                key = keys[j]
+                if (
+                    key >> shift
+                ) == prefix:  # true of no negatives too, perhaps: they come last, and are never wanted
+                    cuda.atomic.add(histogram, bin_of((key >> (shift - width)) & ((1 << width) - 1)), 1)
+        if thread == 0:
+            easiest[0] = prefix if shift == 0 else highest
+        cuda.syncthreads()
+        if size == wanted:  # the bin is kept whole, whatever its further digits are
+            for j in range(keys.shape[0]):
+                if shift > 0 and keys[j] > positive_key and (keys[j] >> shift) == prefix:
+                    cuda.atomic.min(easiest, 0, keys[j])
+            cuda.syncthreads()
+            return easiest[0], LAST
+        back = 0
+        for low in range(DIGIT_BITS, -1, -DIGIT_BITS):  # the lower index wins: the larger one, counted from behind
+            clear(histogram)
+            tied = easiest[0]  # read anew: comparisons kept from one round to the next would fill the registers
+            for j in range(keys.shape[0]):
+                place = LAST - (thread + j * THREADS)
+                if keys[j] == tied and place >> (low + DIGIT_BITS) == back:
+                    cuda.atomic.add(histogram, bin_of((place >> low) & ((1 << DIGIT_BITS) - 1)), 1)
+            digit, above, size = find(histogram, segments, shared, wanted)
+            back = (back << DIGIT_BITS) | digit
+            wanted -= above
+        return easiest[0], LAST - back
+
+    return select
+
+
+def build(dtype: np.dtype[Any], num_keys: int, *, ranked: bool, masked: bool) -> Callable[..., None]:
+    """Return the kernel for so many keys per thread, as Python; a sample that has more anchors is left alone."""
+    unsigned, _, _, _, decode = codec(dtype)
+    load, select = loader(dtype, ranked=ranked), selector(dtype)
+
+    def mine_rows(rows, rule, mined):
+        histogram = cuda.shared.array(NUM_BINS, np.uint32)
+        segments = cuda.shared.array(SEGMENTS, np.int32)
+        lanes = cuda.shared.array((2, THREADS), np.float64)
+        sums = cuda.shared.array(2, np.float64)
+        shared = cuda.shared.array(NUM_SHARED, np.int32)
+        easiest = cuda.shared.array(1, unsigned)
+        keys = cuda.local.array(num_keys, unsigned)
+        sample, thread = cuda.blockIdx.x, cuda.threadIdx.x
+        start, size = span(rows, sample)
+        if size > num_keys * THREADS:
+            return
+        size = np.int32(size)
+        if thread < NUM_SHARED:
+            shared[thread] = 0
+        clear(histogram)
+        lanes[0, thread] = load(rows, rule.omit_nan, (start, size), keys, histogram, shared) if size > 0 else 0.0
+        cuda.syncthreads()
+        num_ignored, num_pos = histogram[IGNORED], histogram[POSITIVE]
+        num_neg = num_keys * THREADS - num_ignored - num_pos if size > 0 else 0
+        num_kept = np.int32(keep(rows, rule, mined, (num_pos, num_neg), shared))
+        threshold, cut = select(keys, histogram, segments, shared, easiest, num_kept)
+        start, _ = span(rows, sample)
+        negative_sum = np.float64(0.0)
+        for j in range(num_keys):
+            anchor, key = np.int32(thread + j * THREADS), keys[j]
+            if anchor < size:
+                kept = key > threshold or (key == threshold and anchor <= cut)
+                if kept:
+                    negative_sum += rows.loss[start + anchor] if ranked else decode(key)
+                if masked:
+                    mined.pos_mask[start + anchor] = key == POSITIVE
+                    mined.hard_negative_mask[start + anchor] = kept
+        lanes[1, thread] = negative_sum
+        totals(lanes, sums)
+        if thread == 0:
+            finish(mined, sample, (sums[0], sums[1], decode(threshold)))
+
+    return mine_rows
+
+
+@_cuda.helper
+def keep(rows, rule, mined, numbers, shared):
+    """Say how many negatives of the sample of this block are kept; write all counts."""
+    sample, num_samples = cuda.blockIdx.x, cuda.gridDim.x
+    num_pos, num_neg = np.int64(numbers[0]), np.int64(numbers[1])
+    explicit = rows.quotas[sample] if rows.is_explicit else -1
+    num_kept = _quota(num_pos, num_neg, explicit, rule)
+    if cuda.threadIdx.x == 0:
+        mined.counts[NUM_POS * num_samples + sample] = num_pos
+        mined.counts[NUM_NEG * num_samples + sample] = num_neg
+        mined.counts[NUM_KEPT * num_samples + sample] = num_kept
+        mined.counts[NUM_NAN * num_samples + sample] = shared[NAN]
+        mined.counts[NUM_BAD * num_samples + sample] = shared[BAD]
+    return num_kept
+
+
+@_cuda.helper
+def finish(mined, sample, sums):
+    """Write the sums of a sample; that it is done, last."""
+    num_samples = cuda.gridDim.x
+    mined.sums[POSITIVE_SUM * num_samples + sample] = sums[0]
+    mined.sums[NEGATIVE_SUM * num_samples + sample] = sums[1]
+    mined.sums[THRESHOLD * num_samples + sample] = sums[2]
+    mined.counts[DONE * num_samples + sample] = 1
+
+
+def signature(dtype: np.dtype[Any], labels: np.dtype[Any]) -> tuple[Any, Any, Any]:
+    """Return the types of what the kernels take: rows, rule, mined."""
+    integer, label = _cuda.types.int64, _cuda.element(labels)
+    rows = _cuda.record(
+        Input,
+        loss=_cuda.pointer(dtype),
+        rank=_cuda.pointer(dtype),
+        labels=_cuda.pointer(labels),
+        quotas=_cuda.pointer(np.int64),
+        offsets=_cuda.pointer(np.int64),
+        codes=_cuda.types.UniTuple(label, 3),
+        num_anchors=integer,
+        is_explicit=integer,
+    )
+    rule = _cuda.record(Rule, **dict.fromkeys(Rule._fields, integer) | {"ratio": _cuda.types.float64})
+    mask = _cuda.pointer(np.bool_)
+    counts, sums = _cuda.pointer(np.int64), _cuda.pointer(np.float64)
+    return rows, rule, _cuda.record(Mined, counts=counts, sums=sums, pos_mask=mask, hard_negative_mask=mask)
+
+
+@functools.cache
+def kernel(dtype: np.dtype[Any], labels: np.dtype[Any], num_keys: int, *, ranked: bool, masked: bool) -> _cuda.Kernel:
+    """Return the kernel of one block per sample."""
+    function = build(dtype, num_keys, ranked=ranked, masked=masked)
+    return _cuda.Kernel(function, *signature(dtype, labels))
