@@ -17,9 +17,7 @@ from ssd_mining.kernels.cuda_rows import THREADS, span, totals
 
 Pointer = Any
 
-# What the division gives.
-LOSS, CONF_LOSS, LOC_LOSS, NUM_LOSSES = range(4)
-# Whose share of each sample it gives: d loss / d sum.
+# The rows of the shares: d loss / d sum of every sample.
 CONF, LOC, NUM_SHARES = range(3)
 
 
@@ -56,6 +54,15 @@ class Sums(NamedTuple):
     loc_weight: float
 
 
+class Quotients(NamedTuple):
+    """What the division gives."""
+
+    loss: Pointer  # ()
+    conf_loss: Pointer  # ()
+    loc_loss: Pointer  # ()
+    shares: Pointer  # (2, B)
+
+
 def divisor(normalize: str, zero_positives: str, num_samples: int, num_anchors: int) -> Divisor:
     """Return by what a batch of so many samples and anchors is divided, in the words of `confidence_loss`."""
     return Divisor(
@@ -68,14 +75,13 @@ def divisor(normalize: str, zero_positives: str, num_samples: int, num_anchors: 
 
 
 def enqueue_division(boxes: Any, given: Any, divisors: tuple[Divisor, Divisor], results: Any, stream: Stream) -> None:
-    """Write the losses (3,) and the shares (2, B) that are `results`; `boxes` and `given` hold device arrays.
+    """Write the losses and the shares that are `results`, `Quotients` of device arrays, like `boxes` and `given`.
 
     The sums of localization losses, which `given` holds too, are written first.
     """
-    losses, shares = (_cuda.argument(array) for array in results)
-    located, sums = _arguments(boxes), _arguments(given)
-    _localize(boxes.pred.dtype).launch(given.num_samples, stream, located, sums.loc_sums)
-    _divide().launch(1, stream, sums, *divisors, losses, shares)
+    sums = _arguments(given)
+    _localize(boxes.pred.dtype).launch(given.num_samples, stream, _arguments(boxes), sums.loc_sums)
+    _divide().launch(1, stream, sums, *divisors, _arguments(results))
 
 
 def enqueue_factors(
@@ -155,7 +161,7 @@ def _part(total: float, share: float) -> float:
 
 @functools.cache
 def _divide() -> Kernel:
-    def divide(given: Sums, conf: Divisor, loc: Divisor, losses: Pointer, shares: Pointer) -> None:
+    def divide(given: Sums, conf: Divisor, loc: Divisor, results: Quotients) -> None:
         lanes = cuda.shared.array((2, THREADS), np.float64)
         sums = cuda.shared.array(2, np.float64)
         thread, num_samples = cuda.threadIdx.x, given.num_samples
@@ -173,19 +179,19 @@ def _divide() -> Kernel:
             total = given.sums[POSITIVE_SUM * num_samples + sample] + given.sums[NEGATIVE_SUM * num_samples + sample]
             first += _part(total, conf_share)
             second += _part(given.loc_sums[sample], loc_share)
-            shares[CONF * num_samples + sample] = conf_share
-            shares[LOC * num_samples + sample] = given.loc_weight * loc_share
+            results.shares[CONF * num_samples + sample] = conf_share
+            results.shares[LOC * num_samples + sample] = given.loc_weight * loc_share
         lanes[0, thread], lanes[1, thread] = first, second
         totals(lanes, sums)
         if thread == 0:
-            losses[CONF_LOSS], losses[LOC_LOSS] = sums[0], sums[1]
-            losses[LOSS] = sums[0] + given.loc_weight * sums[1]
+            results.conf_loss[0], results.loc_loss[0] = sums[0], sums[1]
+            results.loss[0] = sums[0] + given.loc_weight * sums[1]
 
     pointers = dict.fromkeys(("sums", "loc_sums"), _cuda.pointer(np.float64)) | {"counts": _cuda.pointer(np.int64)}
     sums = _cuda.record(Sums, **pointers, num_samples=types.int64, loc_weight=types.float64)
     numbers = dict.fromkeys(Divisor._fields, types.int64) | dict.fromkeys(("constant", "instead"), types.float64)
-    divisor, reals = _cuda.record(Divisor, **numbers), _cuda.pointer(np.float64)
-    return Kernel(divide, sums, divisor, divisor, reals, reals)
+    by, results = _cuda.record(Divisor, **numbers), dict.fromkeys(Quotients._fields, _cuda.pointer(np.float64))
+    return Kernel(divide, sums, by, by, _cuda.record(Quotients, **results))
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import ssd_mining as sm
 from ssd_mining import _cuda, _logit_inputs
 from ssd_mining._classification import Focal, Sigmoid, Softmax
 from ssd_mining.kernels import cuda_classes
-from tests.logits import expected, function, logits, targets
+from tests.logits import KINDS, TARGETS, expected, function, logits, targets
 from tests.parity.test_logits import calls, relative
 
 pytestmark = [
@@ -64,6 +64,20 @@ def test_the_gradients_equal_the_reference(call, seed):
     np.testing.assert_allclose(got, judged, **tolerance | ({"atol": 1e-14} if cancels else {}))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("form", TARGETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_logits_meets_every_loss(kind, form, dtype):
+    rng = np.random.default_rng(20)
+    x, y = logits(kind, (1, 33, 5), rng), targets(form, (1, 33, 5), rng)
+    y = y.astype(dtype).astype(np.float64) if y.ndim == 3 else y
+    for spec in SPECS:
+        whole = checked(x.astype(dtype), y, spec)
+        np.testing.assert_allclose(whole[:], expected(x, y, spec), rtol=relative(spec, dtype), atol=1e-36)
+        gradients, slopes = whole.gradients(slice(None), np.full((1, 33), 2.0)), expected(x, y, spec, gradient=True)
+        np.testing.assert_allclose(gradients, 2.0 * slopes, rtol=1e-6 if dtype == np.float32 else 1e-11, atol=1e-14)
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 @pytest.mark.parametrize("y", [CLASSES, SOFT], ids=["classes", "soft"])
 def test_the_cpu_agrees(spec, y):
@@ -73,6 +87,7 @@ def test_the_cpu_agrees(spec, y):
     np.testing.assert_allclose(ours[:], cpu[:], rtol=1e-6)
     np.testing.assert_allclose(ours.gradients(slice(None), factors), cpu.gradients(slice(None), factors), rtol=1e-6)
     assert not ours[:][:, ~valid].any()
+    assert not ours.gradients(slice(None), factors)[:, ~valid].any()
 
 
 @pytest.mark.parametrize("spec", [Softmax(), Sigmoid()], ids=repr)
@@ -119,14 +134,26 @@ def test_a_block_has_as_many_anchors_as_its_shared_memory_holds(num_classes, y):
             sm.softmax_cross_entropy(wider, wider if y == "soft" else [[0]], backend="cuda")
 
 
-@pytest.mark.parametrize("gap", [0, 25, 70, -20])
-def test_tails_and_unlikely_labels_keep_their_digits(gap):
-    x = RNG.normal(0, 2, (1, 96, 21)).astype(np.float32)
+@pytest.mark.parametrize(
+    ("gap", "num_classes", "name"),
+    [(25, 21, "softmax_cross_entropy"), (0, 91, "softmax_cross_entropy"), (0, 91, "sigmoid_cross_entropy")],
+)
+def test_tails_and_sums_over_many_classes_keep_their_digits(gap, num_classes, name):
+    x = RNG.normal(0, 2, (1, 96, num_classes)).astype(np.float32)
     x[..., 0] += gap
-    x += RNG.choice(np.array([0, -40, 300], np.float32), x.shape[:2])[..., None]
-    exact = np.log1p(np.exp(x[..., 1:].astype(np.float64) - x[..., :1]).sum(axis=2))
-    got = sm.softmax_cross_entropy(x, np.zeros(x.shape[:2], int), backend="cuda")
-    np.testing.assert_allclose(got, exact, rtol=3e-7)
+    x += RNG.choice(np.array([0, -40, 300], np.float32), x.shape[:2])[..., None] if name[1] == "o" else 0
+    labels = np.zeros(x.shape[:2], int)
+    got, exact = (getattr(sm, name)(logits, labels, backend="cuda") for logits in (x, x.astype(np.float64)))
+    # The simulator rounds every step as float32 does, but has float64's exponential and logarithm.
+    np.testing.assert_allclose(got, exact, rtol=1.2e-7)
+
+
+def test_unlikely_labels_are_rounded_once():
+    x = RNG.normal(0, 2, (1, 96, 21)).astype(np.float32)
+    x[..., 0] -= 20
+    labels = np.zeros(x.shape[:2], int)
+    got, exact = (sm.softmax_cross_entropy(logits, labels, backend="cuda") for logits in (x, x.astype(np.float64)))
+    np.testing.assert_allclose(got, exact, rtol=6e-8)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=repr)

@@ -38,8 +38,9 @@ def divided(call, cpu, mined, *, is_ragged=False):
     counts, sums = np.zeros((6, num_samples), np.int64), np.zeros((3, num_samples))
     counts[:3] = cpu.num_pos, cpu.num_neg, cpu.num_kept
     sums[:2] = cpu.positive_sum, cpu.negative_sum
-    loc_sums, losses = _cuda.empty((num_samples,), np.float64), _cuda.empty((3,), np.float64)
-    shares, factors = _cuda.empty((2, num_samples), np.float64), _cuda.empty(call.labels.shape, np.float64)
+    loc_sums, factors = _cuda.empty((num_samples,), np.float64), _cuda.empty(call.labels.shape, np.float64)
+    losses = [_cuda.empty((), np.float64) for _ in range(3)]
+    results = kernels.Quotients(*losses, _cuda.empty((kernels.NUM_SHARES, num_samples), np.float64))
     loc_gradient = _cuda.empty(call.loc_pred.shape, call.loc_pred.dtype)
     given = kernels.Sums(upload(counts), upload(sums), loc_sums, num_samples, words.get("loc_weight", 1.0))
     normalize = words.get("normalize", "positives")
@@ -47,9 +48,10 @@ def divided(call, cpu, mined, *, is_ragged=False):
         kernels.divisor(kind, words.get("zero_positives", "clamp"), num_samples, call.labels.size)
         for kind in (normalize, words.get("loc_normalize", normalize))
     ]
-    kernels.enqueue_division(boxes, given, divisors, (losses, shares), STREAM)
-    kernels.enqueue_factors(boxes, shares, factors, loc_gradient, STREAM)
-    return [_cuda.download(array, STREAM) for array in (losses, loc_sums, factors, loc_gradient)]
+    kernels.enqueue_division(boxes, given, divisors, results, STREAM)
+    kernels.enqueue_factors(boxes, results.shares, factors, loc_gradient, STREAM)
+    downloaded = [_cuda.download(array, STREAM) for array in (*losses, loc_sums, factors, loc_gradient)]
+    return [np.array(downloaded[:3]), *downloaded[3:]]
 
 
 def check(call, *, is_ragged=False):
