@@ -1,7 +1,8 @@
 """The gradients of the losses from logits on a GPU: one thread per anchor, in float64, for those that have a factor.
 
-After mining only a few percent of the anchors count: nothing of the others is read but their factor, and nothing is
-written. A thread keeps no row of its own, it reads its logits once more for every pass, from the cache.
+After mining only a few percent of the anchors count: of the others nothing is read but their factor, and their gradients
+are cleared beforehand, all at once. A thread keeps no row of its own: it reads its logits once more for every pass,
+from the cache.
 """
 
 import functools
@@ -47,19 +48,33 @@ def compute(enqueue: Callable[..., None], rows: Any, given: tuple[Any, ...], com
     with _cuda.current(stream.device):
         arrays = rows._make(_cuda.upload(array, stream) for array in rows)
         others = (_cuda.upload(each, stream) if isinstance(each, np.ndarray) else each for each in given)
-        values = _cuda.upload(computed.values, stream)
+        values = _cuda.empty(computed.values.shape, computed.values.dtype)
         enqueue(arrays, *others, values, stream)
         computed.values[...] = _cuda.download(values, stream)
     computed.done[...] = 1
 
 
-def enqueue_gradients(rows: Any, rule: AnyRule, factors: DeviceArray, gradients: DeviceArray, stream: Stream) -> None:
-    """Write the gradients of `rows` of device arrays, which are 0 so far, on a stream of the current device."""
+def enqueue_gradients(
+    rows: Any, rule: AnyRule, factors: DeviceArray, gradients: DeviceArray, stream: Stream
+) -> None:
+    """Write the gradients of `rows` of device arrays, on a stream of the current device."""
+    if not rows.labels.size:
+        return
     kind: Any = type(rule)
-    kernel = _kernel(kind, rows.logits.dtype)
+    clear, kernel = _clear(gradients.dtype), _kernel(kind, rows.logits.dtype)
+    clear.launch(-(-gradients.size // THREADS), stream, _cuda.argument(gradients), gradients.size)
     arguments = anchors_of(rows), rule, _cuda.argument(factors), _cuda.argument(gradients)
-    if rows.labels.size:
-        kernel.launch(-(-rows.labels.size // kernel.threads), stream, *arguments)
+    kernel.launch(-(-rows.labels.size // THREADS), stream, *arguments)
+
+
+@functools.cache
+def _clear(dtype: np.dtype[Any]) -> Kernel:
+    def clear(values: Pointer, size: int) -> None:
+        i = cuda.grid(1)
+        if i < size:
+            values[i] = 0.0
+
+    return Kernel(clear, _cuda.pointer(dtype), types.int64, threads=THREADS)
 
 
 def anchors_of(rows: Any) -> Anchors:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ssd_mining import _cuda
 from ssd_mining._classification import Computed, LogitRows, SigmoidRule, SoftmaxRule
-from ssd_mining._cuda import DeviceArray, Kernel, Stream, cuda
+from ssd_mining._cuda import DeviceArray, Kernel, Stream, cuda, types
 from ssd_mining.kernels.cuda_gradients import (
     THREADS,
     Anchors,
@@ -49,18 +49,41 @@ sigmoid_losses = softmax_losses
 
 def enqueue_losses(rows: Any, rule: AnyRule, losses: DeviceArray, stream: Stream) -> None:
     """Write the losses of `rows` of device arrays, on a stream of the current device."""
-    num_classes = rows.logits.shape[-1]
-    each = (num_classes | 1) * rows.logits.dtype.itemsize * (2 if rows.scores.size else 1)
+    threads, shared_bytes = block(rows.logits.shape[-1], rows.logits.dtype, is_scored=rows.scores.size > 0)
+    kind: Any = type(rule)
+    kernel = _kernel(kind, rows.logits.dtype, threads)
+    if rows.labels.size:
+        arguments = anchors_of(rows), rule, _cuda.argument(losses)
+        kernel.launch(-(-rows.labels.size // threads), stream, *arguments, shared_bytes=shared_bytes)
+
+
+def block(num_classes: int, dtype: np.dtype[Any], *, is_scored: bool) -> tuple[int, int]:
+    """Return how many anchors, and threads, a block has, and how many bytes they share."""
+    each = (num_classes | 1) * dtype.itemsize * (2 if is_scored else 1)
     threads = min(THREADS, SHARED_BYTES // each)
     if threads == 0:
         expected = f"logits of at most {SHARED_BYTES} bytes per anchor, scores included"
-        msg = f"backend: 'cuda' takes {expected}, got {num_classes} classes of {rows.logits.dtype}"
+        msg = f"backend: 'cuda' takes {expected}, got {num_classes} classes of {dtype}"
         raise NotImplementedError(msg)
-    kind: Any = type(rule)
-    kernel = _kernel(kind, rows.logits.dtype, threads // WARP * WARP or threads)
-    if rows.labels.size:
-        grid, arguments = -(-rows.labels.size // kernel.threads), (anchors_of(rows), rule, _cuda.argument(losses))
-        kernel.launch(grid, stream, *arguments, shared_bytes=kernel.threads * each)
+    threads = threads // WARP * WARP or threads
+    return threads, threads * each
+
+
+def enqueue_negation(values: DeviceArray, stream: Stream) -> None:
+    """Negate an array where it is."""
+    if values.size:
+        kernel = _negation(values.dtype)
+        kernel.launch(-(-values.size // kernel.threads), stream, _cuda.argument(values), values.size)
+
+
+@functools.cache
+def _negation(dtype: np.dtype[Any]) -> Kernel:
+    def negate(values: Pointer, size: int) -> None:
+        i = cuda.grid(1)
+        if i < size:
+            values[i] = -values[i]
+
+    return Kernel(negate, _cuda.pointer(dtype), types.int64, threads=THREADS)
 
 
 @functools.cache
@@ -76,7 +99,12 @@ def _kernel(kind: Any, dtype: np.dtype[Any], threads: int) -> Kernel:
         anchor = cuda.grid(1)
         if anchor < anchors.num_anchors:
             label = anchors.labels[anchor]
-            losses[anchor] = loss(anchors, rule, label, tile) if label >= 0 else tile.dtype.type(0)
+            if label < 0:
+                losses[anchor] = 0.0
+            elif label > anchors.num_classes:  # no class, and nobody waits to be told
+                losses[anchor] = math.nan
+            else:
+                losses[anchor] = loss(anchors, rule, label, tile)
 
     return Kernel(compute_losses, *types_of(kind, dtype), _cuda.pointer(dtype), threads=threads)
 
