@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import ssd_mining as sm
 from ssd_mining import _cuda, _logit_inputs
 from ssd_mining._classification import Focal, Sigmoid, Softmax
-from ssd_mining.kernels import cuda_classes
+from ssd_mining.kernels import cuda_classes, cuda_logits
 from tests.logits import KINDS, TARGETS, expected, function, logits, targets
 from tests.parity.test_logits import calls, relative
 
@@ -25,6 +25,7 @@ CLASSES = RNG.integers(0, 5, LOGITS.shape[:2])
 SOFT = RNG.dirichlet([0.5] * 5, LOGITS.shape[:2]).astype(np.float32)
 SPECS = [
     Softmax(),
+    Softmax(class_weights=range(5)),
     Softmax(class_weights=range(5), label_smoothing=0.1, prob_floor=0.01),
     Sigmoid(class_weights=range(5)),
     Focal(),
@@ -120,6 +121,17 @@ def test_every_number_of_classes_and_of_anchors_fits_the_tile(y):
             labels = targets(y, x.shape, RNG)
             got = sm.softmax_cross_entropy(x, labels, backend="cuda")
             np.testing.assert_allclose(got, expected(x, labels, Softmax()), rtol=1e-13, atol=1e-36)
+
+
+def test_a_block_fits_into_shared_memory():
+    for num_classes in range(1, 3072):
+        for dtype in (np.float32, np.float64):
+            for is_scored in (False, True):
+                threads, shared_bytes = cuda_logits.block(num_classes, np.dtype(dtype), is_scored=is_scored)
+                tiles = threads * (num_classes | 1) * np.dtype(dtype).itemsize * (1 + is_scored)
+                assert 1 <= threads <= 128
+                assert threads < 32 or threads % 32 == 0
+                assert tiles == shared_bytes <= 48 * 1024
 
 
 @pytest.mark.parametrize(("num_classes", "y"), [(200, "soft"), (700, "classes"), (3071, "soft"), (6143, "classes")])
