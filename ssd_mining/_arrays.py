@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
+_DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
+
 
 def refuse(name: str, expected: str, got: str, error: type[Exception] = ValueError) -> NoReturn:
     """Raise the one form that an input error has."""
@@ -30,6 +32,19 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
     except (TypeError, ValueError, RuntimeError) as error:
         message = f"{name}: expected an array, got {type(value).__name__} that NumPy cannot convert ({error})"
         raise TypeError(message) from error
+
+
+def is_on_device(value: Any) -> bool:
+    """Say whether a value is an array in the memory of an NVIDIA GPU, or of numba's simulated one."""
+    if type(value) is np.ndarray:
+        return False
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return bool(value.is_cuda)
+    if hasattr(value, "__cuda_array_interface__") or getattr(type(value), "__cuda_ndarray__", False):
+        return True
+    where = getattr(value, "__dlpack_device__", None)
+    return where is not None and where()[0] in _DLPACK_CUDA
 
 
 def _check_tensor(name: str, tensor: Any, torch: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_mining._arrays import is_on_device
 from ssd_mining._batch import Batch, raise_bad_values
 from ssd_mining._classification import Computed, LogitRows, SigmoidRule, SoftmaxRule
 from ssd_mining._plan import settle
@@ -69,6 +70,13 @@ def load(backend: Backend | None) -> Twin:
 def load_logits(backend: Backend | None) -> LogitsTwin:
     """Return the module of a backend for the losses from logits."""
     return cast("LogitsTwin", _module(_named(backend, _LOGITS)))
+
+
+def on_device(array: Any, backend: Backend | None, module: str = "_device") -> Any:
+    """Return the module that works on device arrays, of losses or of logits, or None if a call is not for it."""
+    if type(array) is np.ndarray or backend not in (None, "cuda") or not is_on_device(array):
+        return None
+    return _module(f"ssd_mining.{module}")
 
 
 def _named(backend: Backend | None, modules: dict[str, str]) -> str:

@@ -78,6 +78,9 @@ def _running() -> Any:
 # What kernels mean by `cuda`: numba wants it to be called so.
 cuda: Any = _Simulated() if SIMULATED else _module
 
+# The numba.cuda that comes with numba cannot compile our kernels, and gets no new work.
+COMPILES = not SIMULATED and getattr(cuda, "implementation", None) == "NVIDIA"
+
 
 def check() -> None:
     """Raise a RuntimeError that says what is missing here, unless kernels can run."""
@@ -87,7 +90,7 @@ def check() -> None:
 
 @functools.cache  # an error is not kept: the next call asks again
 def _check() -> None:
-    if getattr(cuda, "implementation", None) != "NVIDIA":
+    if not COMPILES:
         missing = f"the package {_problem}"
     elif cuda.cuda_error() is not None:
         missing = f"an NVIDIA driver, which was not found ({' '.join(str(cuda.cuda_error()).split())})"
@@ -172,32 +175,38 @@ def argument(array: DeviceArray) -> Any:
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
     """Allocate memory of the current device through numba."""
-    if not math.prod(shape):
-        return nothing(dtype)._replace(shape=shape)
     return described(cuda.device_array(shape, np.dtype(dtype)))
 
 
 def described(owner: Any) -> DeviceArray:
     """Describe a C-contiguous device array of numba's."""
-    if SIMULATED:
-        host = owner.copy_to_host() if owner.size == 0 else owner._ary  # noqa: SLF001 - simulated memory has no address
-        return DeviceArray(host.ctypes.data, tuple(owner.shape), owner.dtype, owner)
+    if SIMULATED:  # simulated memory is the host's
+        return DeviceArray(owner._ary.ctypes.data, tuple(owner.shape), owner.dtype, owner)  # noqa: SLF001
     address = owner.__cuda_array_interface__["data"][0]
     return DeviceArray(address, tuple(owner.shape), np.dtype(owner.dtype), owner)
 
 
-def upload(array: NDArray[Any], stream: Stream) -> DeviceArray:
+def _wrapped(array: DeviceArray) -> Any:
+    """Return numba's array over the same memory."""
+    shown = {"shape": array.shape, "typestr": array.dtype.str, "data": (array.address, False), "version": 3}
+    return cuda.from_cuda_array_interface(shown, array.owner, sync=False)
+
+
+def upload(array: NDArray[Any], stream: Stream, allocate: Any = empty) -> DeviceArray:
     """Copy a C-contiguous array to the current device; the caller's may change as soon as this returns."""
-    if not array.size:
-        return nothing(array.dtype)._replace(shape=array.shape)
-    return described(cuda.to_device(array, stream=_queue(stream)))
+    copy: DeviceArray = allocate(array.shape, array.dtype)
+    if SIMULATED:
+        argument(copy)[...] = array.reshape(-1)
+    elif array.size:
+        _wrapped(copy).copy_to_device(array, stream=_queue(stream))
+    return copy
 
 
 def download(array: DeviceArray, stream: Stream) -> NDArray[Any]:
-    """Copy an array that numba allocated to the host, after what its stream was asked before."""
-    if not array.size:
-        return np.empty(array.shape, array.dtype)
-    host: NDArray[Any] = array.owner.copy_to_host(stream=_queue(stream))
+    """Copy a C-contiguous device array to the host, after what its stream was asked before, and wait for it."""
+    if SIMULATED or not array.size:
+        return np.array(argument(array) if array.size else np.empty(0, array.dtype)).reshape(array.shape)
+    host: NDArray[Any] = _wrapped(array).copy_to_host(stream=_queue(stream))
     synchronize(stream)
     return host
 
@@ -207,26 +216,24 @@ def download(array: DeviceArray, stream: Stream) -> NDArray[Any]:
 
 def helper(function: F) -> F:
     """Compile a function that kernels call into each of them."""
-    if SIMULATED or getattr(cuda, "implementation", None) != "NVIDIA":
+    if not COMPILES:
         return function
     return cuda.jit(device=True, forceinline=True)(function)  # type: ignore[no-any-return]
 
 
-def _carray() -> Any:
+if COMPILES:
     from numba.cuda.np.numpy_support import carray
+else:
 
-    return carray
-
-
-carray: Any = None if SIMULATED or getattr(cuda, "implementation", None) != "NVIDIA" else _carray()
-
-
-def _add(address: Any, index: Any, amount: Any) -> None:
-    cuda.atomic.add(address if carray is None else carray(address, (index + 1,)), index, amount)
+    def carray(address: Any, shape: Any) -> Any:  # noqa: ARG001 - simulated addresses are arrays
+        """Return what is at an address."""
+        return address
 
 
-# Adds to memory of the device, which numba does to arrays only.
-atomic_add = helper(_add)
+@helper
+def atomic_add(address: Any, index: Any, amount: Any) -> None:
+    """Add to memory of the device, as numba lets us do to arrays only."""
+    cuda.atomic.add(carray(address, (index + 1,)), index, amount)
 
 
 def element(dtype: DTypeLike) -> Any:
@@ -246,21 +253,18 @@ def record(kind: Any, **fields: Any) -> Any:
 
 
 class Kernel:
-    """A kernel: its Python, its signature, and its launch bounds. It is compiled when a device first runs it."""
+    """A kernel: its Python, its signature, and its threads. It is compiled when a device first runs it."""
 
-    def __init__(
-        self, function: Callable[..., None], *arguments: Any, threads: int = THREADS, blocks: int = 1
-    ) -> None:
+    def __init__(self, function: Callable[..., None], *arguments: Any, threads: int = THREADS) -> None:
         self.function = function
         self.signature = types.void(*arguments)
-        self.threads = threads
-        self.launch_bounds = (threads, blocks)  # so many blocks shall fit into one multiprocessor
+        self.threads = threads  # per block
         self._compiled: dict[int, Any] = {}  # by device
 
     def on(self, device: int) -> Any:
         """Return the kernel as compiled for a device, which is the current one."""
         if device not in self._compiled:
-            options = {} if SIMULATED else {"launch_bounds": self.launch_bounds}
+            options = {} if SIMULATED else {"launch_bounds": self.threads}
             self._compiled[device] = cuda.jit(self.signature, **options)(self.function)
         return self._compiled[device]
 

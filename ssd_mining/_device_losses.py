@@ -1,8 +1,8 @@
 """Losses from logits of device arrays, and the whole loss: computed where the arrays are, on their own stream.
 
-Shapes and types are checked by the host's own code, on arrays that stand in for those of the device. What is mined then
-are arrays of losses and ranks, as if the caller had brought them. Nothing waits for the device but mining, where an
-error could come of it.
+Shapes and types are checked by the host's own code, on arrays that stand in for those of the device. What is mined
+then are arrays of losses and ranks, as if the caller had brought them. Nothing waits for the device but mining, where
+an error could come of it.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from ssd_mining._logit_inputs import check_logits, logit_batch
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Extras, Mining
 from ssd_mining.kernels.cuda_classes import Meaning, enqueue_classes, enqueue_rows
-from ssd_mining.kernels.cuda_logits import enqueue_losses, enqueue_negation
 from ssd_mining.kernels.cuda_gradients import enqueue_gradients
+from ssd_mining.kernels.cuda_logits import enqueue_losses, enqueue_negation
 from ssd_mining.kernels.cuda_pack import Strided
 
 
@@ -32,10 +32,15 @@ class DeviceLosses:
     """The losses of checked logits, on the device that is the current one."""
 
     known: LogitLosses  # of arrays that stand in for those of the device
-    arrays: dict[str, Foreign]  # logits, labels, and valid if there is one
+    arrays: dict[str, Foreign]  # logits and labels, valid if there is one
     class_axis: int
     stream: Stream
     allocate: Allocate
+
+    def __getitem__(self, part: slice) -> Any:
+        """Compute the losses, all of them: an array of the caller's library."""
+        with _cuda.current(self.stream.device):
+            return self.losses().owner[part]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,11 +128,12 @@ def _strided(array: Foreign, class_axis: int | None) -> Strided:
     axes = list(zip(array.array.shape, array.strides, strict=True))
     (num_classes, of_class) = (1, 0) if class_axis is None else axes.pop(class_axis)
     (_, of_sample), (num_anchors, of_anchor) = axes if len(axes) == 2 else [(1, 0), *axes]
-    return Strided(array.elements, max(1, num_anchors), of_sample, of_anchor, of_class, num_classes)
+    elements = _cuda.argument(array.elements)
+    return Strided(elements, max(1, num_anchors), of_sample, of_anchor, of_class, num_classes)
 
 
 def check(
-    logits: Any, labels: Any, classification: Classification, *, valid: Any = None, class_axis: int = -1, **known: Any
+    logits: Any, labels: Any, classification: Classification, *, valid: Any, class_axis: int, **known: Any
 ) -> DeviceLosses:
     """Check logits of a device as `check_logits` checks those of the host."""
     arrays = _device.gathered({"logits": logits, "labels": labels, "valid": valid})
@@ -140,8 +146,7 @@ def _losses(whole: LogitLosses, arrays: dict[str, Foreign], class_axis: int) -> 
     if whole.labels.ndim == whole.logits.ndim:
         _device.not_yet("labels", "one-hot scores beside logits")
     first = arrays["logits"]
-    named = {name: arrays[name] for name in ("logits", "labels", "valid") if name in arrays}
-    return DeviceLosses(whole, named, class_axis, first.stream, _foreign.allocator(first))
+    return DeviceLosses(whole, arrays, class_axis, first.stream, _foreign.allocator(first))
 
 
 class LogitBatch:
@@ -151,17 +156,16 @@ class LogitBatch:
         self, logits: Any, labels: Any, mining: Mining, extras: Extras, classification: Any, class_axis: int
     ) -> None:
         _device.refuse_unsupported(extras)
-        self.labels, self.extras = labels, dict(extras)
+        self.logits, self.labels, self.extras = logits, labels, dict(extras)
         others = {name: self.extras.get(name) for name in ("valid", "rank_by")}
         self.arrays = _device.gathered({"logits": logits, "labels": labels, **others})
-        self._check = functools.partial(self._checked, mining, classification, class_axis)
+        self._check = functools.partial(self._checked, mining, classification, class_axis)  # of arrays of the host
         self.batch, whole = self._check(_device.stand_ins(self.arrays), "cuda")
         self.losses = _losses(whole, self.arrays, class_axis)
 
     def _checked(
         self, mining: Mining, classification: Any, class_axis: int, arrays: dict[str, Any], backend: Any
     ) -> tuple[Batch, LogitLosses]:
-        """Check arrays of the host that say what those of the device are."""
         others: Any = self.extras | {name: arrays[name] for name in ("valid", "rank_by") if name in arrays}
         where = {"class_axis": class_axis, "backend": backend, "num_threads": None}
         return logit_batch(arrays["logits"], arrays["labels"], mining, others, classification, where)
@@ -178,6 +182,7 @@ class LogitBatch:
         try:
             return _device.mine(conf_loss, self.labels, mining, extras, masks=True)
         except ValueError:  # of values: the host says which, in the caller's words
-            host, _ = self._check({name: _device.read(array) for name, array in self.arrays.items()}, "cpu")
+            stream = self.losses.stream
+            host, _ = self._check({name: _device.read(array, stream) for name, array in self.arrays.items()}, "cpu")
             _backends.run(host, masks=False, backend="cpu", num_threads=1)
             raise

@@ -10,18 +10,19 @@ from ssd_mining._cuda import DeviceArray
 from ssd_mining._device import OnDevice
 from ssd_mining._device_losses import DeviceLosses, LogitBatch, packed
 from ssd_mining._foreign import Foreign
-from ssd_mining._spec import Mined
 from ssd_mining.kernels import cuda_multibox as kernels
 from ssd_mining.localization import paired_locations
 from ssd_mining.losses import loss_divisors
 
 
-def compute(logits: LogitBatch, loc_pred: Any, loc_target: Any, **how: Any) -> dict[str, Any]:
-    """Compute the fields of a `MultiboxLoss`; the locations may be None.
+def compute(arrays: tuple[Any, Any, Any, Any], spec: tuple[Any, ...], **how: Any) -> dict[str, Any]:
+    """Compute the fields of a `MultiboxLoss` from logits, labels, and locations, which may be None.
 
-    `how` are the `normalize`, `loc_normalize`, `zero_positives`, `loc_weight`, `beta` and `with_gradients`.
+    `spec` are the further arguments of `LogitBatch`; `how` the `normalize`, `loc_normalize`, `zero_positives`,
+    `loc_weight`, `beta` and `with_gradients`.
     """
-    locations = _locations(logits, loc_pred, loc_target)
+    logits = LogitBatch(*arrays[:2], *spec)
+    locations = _locations(logits, *arrays[2:])
     on_device = logits.mine()
     with _cuda.current(on_device.stream.device):
         return _divided(logits, on_device, _boxes(logits, on_device, locations, how["beta"]), how)
@@ -29,8 +30,8 @@ def compute(logits: LogitBatch, loc_pred: Any, loc_target: Any, **how: Any) -> d
 
 def _locations(logits: LogitBatch, loc_pred: Any, loc_target: Any) -> dict[str, Foreign]:
     """Check the locations as the host does."""
-    arrays = _device.gathered({"logits": logits.arrays["logits"], "loc_pred": loc_pred, "loc_target": loc_target})
-    del arrays["logits"]
+    given = {"logits": logits.logits, "loc_pred": loc_pred, "loc_target": loc_target}
+    arrays = {name: array for name, array in _device.gathered(given).items() if name != "logits"}
     stand_ins = _device.stand_ins(arrays)
     paired_locations(logits.batch, stand_ins.get("loc_pred"), stand_ins.get("loc_target"), 1.0)
     for name, array in arrays.items():
@@ -62,32 +63,45 @@ def _boxes(logits: LogitBatch, on_device: OnDevice, locations: dict[str, Foreign
     )
 
 
-def _divided(
-    logits: LogitBatch, on_device: OnDevice, boxes: kernels.Boxes, how: dict[str, Any]
-) -> dict[str, Any]:
+def _divided(logits: LogitBatch, on_device: OnDevice, boxes: kernels.Boxes, how: dict[str, Any]) -> dict[str, Any]:
     """Enqueue the division, and the gradients if they are asked for; return the fields."""
-    batch, losses, mined = logits.batch, logits.losses, on_device.mined
-    num_samples, num_anchors = batch.num_samples, batch.conf_loss.size
-    normalizers = {name: how[name] for name in ("normalize", "loc_normalize")}
-    if how["zero_positives"] == "raise":  # the one word that must wait for the counts
-        counts = Mined(on_device.read(mined.counts), *[np.empty(0)] * 3)
-        for name, word in normalizers.items():
-            loss_divisors(
-                counts.num_pos, counts.num_kept, num_anchors, normalize=word, zero_positives="raise", argument=name
-            )
-    conf, loc = (
-        kernels.divisor(word, how["zero_positives"], num_samples, num_anchors) for word in normalizers.values()
-    )
+    losses, owned, num_samples = logits.losses, on_device.owned(), logits.batch.num_samples
+    divisors = _divisors(on_device, logits.batch.conf_loss.size, how)
     loc_sums = losses.allocate((num_samples,), np.float64)
-    given = kernels.Sums(mined.counts, mined.sums, loc_sums, num_samples, how["loc_weight"])
-    numbers = [losses.allocate((), np.float64) for _ in range(3)]
-    results = kernels.Quotients(*numbers, losses.allocate((kernels.NUM_SHARES, num_samples), np.float64))
-    kernels.enqueue_division(boxes, given, (conf, loc), results, losses.stream)
-    logits_gradient, loc_gradient = _gradients(losses, boxes, results.shares) if how["with_gradients"] else (None, None)
-    host_like = Mined(mined.counts.owner, mined.sums.owner, None, None)
-    fields = {name: getattr(host_like, name) for name in ("positive_sum", "negative_sum", "num_pos", "num_neg", "num_kept")}
-    fields |= dict(zip(("loss", "conf_loss", "loc_loss"), (number.owner for number in numbers), strict=True))
-    return fields | {"loc_sum": loc_sums.owner, "logits_gradient": logits_gradient, "loc_gradient": loc_gradient}
+    given = kernels.Sums(on_device.mined.counts, on_device.mined.sums, loc_sums, num_samples, how["loc_weight"])
+    loss, conf_loss, loc_loss = (losses.allocate((), np.float64) for _ in range(3))
+    shares = losses.allocate((kernels.NUM_SHARES, num_samples), np.float64)
+    results = kernels.Quotients(loss, conf_loss, loc_loss, shares)
+    kernels.enqueue_division(boxes, given, divisors, results, losses.stream)
+    gradients = _gradients(losses, boxes, shares) if how["with_gradients"] else (None, None)
+    return {
+        "loss": loss.owner,
+        "conf_loss": conf_loss.owner,
+        "loc_loss": loc_loss.owner,
+        "positive_sum": owned.positive_sum,
+        "negative_sum": owned.negative_sum,
+        "loc_sum": loc_sums.owner,
+        "num_pos": owned.num_pos,
+        "num_neg": owned.num_neg,
+        "num_kept": owned.num_kept,
+        "logits_gradient": gradients[0],
+        "loc_gradient": gradients[1],
+    }
+
+
+def _divisors(on_device: OnDevice, num_anchors: int, how: dict[str, Any]) -> tuple[kernels.Divisor, kernels.Divisor]:
+    """Return by what the two parts are divided."""
+    zero_positives, num_samples = how["zero_positives"], on_device.offsets.size - 1
+    if zero_positives == "raise":  # the one word that waits for the counts
+        counts = on_device.read_numbers()
+        for name in ("normalize", "loc_normalize"):
+            words = {"normalize": how[name], "zero_positives": zero_positives, "argument": name}
+            loss_divisors(counts.num_pos, counts.num_kept, num_anchors, **words)
+    conf, loc = (
+        kernels.divisor(how[name], zero_positives, num_samples, num_anchors)
+        for name in ("normalize", "loc_normalize")
+    )
+    return conf, loc
 
 
 def _gradients(losses: DeviceLosses, boxes: kernels.Boxes, shares: DeviceArray) -> tuple[Any, Any]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
+from ssd_mining import _backends
 from ssd_mining._backends import Backend
-from ssd_mining._classification import Focal, Sigmoid, Softmax
+from ssd_mining._classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining._logit_inputs import check_logits
 
 
@@ -88,7 +89,7 @@ def softmax_cross_entropy(
     array([[6.93147181e-01, 9.35762297e-14]])
     """
     spec = Softmax(class_weights=class_weights, label_smoothing=label_smoothing, prob_floor=prob_floor)
-    losses = check_logits(
+    return _computed(
         logits,
         labels,
         spec,
@@ -99,7 +100,6 @@ def softmax_cross_entropy(
         backend=backend,
         num_threads=num_threads,
     )
-    return losses[:]
 
 
 def sigmoid_cross_entropy(
@@ -159,7 +159,7 @@ def sigmoid_cross_entropy(
     >>> sm.sigmoid_cross_entropy([[[0.0, 0.0], [0.0, -30.0]]], [[1, 2]], background=2)
     array([[1.38629436, 0.69314718]])
     """
-    losses = check_logits(
+    return _computed(
         logits,
         labels,
         Sigmoid(class_weights=class_weights),
@@ -170,7 +170,6 @@ def sigmoid_cross_entropy(
         backend=backend,
         num_threads=num_threads,
     )
-    return losses[:]
 
 
 def focal_loss(
@@ -230,7 +229,7 @@ def focal_loss(
     >>> sm.focal_loss([[[0.0, 0.0]]], [[1]])
     array([[0.1732868]])
     """
-    losses = check_logits(
+    return _computed(
         logits,
         labels,
         Focal(alpha=alpha, gamma=gamma),
@@ -241,4 +240,12 @@ def focal_loss(
         backend=backend,
         num_threads=num_threads,
     )
-    return losses[:]
+
+
+def _computed(logits: ArrayLike, labels: ArrayLike, classification: Classification, **known: Any) -> NDArray[Any]:
+    """Compute the losses (B, A), where the logits are."""
+    device = _backends.on_device(logits, known["backend"], "_device_losses")
+    losses: NDArray[Any] = (check_logits if device is None else device.check)(
+        logits, labels, classification, **known
+    )[:]
+    return losses

@@ -124,24 +124,30 @@ def confidence_loss(
     """
     check_choice("normalize", normalize, NORMALIZE)
     check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
-    batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
-    mined = _backends.run(batch, masks=False, backend=backend, num_threads=num_threads)
-    num_pos, num_kept = mined.num_pos, mined.num_kept
-    positive_sum, negative_sum = mined.positive_sum, mined.negative_sum
+    device, resident = _backends.on_device(conf_loss, backend), None
+    if device is not None:
+        resident = device.mine(conf_loss, labels, *resolve(mining, keywords), masks=False)
+        mined, num_anchors = resident.read_numbers(), int(resident.offsets[-1])
+    else:
+        batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
+        mined = _backends.run(batch, masks=False, backend=backend, num_threads=num_threads)
+        num_anchors = batch.conf_loss.size
     divisors = loss_divisors(
-        num_pos, num_kept, batch.conf_loss.size, normalize=normalize, zero_positives=zero_positives
+        mined.num_pos, mined.num_kept, num_anchors, normalize=normalize, zero_positives=zero_positives
     )
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
-        per_sample = positive_sum + negative_sum
+        per_sample = mined.positive_sum + mined.negative_sum
         loss = normalized_loss(per_sample, divisors)
+    if resident is not None:
+        per_sample, mined = resident.like(per_sample), resident.owned()
     return ConfidenceLoss(
         loss=loss,
         per_sample=per_sample,
-        positive_sum=positive_sum,
-        negative_sum=negative_sum,
-        num_pos=num_pos,
+        positive_sum=mined.positive_sum,
+        negative_sum=mined.negative_sum,
+        num_pos=mined.num_pos,
         num_neg=mined.num_neg,
-        num_kept=num_kept,
+        num_kept=mined.num_kept,
     )
 
 

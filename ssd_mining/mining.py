@@ -1,5 +1,6 @@
 """Which negatives are kept: `mine_hard_negatives`, its result, the mask alone, and the quota alone."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -205,6 +206,9 @@ def mine_hard_negatives(
     >>> res.num_kept, res.threshold
     (array([3]), array([0.2]))
     """
+    device = _backends.on_device(conf_loss, backend)
+    if device is not None:
+        return _result_on_device(device.mine(conf_loss, labels, *resolve(mining, keywords), masks=True))
     batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
     return _mined(batch, backend, num_threads)
 
@@ -262,6 +266,10 @@ def mine_logits(
     >>> res.hard_negative_mask
     array([[False, False,  True, False,  True]])
     """
+    device = _backends.on_device(logits, backend, "_device_losses")
+    if device is not None:
+        checked = device.LogitBatch(logits, labels, *resolve(mining, keywords), classification, class_axis)
+        return _result_on_device(checked.mine())
     where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
     batch, _ = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
     return _mined(batch, backend, num_threads)
@@ -289,6 +297,44 @@ def _mined(batch: Batch, backend: Backend | None, num_threads: int | None) -> Mi
     )
 
 
+class _OnDevice(MiningResult):
+    """A result whose arrays are device arrays of the caller's library."""
+
+    def indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the kept negatives as CSR indices on the host; waits for the device."""
+        resident: Any = self._kept_anchors
+        kept = np.flatnonzero(resident.read(resident.mined.hard_negative_mask))
+        anchors = kept - resident.offsets[np.searchsorted(resident.offsets, kept, "right") - 1]
+        num_kept = resident.read_numbers().num_kept
+        on_host = dataclasses.replace(
+            self, num_kept=num_kept, _kept_anchors=anchors, _kept_ranks=resident.read(resident.ranks)[kept]
+        )
+        return MiningResult.indices(on_host)
+
+    def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
+        """Raise: arrays of the caller's library have their own ``where``."""
+        msg = (
+            "relabel: not for device arrays, whose library has where(pos_mask | hard_negative_mask, labels, ignored)"
+        )
+        raise NotImplementedError(msg)
+
+
+def _result_on_device(resident: Any) -> MiningResult:
+    mined = resident.owned()
+    return _OnDevice(
+        hard_negative_mask=mined.hard_negative_mask,
+        pos_mask=mined.pos_mask,
+        num_pos=mined.num_pos,
+        num_neg=mined.num_neg,
+        num_kept=mined.num_kept,
+        positive_sum=mined.positive_sum,
+        negative_sum=mined.negative_sum,
+        threshold=mined.threshold,
+        _kept_anchors=resident,
+        _kept_ranks=resident.ranks,
+    )
+
+
 def hard_negative_mask(
     conf_loss: ArrayLike,
     labels: ArrayLike,
@@ -311,6 +357,12 @@ def hard_negative_mask(
     >>> sm.hard_negative_mask([[9.0, 0.1, 0.3, 0.2]], [[1, 0, 0, 0]], background=0, neg_pos_ratio=1)
     array([[False, False,  True, False]])
     """
+    device = _backends.on_device(conf_loss, backend)
+    if device is not None:
+        mask: NDArray[np.bool_] = (
+            device.mine(conf_loss, labels, *resolve(mining, keywords), masks=True).owned().hard_negative_mask
+        )
+        return mask
     batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
     mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
     return mined.hard_negative_mask.reshape(batch.conf_loss.shape)

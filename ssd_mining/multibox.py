@@ -164,6 +164,16 @@ def multibox_loss(
     check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
     check_number("loc_weight", loc_weight, lowest=0)
     check_beta(beta)
+    device = _backends.on_device(logits, backend, "_device_multibox")
+    if device is not None:
+        how: dict[str, Any] = {
+            "normalize": normalize,
+            "loc_normalize": loc_normalize,
+            "zero_positives": zero_positives,
+        }
+        how |= {"loc_weight": loc_weight, "beta": beta, "with_gradients": with_gradients}
+        spec = *resolve(mining, keywords), classification, class_axis
+        return MultiboxLoss(**device.compute((logits, labels, loc_pred, loc_target), spec, **how))
     where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
     batch, losses = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
     locations = paired_locations(batch, loc_pred, loc_target, beta)

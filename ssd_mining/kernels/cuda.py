@@ -1,6 +1,6 @@
 """The CUDA twin: which kernels mine which rows, and the way of host arrays to the device and back."""
 
-from typing import Any
+from typing import Any, cast
 
 from ssd_mining import _cuda
 from ssd_mining._cuda import Stream, argument
@@ -13,8 +13,9 @@ def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:  # noq
     """Mine every sample of `rows` into `mined`, arrays of the host, on the current device."""
     stream = Stream(_cuda.current_device())
     with _cuda.current(stream.device):
-        arrays = {name: _cuda.upload(getattr(rows, name), stream) for name in Rows._fields[:6] if name != "codes"}
-        written = Mined(*(_cuda.empty(array.shape, array.dtype) for array in mined))
+        names = ("loss", "rank", "labels", "quotas", "offsets")
+        arrays: Any = {name: _cuda.upload(getattr(rows, name), stream) for name in names}
+        written: Any = Mined(*(cast("Any", _cuda.empty(array.shape, array.dtype)) for array in mined))
         enqueue(rows._replace(**arrays), rule, written, stream)
         for host, array in zip(mined, written, strict=True):
             host[...] = _cuda.download(array, stream)
@@ -27,7 +28,7 @@ def enqueue(rows: Any, rule: Rule, mined: Any, stream: Stream, allocate: Any = _
         return
     dtype, labels = rows.loss.dtype, rows.labels.dtype
     given = Input(
-        *(argument(array) for array in (rows.loss, rows.rank, rows.labels, rows.quotas, rows.offsets)),
+        **{name: argument(getattr(rows, name)) for name in Input._fields[:5]},
         codes=tuple(rows.codes.tolist()),
         num_anchors=rows.longest if rows.shortest == rows.longest else -1,
         is_explicit=int(rows.quotas.size > 0),

@@ -1,8 +1,8 @@
 """The gradients of the losses from logits on a GPU: one thread per anchor, in float64, for those that have a factor.
 
-After mining only a few percent of the anchors count: of the others nothing is read but their factor, and their gradients
-are cleared beforehand, all at once. A thread keeps no row of its own: it reads its logits once more for every pass,
-from the cache.
+After mining only a few percent of the anchors count: of the others nothing is read but their factor, and their
+gradients are cleared beforehand, all at once. A thread keeps no row of its own: it reads its logits once more for
+every pass, from the cache.
 """
 
 import functools
@@ -54,9 +54,7 @@ def compute(enqueue: Callable[..., None], rows: Any, given: tuple[Any, ...], com
     computed.done[...] = 1
 
 
-def enqueue_gradients(
-    rows: Any, rule: AnyRule, factors: DeviceArray, gradients: DeviceArray, stream: Stream
-) -> None:
+def enqueue_gradients(rows: Any, rule: AnyRule, factors: DeviceArray, gradients: DeviceArray, stream: Stream) -> None:
     """Write the gradients of `rows` of device arrays, on a stream of the current device."""
     if not rows.labels.size:
         return

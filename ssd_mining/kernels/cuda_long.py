@@ -1,10 +1,10 @@
-"""Rows that are too long for the registers of one block, a chunk of them in each: the stages of `cuda_rows`, one by one.
+"""Rows too long for the registers of one block, a chunk of them in each: the stages of `cuda_rows`, one by one.
 
-Between two launches a histogram of every long row is in the memory of the device. *Count*: every block adds the digits
-of its chunk. *Advance*: one block per row looks up the next digit of the easiest kept negative; after the digits of
-its key come those of the anchor index, where ties are cut. *Sum*: every block sums its chunk; *Finish*: the sums of
-the chunks are added up in order. Shorter rows are left alone, so that a row is mined in the same way, and has the same
-bits, whatever stands beside it.
+Between two launches a histogram of every long row is in the memory of the device. *Count*: every block adds the
+digits of its chunk. *Advance*: one block per row looks up the next digit of the easiest kept negative; after the
+digits of its key come those of the anchor index, where ties are cut. *Sum*: every block sums its chunk. *Finish*: the
+sums of the chunks are added up in order. Shorter rows are left alone, so that a row is mined in the same way, and has
+the same bits, whatever stands beside it.
 """
 
 import functools
@@ -86,9 +86,20 @@ def chunk_of(rows, scratch):
     return sample, chunk, start + chunk * CHUNK, np.int32(max(size, 0))
 
 
+@_cuda.helper
+def digit_of(key, place, known, stage):
+    """Say whether an anchor has the digits that are known, and which one it has at this stage."""
+    prefix, back = known
+    if stage.of_index:
+        fits, rest = key == prefix and (place >> (stage.low + stage.width)) == back, place >> stage.low
+    else:
+        fits, rest = (key >> (stage.low + stage.width)) == prefix, np.int64(key >> stage.low)
+    return fits, rest & ((1 << stage.width) - 1)
+
+
 def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[..., None]:
     """Return the kernel that counts one digit of every chunk; the first also looks for flaws."""
-    unsigned, bits, _, _, _ = codec(dtype)
+    unsigned = codec(dtype).unsigned
     load = loader(dtype, ranked=ranked)
 
     def count(rows, rule, scratch, stage):
@@ -110,16 +121,12 @@ def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[
                 _cuda.atomic_add(scratch.states, state + FLAWS_BAD, np.int64(shared[BAD]))
         else:
             clear(histogram)
-            low, width = stage.low, stage.width
             prefix, back = scratch.keys[sample], scratch.states[state + BACK]
             for j in range(NUM_KEYS):
-                place, key = LAST - (chunk * CHUNK + thread + j * THREADS), keys[j]
-                if stage.of_index:
-                    fits, digit = key == prefix and (place >> (low + width)) == back, place >> low
-                else:
-                    fits, digit = (key >> (low + width)) == prefix, np.int64(key >> low)
+                place = LAST - (chunk * CHUNK + thread + j * THREADS)
+                fits, digit = digit_of(keys[j], place, (prefix, back), stage)
                 if fits:
-                    cuda.atomic.add(histogram, bin_of(digit & ((1 << width) - 1)), 1)
+                    cuda.atomic.add(histogram, bin_of(digit), 1)
             cuda.syncthreads()
         for i in range(thread, NUM_BINS, THREADS):
             if histogram[i] > 0:
@@ -240,9 +247,9 @@ class Kernels(NamedTuple):
 
     erase: _cuda.Kernel
     count_first: _cuda.Kernel
-    count: _cuda.Kernel
+    count_next: _cuda.Kernel
     advance_first: _cuda.Kernel
-    advance: _cuda.Kernel
+    advance_next: _cuda.Kernel
     sum_chunks: _cuda.Kernel
     finish_rows: _cuda.Kernel
 
@@ -264,13 +271,14 @@ def kernels(dtype: np.dtype[Any], labels: np.dtype[Any], *, ranked: bool, masked
     stage = _cuda.record(Stage, **dict.fromkeys(Stage._fields, integer))
     counts = [build_count(dtype, ranked=ranked, first=first) for first in (True, False)]
     advances = [build_advance(dtype, first=first) for first in (True, False)]
-    return Kernels(
+    all_kernels = (
         _cuda.Kernel(erase, scratch),
         *(_cuda.Kernel(function, rows, rule, scratch, stage) for function in counts),
         *(_cuda.Kernel(function, rows, rule, mined, scratch, stage) for function in advances),
         _cuda.Kernel(build_sum(dtype, ranked=ranked, masked=masked), rows, rule, mined, scratch),
         _cuda.Kernel(build_finish(dtype), rows, mined, scratch),
     )
+    return Kernels(*all_kernels)
 
 
 def scratch(shape: tuple[int, int], dtype: np.dtype[Any], shortest: int, allocate: Allocate) -> Scratch:
@@ -290,12 +298,12 @@ def scratch(shape: tuple[int, int], dtype: np.dtype[Any], shortest: int, allocat
 def launch(kernels: Kernels, arguments: tuple[Any, Any, Any], own: Scratch, num_samples: int, stream: Stream) -> None:
     """Enqueue all launches for the long ones of some rows."""
     rows, rule, mined = arguments
-    remembered = Scratch(*map(_cuda.argument, own[:4]), *own[4:])
+    remembered = own._replace(**{name: _cuda.argument(getattr(own, name)) for name in Scratch._fields[:4]})
     num_blocks = num_samples * own.num_chunks
     kernels.erase.launch(num_samples, stream, remembered)
     for number, stage in enumerate(stages(8 * own.keys.dtype.itemsize)):
-        count = kernels.count if number else kernels.count_first
-        advance = kernels.advance if number else kernels.advance_first
+        count = kernels.count_next if number else kernels.count_first
+        advance = kernels.advance_next if number else kernels.advance_first
         count.launch(num_blocks, stream, rows, rule, remembered, stage)
         advance.launch(num_samples, stream, rows, rule, mined, remembered, stage)
     kernels.sum_chunks.launch(num_blocks, stream, rows, rule, mined, remembered)

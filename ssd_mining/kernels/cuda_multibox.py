@@ -80,7 +80,8 @@ def enqueue_division(boxes: Any, given: Any, divisors: tuple[Divisor, Divisor], 
     The sums of localization losses, which `given` holds too, are written first.
     """
     sums = _arguments(given)
-    _localize(boxes.pred.dtype).launch(given.num_samples, stream, _arguments(boxes), sums.loc_sums)
+    if given.num_samples:
+        _localize(boxes.pred.dtype).launch(given.num_samples, stream, _arguments(boxes), sums.loc_sums)
     _divide().launch(1, stream, sums, *divisors, _arguments(results))
 
 
@@ -89,7 +90,8 @@ def enqueue_factors(
 ) -> None:
     """Write what the gradients of the anchors are multiplied by, (N,), and those of the locations, (N, width)."""
     arguments = (_cuda.argument(array) for array in (shares, factors, loc_gradient))
-    _weigh(boxes.pred.dtype).launch(shares.shape[1], stream, _arguments(boxes), *arguments)
+    if shares.size:
+        _weigh(boxes.pred.dtype).launch(shares.shape[1], stream, _arguments(boxes), *arguments)
 
 
 def _arguments(given: Any) -> Any:
@@ -142,7 +144,8 @@ def _localize(dtype: np.dtype[Any]) -> Kernel:
 def _count(given: Sums, by: Divisor, sample: int) -> int:
     """Count what a sample is divided by, or adds to what the batch is."""
     num_kept = given.counts[NUM_KEPT * given.num_samples + sample] if by.with_kept else 0
-    return max(by.least, given.counts[NUM_POS * given.num_samples + sample] + num_kept)
+    num_pos = given.counts[NUM_POS * given.num_samples + sample]
+    return int(max(by.least, num_pos + num_kept))
 
 
 @_cuda.helper

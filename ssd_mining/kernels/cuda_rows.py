@@ -1,11 +1,11 @@
 """The kernel of the CUDA twin: one block of threads per sample, which reads it once and keeps it in registers.
 
-Ranks become *keys*, unsigned integers of the same order: NaN above all, -0.0 and 0.0 the same. What is no negative has
-a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, without a
-branch, so that all loads are under way at once, and counts their first digits; how many are ignored and positive are
-two bins of that histogram. *Select*: the digit of the easiest kept negative is looked up, then the next one among the
-keys that share it, until a bin is kept whole; where ties are cut, the digits of the anchor index go on. *Keep*: the
-kept keys are summed. No stage sorts, and none takes more than eight passes over registers.
+Ranks become *keys*, unsigned integers of the same order: NaN above all, -0.0 and 0.0 the same. What is no negative
+has a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, with
+no branch, so that all loads are under way at once, and counts their first digits; two bins of that histogram say how
+many are ignored and positive. *Select*: the digit of the easiest kept negative is looked up, then the next one among
+the keys that share it, until a bin is kept whole; where ties are cut, the digits of the anchor index go on. *Keep*:
+the kept keys are summed. No stage sorts, and none takes more than eight passes over registers.
 
 Integers alone are added atomically; sums are float64, over lanes and then over 32 chains of them, in one order. What
 a thread does not hold in registers is mined by `cuda_long`.
@@ -53,7 +53,7 @@ BIN, ABOVE, SIZE, NAN, BAD, NUM_SHARED = range(6)
 # Of an anchor index counted from behind, in two digits.
 LAST = 2 ** (2 * DIGIT_BITS) - 1
 
-_quota = _cuda.helper(rules.quota)
+_quota: Any = _cuda.helper(rules.quota)
 
 
 class Input(NamedTuple):
@@ -207,11 +207,36 @@ def loader(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., Any]:
     return load
 
 
+@_cuda.helper
+def least(keys, shift, prefix, easiest):
+    """Find the least of the keys that begin with some digits."""
+    for j in range(keys.shape[0]):
+        if keys[j] > POSITIVE and (keys[j] >> shift) == prefix:
+            cuda.atomic.min(easiest, 0, keys[j])
+    cuda.syncthreads()
+
+
+@_cuda.helper
+def last_tie(keys, histogram, segments, shared, easiest, wanted):
+    """Say which anchor is the last of so many ties at the easiest key: the lower index wins."""
+    back = 0
+    for low in range(DIGIT_BITS, -1, -DIGIT_BITS):  # counted from behind, that is the larger one
+        clear(histogram)
+        tied = easiest[0]  # read anew: comparisons kept from one round to the next would fill the registers
+        for j in range(keys.shape[0]):
+            place = LAST - (cuda.threadIdx.x + j * THREADS)
+            if keys[j] == tied and place >> (low + DIGIT_BITS) == back:
+                cuda.atomic.add(histogram, bin_of((place >> low) & ((1 << DIGIT_BITS) - 1)), 1)
+        digit, above, _ = find(histogram, segments, shared, wanted)
+        back = (back << DIGIT_BITS) | digit
+        wanted -= above
+    return LAST - back
+
+
 @functools.cache
 def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
-    """Return the second stage: the key of the easiest kept negative, and the last anchor whose tie with it is kept."""
+    """Return the second stage: the key of the easiest kept negative, and the last anchor whose tie is kept."""
     unsigned, bits, highest, _, _ = codec(dtype)
-    positive_key = unsigned(POSITIVE)
 
     @_cuda.helper
     def select(keys, histogram, segments, shared, easiest, wanted):
@@ -238,23 +263,9 @@ def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
             easiest[0] = prefix if shift == 0 else highest
         cuda.syncthreads()
         if size == wanted:  # the bin is kept whole, whatever its further digits are
-            for j in range(keys.shape[0]):
-                if shift > 0 and keys[j] > positive_key and (keys[j] >> shift) == prefix:
-                    cuda.atomic.min(easiest, 0, keys[j])
-            cuda.syncthreads()
+            least(keys, shift, prefix, easiest)
             return easiest[0], LAST
-        back = 0
-        for low in range(DIGIT_BITS, -1, -DIGIT_BITS):  # the lower index wins: the larger one, counted from behind
-            clear(histogram)
-            tied = easiest[0]  # read anew: comparisons kept from one round to the next would fill the registers
-            for j in range(keys.shape[0]):
-                place = LAST - (thread + j * THREADS)
-                if keys[j] == tied and place >> (low + DIGIT_BITS) == back:
-                    cuda.atomic.add(histogram, bin_of((place >> low) & ((1 << DIGIT_BITS) - 1)), 1)
-            digit, above, size = find(histogram, segments, shared, wanted)
-            back = (back << DIGIT_BITS) | digit
-            wanted -= above
-        return easiest[0], LAST - back
+        return easiest[0], last_tie(keys, histogram, segments, shared, easiest, wanted)
 
     return select
 
