@@ -239,9 +239,9 @@ class Resident:
         whole = rows._replace(shortest=self.num_anchors, longest=self.num_anchors)
         together = self._results(1, (self.num_anchors,))
         cuda.enqueue(whole, rule, together, self.stream, self.allocate)
-        quotas = self.allocate((batch.num_samples,), np.int64)
+        offsets, quotas = self._upload(batch.offsets), self.allocate((batch.num_samples,), np.int64)
         if batch.num_samples:
-            addresses = map(argument, (together.hard_negative_mask, self._upload(batch.offsets), quotas))
+            addresses = map(argument, (together.hard_negative_mask, offsets, quotas))
             counter().launch(batch.num_samples, self.stream, *addresses)
         return quotas
 
