@@ -394,11 +394,6 @@ BAD = {
         ValueError,
         "backend: expected 'cpu', 'cuda', 'reference' or None, got ['cpu']",
     ),
-    "a backend that is not built": (
-        {"backend": "cuda"},
-        NotImplementedError,
-        "backend: 'cuda' is not built into this version",
-    ),
     "no threads": (
         {"num_threads": 0},
         ValueError,
