@@ -11,6 +11,9 @@ from tests.batches import REAL_FILES, load_real
 from tests.device import needs_device, scalar_numpy_warns, to_device, to_host
 from tests.logits import function
 from tests.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, draw, selection_cases
+from tests.parity.test_cuda import quick_threads
+
+__all__ = ["quick_threads"]  # a fixture
 
 pytestmark = [needs_device, scalar_numpy_warns]
 
