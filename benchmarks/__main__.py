@@ -7,12 +7,14 @@ import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from benchmarks import suite
 from benchmarks.render import render
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results.json", HERE.parent / "docs" / "performance.md"
+ON_GPU = HERE / "cuda.json"
 TABLES = (
     "densities",
     "distributions",
@@ -38,6 +40,14 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}, {date}"
 
 
+def on_gpu() -> dict[str, Any]:
+    """Return what ``python -m benchmarks.cuda`` measured, wherever it was."""
+    if not ON_GPU.exists():
+        return {}
+    measured = json.loads(ON_GPU.read_text())
+    return {"gpu": measured["device"], "cuda": measured["rows"]}
+
+
 def main() -> None:
     """Run the tables asked for, keep the others, and render the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -54,7 +64,7 @@ def main() -> None:
             print(f"{name} ...", flush=True)
             results[name] = getattr(suite, name)()
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    PAGE.write_text(render(results))
+    PAGE.write_text(render(results | on_gpu()))
     print(f"wrote {PAGE.name}")
 
 

@@ -20,7 +20,7 @@ def render(results: Results) -> str:
     parts = [HEAD.format(machine=results["machine"])]
     for title, text, key, columns in SECTIONS:
         if results.get(key):
-            parts += [f"## {title}\n", f"{text}\n", _table(results[key], columns)]
+            parts += [f"## {title}\n", f"{text.format(gpu=results.get('gpu'))}\n", _table(results[key], columns)]
     return "\n".join(parts)
 
 
@@ -120,6 +120,23 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
         "8732 anchors, 0.3 % positives, 128 samples, one thread each.",
         "frameworks",
         {"peer": ("peer", str), "over_ours": ("peer / ours", _ratio)},
+    ),
+    (
+        "On a GPU",
+        "{gpu}. Kernel: sums, in a graph. Call: result with masks, until it is there; from NumPy arrays, with both "
+        "copies. Bandwidth: reading losses and labels once, of what copies reach. torch on the same tensors.",
+        "cuda",
+        {
+            "samples": ("samples", str),
+            "anchors": ("anchors", str),
+            "labels": ("labels", str),
+            "kernel_us": ("kernel, us", _short),
+            "of_bandwidth": ("of the bandwidth", _ratio),
+            "call_us": ("call, us", _short),
+            "from_host_us": ("from NumPy, us", _short),
+            "sort_over_ours": ("double sort / ours", _ratio),
+            "topk_over_ours": ("torch.topk / ours", _ratio),
+        },
     ),
     ("Without AVX-512", "The first table again, AVX2 only for Numba and NumPy alike.", "without_avx512", SUMS),
 ]

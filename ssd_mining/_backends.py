@@ -81,11 +81,11 @@ def on_device(array: Any, backend: Backend | None, module: str = "_device") -> A
 
 def _named(backend: Backend | None, modules: dict[str, str]) -> str:
     name = "cpu" if backend is None else backend
-    if name == "cuda":
-        importlib.import_module("ssd_mining._cuda").check()
     if not isinstance(name, str) or name not in modules:
         msg = f"backend: expected 'cpu', 'cuda', 'reference' or None, got {backend!r}"
         raise ValueError(msg)
+    if name == "cuda":
+        _module("ssd_mining._cuda").check()
     return modules[name]
 
 
@@ -111,7 +111,7 @@ def walk(
         whole = block.stop - block.start == batch.num_samples
         part = mined if whole else _part(mined, block, batch.anchors(block))
         rows = batch.rows(block)
-        large = rows.loss.size >= PARALLEL_ANCHORS and backend != "reference"
+        large = rows.loss.size >= PARALLEL_ANCHORS and backend in (None, "cpu")
         workers = num_workers(num_threads) if large else 1
         if batch.mining.is_plain:
             twin.mine(rows, rule, part, workers)

@@ -51,8 +51,8 @@ def softmax_cross_entropy(
         False marks anchors to ignore; their labels are not looked at.
     class_axis : {-1, 2, 1}
         The axis of the classes; 1 says that logits, and scores, are (B, C, A).
-    backend : {None, "cpu", "reference"}
-        Where to compute. ``"reference"`` is the slow NumPy judge.
+    backend : {None, "cpu", "cuda", "reference"}
+        Where to compute; None: where the arrays are. ``"reference"`` is the slow NumPy judge.
     num_threads : int, optional
         Threads to use, at most Numba's own count (the default). The results do not depend on it.
 
@@ -68,8 +68,10 @@ def softmax_cross_entropy(
     ValueError
         If a shape or a value is wrong: logits that are not (B, A, C), a label out of range, scores that do not add up
         to 1, a weight too many. The message names the argument, what was expected, and the first (sample, anchor).
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with one-hot scores, or more classes than a GPU's shared memory holds (docs/cuda.md).
 
     Notes
     -----
@@ -142,8 +144,10 @@ def sigmoid_cross_entropy(
         If an argument has the wrong kind; see `softmax_cross_entropy`.
     ValueError
         If a shape or a value is wrong; see `softmax_cross_entropy`.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with one-hot scores, or more classes than a GPU's shared memory holds (docs/cuda.md).
 
     Notes
     -----
@@ -212,8 +216,10 @@ def focal_loss(
         If an argument has the wrong kind; see `softmax_cross_entropy`.
     ValueError
         If a shape or a value is wrong; see `softmax_cross_entropy`.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with one-hot scores, or more classes than a GPU's shared memory holds (docs/cuda.md).
 
     Notes
     -----

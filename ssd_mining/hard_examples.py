@@ -117,8 +117,8 @@ def ohem(
     ValueError
         If a shape or a value is wrong; see `mine_hard_negatives`. Also if a loss is NaN, or a box is not finite, or
         inside out.
-    NotImplementedError
-        If ``backend="cuda"``.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
 
     References
     ----------

@@ -104,8 +104,10 @@ def confidence_loss(
     ValueError
         If a shape or a value is wrong; see `mine_hard_negatives`. Also if `normalize` or `zero_positives` is
         unknown, or a divisor is 0 under ``zero_positives="raise"``.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with a rule that only NumPy arrays can have yet.
 
     Notes
     -----

@@ -149,8 +149,8 @@ def mine_hard_negatives(
         background unless `background` says otherwise; an anchor is positive where its background score is 0).
     mining : Mining, optional
         The selection rule as one value, instead of its fields as keywords.
-    backend : {None, "cpu", "reference"}
-        Where to compute. ``"reference"`` is the slow NumPy judge.
+    backend : {None, "cpu", "cuda", "reference"}
+        Where to compute; None: where the arrays are. ``"reference"`` is the slow NumPy judge.
     num_threads : int, optional
         Threads to use, at most Numba's own count (the default). The results do not depend on it.
     **keywords
@@ -186,8 +186,10 @@ def mine_hard_negatives(
     ValueError
         If a shape or a value is wrong: a label out of range, NaN under ``nan_policy="raise"``, no `background` for
         integer labels. The message names the argument, what was expected, and the first (sample, anchor).
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with a rule that only NumPy arrays can have yet (docs/cuda.md).
 
     Notes
     -----
@@ -208,7 +210,7 @@ def mine_hard_negatives(
     """
     device = _backends.on_device(conf_loss, backend)
     if device is not None:
-        return _result_on_device(device.mine(conf_loss, labels, *resolve(mining, keywords), masks=True))
+        return _on_device(device.mine(conf_loss, labels, *resolve(mining, keywords), masks=True))
     batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
     return _mined(batch, backend, num_threads)
 
@@ -255,8 +257,10 @@ def mine_logits(
     ValueError
         If a shape or a value is wrong; see `mine_hard_negatives` and `softmax_cross_entropy`. NaN among the logits of
         an anchor is NaN in its loss.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with a rule that only NumPy arrays can have yet (docs/cuda.md).
 
     Examples
     --------
@@ -269,7 +273,7 @@ def mine_logits(
     device = _backends.on_device(logits, backend, "_device_losses")
     if device is not None:
         checked = device.LogitBatch(logits, labels, *resolve(mining, keywords), classification, class_axis)
-        return _result_on_device(checked.mine())
+        return _on_device(checked.mine())
     where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
     batch, _ = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
     return _mined(batch, backend, num_threads)
@@ -305,10 +309,8 @@ class _OnDevice(MiningResult):
         resident: Any = self._kept_anchors
         kept = np.flatnonzero(resident.read(resident.mined.hard_negative_mask))
         anchors = kept - resident.offsets[np.searchsorted(resident.offsets, kept, "right") - 1]
-        num_kept = resident.read_numbers().num_kept
-        on_host = dataclasses.replace(
-            self, num_kept=num_kept, _kept_anchors=anchors, _kept_ranks=resident.read(resident.ranks)[kept]
-        )
+        num_kept, ranks = resident.read_numbers().num_kept, resident.read(resident.ranks)[kept]
+        on_host = dataclasses.replace(self, num_kept=num_kept, _kept_anchors=anchors, _kept_ranks=ranks)
         return MiningResult.indices(on_host)
 
     def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
@@ -319,20 +321,10 @@ class _OnDevice(MiningResult):
         raise NotImplementedError(msg)
 
 
-def _result_on_device(resident: Any) -> MiningResult:
-    mined = resident.owned()
-    return _OnDevice(
-        hard_negative_mask=mined.hard_negative_mask,
-        pos_mask=mined.pos_mask,
-        num_pos=mined.num_pos,
-        num_neg=mined.num_neg,
-        num_kept=mined.num_kept,
-        positive_sum=mined.positive_sum,
-        negative_sum=mined.negative_sum,
-        threshold=mined.threshold,
-        _kept_anchors=resident,
-        _kept_ranks=resident.ranks,
-    )
+def _on_device(resident: Any) -> MiningResult:
+    names = [field.name for field in dataclasses.fields(MiningResult) if not field.name.startswith("_")]
+    arrays: Any = {name: getattr(resident.owned(), name) for name in names}
+    return _OnDevice(**arrays, _kept_anchors=resident, _kept_ranks=resident.ranks)
 
 
 def hard_negative_mask(
@@ -359,10 +351,7 @@ def hard_negative_mask(
     """
     device = _backends.on_device(conf_loss, backend)
     if device is not None:
-        mask: NDArray[np.bool_] = (
-            device.mine(conf_loss, labels, *resolve(mining, keywords), masks=True).owned().hard_negative_mask
-        )
-        return mask
+        return _on_device(device.mine(conf_loss, labels, *resolve(mining, keywords), masks=True)).hard_negative_mask
     batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
     mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
     return mined.hard_negative_mask.reshape(batch.conf_loss.shape)

@@ -22,7 +22,7 @@ Divisors = float | NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class MultiboxLoss:
-    """The loss of a batch of B samples, and its parts.
+    """The loss of a batch of B samples, and its parts; of device arrays, all of them are such arrays.
 
     Attributes
     ----------
@@ -134,8 +134,10 @@ def multibox_loss(
     ValueError
         If a shape or a value is wrong; see `mine_hard_negatives`, `confidence_loss`, `softmax_cross_entropy` and
         `smooth_l1`.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with a rule that only NumPy arrays can have yet (docs/cuda.md).
 
     Notes
     -----

@@ -578,11 +578,6 @@ OHEM = {
         "valid: expected the shape of loss (2, 3), got shape (1, 1)",
     ),
     "an unknown backend": ({"backend": "gpu"}, ValueError, "backend: expected 'cpu', 'cuda', 'reference' or None"),
-    "a backend that is not built": (
-        {"backend": "cuda"},
-        NotImplementedError,
-        "backend: 'cuda' is not built into this",
-    ),
     "no threads": (
         {"num_threads": 0},
         ValueError,
@@ -656,11 +651,6 @@ COMPARISON = {
         {"loc_target": LOC},
         TypeError,
         "loc_pred: expected an array, for loc_target is given, got None",
-    ),
-    "a backend that is not built": (
-        {"backend": "cuda"},
-        NotImplementedError,
-        "backend: 'cuda' is not built into this",
     ),
 }
 

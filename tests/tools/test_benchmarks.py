@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks import peers, suite
-from benchmarks.__main__ import PAGE, RESULTS, TABLES
+import ssd_mining as sm
+from benchmarks import cuda, peers, suite
+from benchmarks.__main__ import PAGE, RESULTS, TABLES, on_gpu
 from benchmarks.measure import assert_equal
 from benchmarks.render import SECTIONS, render
 from tests.batches import ROOT
@@ -44,5 +46,30 @@ def test_a_wrong_sum_is_not_timed():
 def test_the_page_is_what_the_results_say():
     results = json.loads(RESULTS.read_text())
     assert PAGE == ROOT / "docs" / "performance.md"
-    assert PAGE.read_text() == render(results)
-    assert {key for _, _, key, _ in SECTIONS} == set(TABLES)
+    assert PAGE.read_text() == render(results | on_gpu())
+    assert {key for _, _, key, _ in SECTIONS} == {*TABLES, "cuda"}
+
+
+def test_the_page_has_room_for_a_gpu():
+    columns = next(columns for _, _, key, columns in SECTIONS if key == "cuda")
+    page = render({"machine": "this one", "gpu": "a card", "cuda": [dict.fromkeys(columns, 0.5)]})
+    assert "## On a GPU" in page
+    assert "a card. Kernel" in page
+
+
+def test_without_a_gpu_the_benchmark_of_one_says_so(capsys):
+    if not cuda.missing():
+        pytest.skip("there is a GPU")
+    assert cuda.main() == 1
+    assert capsys.readouterr().err.startswith("no GPU to measure on: torch ")
+
+
+def test_the_peers_on_a_gpu_mine_what_we_mine():
+    torch = pytest.importorskip("torch")
+    conf_loss, drawn, _, _ = suite.case(300, 0.03, num_samples=4)
+    expected = sm.hard_negative_mask(conf_loss, drawn, background=0)
+    loss, labels = torch.from_numpy(conf_loss), torch.from_numpy(drawn)
+    foreground, kept = cuda.double_sort(torch, loss, labels)
+    assert np.array_equal((kept & ~foreground).numpy(), expected)
+    _, values, _, inside = cuda.top_k(torch, loss, labels)
+    assert_equal(torch.where(inside, values, 0).sum(1).numpy(), np.where(expected, conf_loss, 0).sum(1))
