@@ -123,8 +123,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "On a GPU",
-        "{gpu}. Kernel: sums, in a graph. Call: result with masks, until it is there; from NumPy arrays, with both "
-        "copies. Bandwidth: reading losses and labels once, of what copies reach. torch on the same tensors.",
+        "{gpu}. Kernel: sums, in a graph. Call: until the result is there. Of the bandwidth: reading both arrays once.",
         "cuda",
         {
             "samples": ("samples", str),

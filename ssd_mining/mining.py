@@ -271,11 +271,11 @@ def mine_logits(
     array([[False, False,  True, False,  True]])
     """
     device = _backends.on_device(logits, backend, "_device_losses")
+    call = logits, labels, *resolve(mining, keywords), classification
     if device is not None:
-        checked = device.LogitBatch(logits, labels, *resolve(mining, keywords), classification, class_axis)
-        return _on_device(checked.mine())
+        return _on_device(device.LogitBatch(*call, class_axis).mine())
     where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
-    batch, _ = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
+    batch, _ = logit_batch(*call, where)
     return _mined(batch, backend, num_threads)
 
 
@@ -287,15 +287,11 @@ def _mined(batch: Batch, backend: Backend | None, num_threads: int | None) -> Mi
         ranks.append((rows.rank if rows.rank.size else rows.loss)[kept])  # copied: the caller may reuse the arrays
         # By the mask alone: if another thread changes the inputs meanwhile, it need not agree with the counts.
         anchors.append(kept - rows.offsets[np.searchsorted(rows.offsets, kept, "right") - 1])
+    names = ("num_pos", "num_neg", "num_kept", "positive_sum", "negative_sum", "threshold")
     return MiningResult(
         hard_negative_mask=mined.hard_negative_mask.reshape(batch.conf_loss.shape),
         pos_mask=mined.pos_mask.reshape(batch.conf_loss.shape),
-        num_pos=mined.num_pos,
-        num_neg=mined.num_neg,
-        num_kept=mined.num_kept,
-        positive_sum=mined.positive_sum,
-        negative_sum=mined.negative_sum,
-        threshold=mined.threshold,
+        **{name: getattr(mined, name) for name in names},
         _kept_anchors=np.concatenate(anchors),
         _kept_ranks=np.concatenate(ranks),
     )
@@ -316,7 +312,7 @@ class _OnDevice(MiningResult):
     def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
         """Raise: arrays of the caller's library have their own ``where``."""
         msg = (
-            "relabel: not for device arrays, whose library has where(pos_mask | hard_negative_mask, labels, ignored)"
+            "relabel: not for device arrays; their library has where(pos_mask | hard_negative_mask, labels, ignored)"
         )
         raise NotImplementedError(msg)
 
@@ -349,10 +345,10 @@ def hard_negative_mask(
     >>> sm.hard_negative_mask([[9.0, 0.1, 0.3, 0.2]], [[1, 0, 0, 0]], background=0, neg_pos_ratio=1)
     array([[False, False,  True, False]])
     """
-    device = _backends.on_device(conf_loss, backend)
+    call, device = (conf_loss, labels, *resolve(mining, keywords)), _backends.on_device(conf_loss, backend)
     if device is not None:
-        return _on_device(device.mine(conf_loss, labels, *resolve(mining, keywords), masks=True)).hard_negative_mask
-    batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
+        return _on_device(device.mine(*call, masks=True)).hard_negative_mask
+    batch = _inputs.check(*call)
     mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
     return mined.hard_negative_mask.reshape(batch.conf_loss.shape)
 

@@ -3,6 +3,7 @@
 Needs the package numba-cuda with its toolchain (``pip install ssd_mining[cuda13]``), and no simulator.
 """
 
+import ctypes
 import importlib.util
 import re
 from types import SimpleNamespace
@@ -18,7 +19,9 @@ if importlib.util.find_spec("numba_cuda") is None:
 
 from cuda.core import Linker, LinkerOptions, ObjectCode
 from numba import cuda
+from numba.cuda.dispatcher import _Kernel
 
+from ssd_mining._spec import Mined, Mining
 from ssd_mining.kernels import cuda_long, cuda_pack, cuda_rows
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -106,3 +109,18 @@ def test_all_loads_of_a_row_are_under_way_at_once(num_keys, full, capability):
         straight = 0 if re.match(r"\$L|(@\S+\s+)?bra", line) else straight + bool(re.match(r"ld\.global", line))
         most = max(most, straight)
     assert most == num_keys * (3 if full else 2)
+
+
+@pytest.mark.parametrize("labels", [UINT8, UINT64], ids=str)
+def test_a_launch_hands_over_what_the_kernel_takes(labels, capability):
+    kernel = row_kernel(FLOAT32, labels, 1, full=True)
+    rows = cuda_rows.Input(1, 2, 3, 4, 5, codes=(0, 0, 255), num_anchors=8732, is_explicit=0)
+    launch = SimpleNamespace(extensions=[])
+    launch._prepare_args = lambda *given: _Kernel._prepare_args(launch, *given)
+    handed = []
+    for kind, value in zip(kernel.signature.args, (rows, Mining(background=0).rule, Mined(6, 7, 8, 9)), strict=True):
+        launch._prepare_args(kind, value, None, [], handed)
+    assert [value for value in handed if isinstance(value, int)] == list(range(1, 10))  # addresses, as they are
+    sizes = [8 if isinstance(value, int) else ctypes.sizeof(value) for value in handed]
+    entry = re.search(r"\.entry.*?\)", compiled(kernel, capability, "ptx"), re.DOTALL)[0]
+    assert [int(bits) // 8 for bits in re.findall(r"\.param \.[bfsu](\d+)", entry)] == sizes
