@@ -12,7 +12,7 @@ from ssd_mining._backends import Backend
 from ssd_mining._batch import Batch
 from ssd_mining._classification import Classification
 from ssd_mining._logit_inputs import logit_batch
-from ssd_mining._spec import Keywords, Mining, Selection, resolve
+from ssd_mining._spec import Keywords, Mined, Mining, Selection, resolve
 from ssd_mining.kernels.rules import quota
 
 
@@ -287,14 +287,15 @@ def _mined(batch: Batch, backend: Backend | None, num_threads: int | None) -> Mi
         ranks.append((rows.rank if rows.rank.size else rows.loss)[kept])  # copied: the caller may reuse the arrays
         # By the mask alone: if another thread changes the inputs meanwhile, it need not agree with the counts.
         anchors.append(kept - rows.offsets[np.searchsorted(rows.offsets, kept, "right") - 1])
-    names = ("num_pos", "num_neg", "num_kept", "positive_sum", "negative_sum", "threshold")
-    return MiningResult(
-        hard_negative_mask=mined.hard_negative_mask.reshape(batch.conf_loss.shape),
-        pos_mask=mined.pos_mask.reshape(batch.conf_loss.shape),
-        **{name: getattr(mined, name) for name in names},
-        _kept_anchors=np.concatenate(anchors),
-        _kept_ranks=np.concatenate(ranks),
-    )
+    masks = (mask.reshape(batch.conf_loss.shape) for mask in (mined.pos_mask, mined.hard_negative_mask))
+    shown = _shown(Mined(mined.counts, mined.sums, *masks))
+    return MiningResult(**shown, _kept_anchors=np.concatenate(anchors), _kept_ranks=np.concatenate(ranks))
+
+
+def _shown(mined: Mined) -> dict[str, Any]:
+    """Return the public fields of a result."""
+    names = (each.name for each in dataclasses.fields(MiningResult))
+    return {name: getattr(mined, name) for name in names if not name.startswith("_")}
 
 
 class _OnDevice(MiningResult):
@@ -318,9 +319,7 @@ class _OnDevice(MiningResult):
 
 
 def _on_device(resident: Any) -> MiningResult:
-    names = [field.name for field in dataclasses.fields(MiningResult) if not field.name.startswith("_")]
-    arrays: Any = {name: getattr(resident.owned(), name) for name in names}
-    return _OnDevice(**arrays, _kept_anchors=resident, _kept_ranks=resident.ranks)
+    return _OnDevice(**_shown(resident.owned()), _kept_anchors=resident, _kept_ranks=resident.ranks)
 
 
 def hard_negative_mask(
