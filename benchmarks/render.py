@@ -123,7 +123,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "On a GPU",
-        "{gpu}. Kernel: sums, in a graph. Call: until the result is there. Of the bandwidth: reading both arrays once.",
+        "{gpu}. Kernel: sums, in a graph. Call: until the result is there. Bandwidth: of reading both arrays once.",
         "cuda",
         {
             "samples": ("samples", str),

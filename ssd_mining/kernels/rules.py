@@ -1,20 +1,17 @@
 """The rules that every device obeys, once: plain scalar Python, jitted by each twin."""
 
-import math
-
 from ssd_mining._spec import Rule
 
-# From here on every float is a whole number.
-WHOLE = 2.0**53
+# No sample has so many anchors, and of infinity there is no whole part.
+MOST = 2.0**64
 
 
 def quota(num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
     """Say how many of `num_neg` negatives are kept; `explicit`, unless below 0, replaces ratio times positives."""
     # In float64 the product saturates: an integer one would wrap round to a wrong, finite count.
-    wanted = rule.ratio * num_pos
-    if wanted < WHOLE:
-        wanted = float(math.ceil(wanted) if rule.round_up else math.floor(wanted))
-    wanted += rule.extra
+    wanted = min(rule.ratio * num_pos, MOST)
+    rest = wanted % 1.0  # floor and ceil are not to be had on every device
+    wanted = wanted - rest + (1.0 if rule.round_up and rest > 0.0 else 0.0) + rule.extra
     if explicit >= 0:
         wanted = float(explicit)
     if rule.min_always or num_pos == 0:
