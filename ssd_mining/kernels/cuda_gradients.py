@@ -113,10 +113,10 @@ def _target(anchors: Anchors, anchor: int, c: int) -> float:
 
 @_cuda.helper
 def _largest(anchors: Anchors, first: int) -> int:
-    """Find the largest logit of one anchor, NaN left out; return its class."""
+    """Find the largest logit of one anchor, or a NaN; return its class."""
     x, largest = anchors.logits, 0
     for c in range(1, anchors.num_classes):
-        if x[first + c] > x[first + largest] or math.isnan(x[first + largest]):
+        if x[first + c] > x[first + largest]:
             largest = c
     return largest
 

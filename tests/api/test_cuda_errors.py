@@ -1,5 +1,6 @@
 """Without a GPU: ``backend="cuda"`` says in one sentence what is missing, and nothing else is harmed."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -101,7 +102,8 @@ except RuntimeError as error:
 @pytest.mark.parametrize("error", ["ImportError", "AttributeError", "OSError"])
 def test_a_broken_cuda_package_breaks_nothing_else(error):
     command = [sys.executable, "-c", BROKEN.format(error=error)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
     loss, message = done.stdout.splitlines()
     assert loss == "4.0"
     reason = f"cannot be imported here ({error}: broken by half an upgrade)"

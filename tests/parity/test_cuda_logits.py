@@ -78,7 +78,9 @@ def test_every_kind_of_logits_meets_every_loss(kind, form, dtype):
         whole = checked(x.astype(dtype), y, spec)
         np.testing.assert_allclose(whole[:], expected(x, y, spec), rtol=relative(spec, dtype), atol=1e-36)
         gradients, slopes = whole.gradients(slice(None), np.full((1, 33), 2.0)), expected(x, y, spec, gradient=True)
-        np.testing.assert_allclose(gradients, 2.0 * slopes, rtol=1e-6 if dtype == np.float32 else 1e-11, atol=1e-14)
+        # Where several classes have targets their slopes cancel; where one has, every digit of a tail counts.
+        least = 1e-36 if form == "classes" and not getattr(spec, "label_smoothing", 0) else 1e-14
+        np.testing.assert_allclose(gradients, 2.0 * slopes, rtol=1e-6 if dtype == np.float32 else 1e-11, atol=least)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
