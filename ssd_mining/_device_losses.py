@@ -98,13 +98,15 @@ class DeviceLosses:
         return classes
 
     def _weights(self, weights: tuple[float, ...]) -> DeviceArray:
-        return _uploaded_weights(weights, self.known.dtype, self.stream)
+        return _uploaded(weights, self.known.dtype, self.stream.device)
 
 
 @functools.lru_cache(maxsize=32)
-def _uploaded_weights(weights: tuple[float, ...], dtype: np.dtype[Any], stream: Stream) -> DeviceArray:
-    """Copy class weights to the device, once for each stream: another could come before the copy."""
-    return _cuda.upload(np.array(weights, dtype), stream)
+def _uploaded(weights: tuple[float, ...], dtype: np.dtype[Any], device: int) -> DeviceArray:
+    """Copy class weights to a device, once; wait for it, so that any stream may read them from now on."""
+    copy = _cuda.upload(np.array(weights, dtype), Stream(device))
+    _cuda.synchronize(Stream(device))
+    return copy
 
 
 def packed(array: Foreign, class_axis: int, stream: Stream, allocate: Allocate) -> DeviceArray:
