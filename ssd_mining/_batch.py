@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ssd_mining._arrays import FLOAT32, FLOAT64, native, read_only, refuse
 from ssd_mining._labels import Roles, label_codes
-from ssd_mining._spec import Mined, Mining, Rng, Rows
+from ssd_mining._spec import NUM_BAD, NUM_NAN, Mined, Mining, Rng, Rows
 
 # Rows are handed to a kernel in blocks: converted copies stay small, and Ctrl-C arrives between two blocks.
 BLOCK_ELEMENTS = 2_000_000
@@ -145,6 +145,8 @@ def locate(offsets: NDArray[np.int64], first_sample: int, anchor: int) -> str:
 
 def raise_bad_values(batch: Batch, block: slice, mined: Mined) -> None:
     """Raise for what the kernel counted in this block: labels out of range, NaN under ``nan_policy="raise"``."""
+    if not np.count_nonzero(mined.counts[NUM_NAN : NUM_BAD + 1]):
+        return
     if np.count_nonzero(mined.num_bad):
         _refuse_label(batch, block.start + int(np.flatnonzero(mined.num_bad)[0]))
     if batch.mining.nan_policy == "raise" and np.count_nonzero(mined.num_nan):

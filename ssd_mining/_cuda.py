@@ -23,17 +23,17 @@ from numpy.typing import DTypeLike, NDArray
 F = TypeVar("F", bound=Callable[..., object])
 types: Any = numba_types  # mypy sees half of its names
 
-SIMULATED = bool(numba.config.ENABLE_CUDASIM)
-
-# The simulator runs one Python thread for each of a block's.
-THREADS = 32 if SIMULATED else 1024
-
 try:
     from numba import cuda as _module
 except Exception as error:  # noqa: BLE001 - old versions of numba-cuda raise AttributeError, broken ones anything
     _module, _problem = None, f"numba-cuda, which cannot be imported here ({type(error).__name__}: {error})"
 else:
     _problem = "numba-cuda, which is not installed; pip install ssd_mining[cuda13], or [cuda12] for an older driver"
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM) and _module is not None
+
+# The simulator runs one Python thread for each of a block's.
+THREADS = 32 if SIMULATED else 1024
 
 
 class _Simulated:

@@ -19,8 +19,12 @@ _drivers: dict[str, Any] = {}
 
 
 def helper(function: F) -> F:
-    """Compile a scalar or row helper that kernels call."""
-    return numba.njit(function, nogil=True, error_model="numpy")  # type: ignore[no-any-return]
+    """Compile a scalar or row helper that kernels call; it makes no array.
+
+    Its driver holds the arrays. Without Numba's own runtime a helper does not count references to them, which
+    costs a tenth of a loss from logits (docs/decisions/0006-logits.md).
+    """
+    return numba.njit(function, nogil=True, error_model="numpy", _nrt=False)  # type: ignore[no-any-return]
 
 
 def inlined(function: F) -> F:

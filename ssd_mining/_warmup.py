@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ssd_mining import _backends, _inputs
+from ssd_mining._classification import Sigmoid, Softmax
+from ssd_mining._logit_inputs import check_logits
+from ssd_mining._passes import empty_tables, sweep_rows, tally_rows
 from ssd_mining._spec import Mining
 
 
@@ -34,6 +37,8 @@ def warmup(
     *,
     loss_dtypes: Iterable[DTypeLike] = ("float32", "float64"),
     label_dtypes: Iterable[DTypeLike] = ("uint8", "uint16", "uint32", "uint64"),
+    logit_dtypes: Iterable[DTypeLike] = (),
+    analysis: bool = False,
 ) -> Warmup:
     """Compile what calls will need, or load it from the cache, so that no later call has to wait for it.
 
@@ -47,6 +52,11 @@ def warmup(
     label_dtypes : iterable of dtype
         Dtypes of ``labels``: integers or bool. Only their size counts; one-hot labels, and labels with ``valid``,
         are of the size of bool, 1.
+    logit_dtypes : iterable of dtype
+        Dtypes of ``logits``, of which the losses and the gradients are made; ``["float32"]`` is what most detectors
+        need. None are compiled unless asked for: they take as long again.
+    analysis : bool
+        Whether `LossAnalysis` and its relatives will be called too.
 
     Returns
     -------
@@ -56,7 +66,7 @@ def warmup(
     Raises
     ------
     TypeError
-        If a dtype is not one, or not one that losses or labels can have.
+        If a dtype is not one, or not one that losses, labels or logits can have.
 
     Notes
     -----
@@ -81,7 +91,16 @@ def warmup(
     for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]:
         for array in labels:
             mining = Mining(background=None if array.dtype == np.bool_ else 0)
-            _backends.run(_inputs.check(loss, array, mining), masks=False, backend="cpu", num_threads=1)
+            batch = _inputs.check(loss, array, mining)
+            mined = _backends.run(batch, masks=True, backend="cpu", num_threads=1)
+            if analysis:
+                rows, tables = batch.rows(slice(0, 1)), empty_tables(0, "cpu", 1)
+                tally_rows(rows, rows.offsets, mining, mined, tables, "cpu")
+                sweep_rows(rows, mining, mined, (1.0, 2.0), "cpu", 1)
+    for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]:
+        for classification in (Softmax(), Sigmoid()):  # a focal loss is one of sigmoids
+            losses = check_logits(logits, np.zeros((1, 64), np.int64), classification, num_threads=1)
+            _ = losses[0:1], losses.gradients(slice(0, 1), np.ones(losses.shape))
     if _has_threads():
         jit.compile_parallel()
     after = jit.counts()

@@ -110,5 +110,5 @@ def _demo(args: argparse.Namespace) -> None:
 def _warmup(_: argparse.Namespace) -> None:
     from ssd_mining import warmup
 
-    done = warmup()
+    done = warmup(logit_dtypes=("float32", "float64"), analysis=True)
     say(f"compiled {done.compiled} kernels, found {done.loaded} in the cache, in {done.seconds:.1f} s")

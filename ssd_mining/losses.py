@@ -207,5 +207,5 @@ def normalized_loss(per_sample: NDArray[np.float64], divisors: float | NDArray[n
     if not per_sample.size:
         return 0.0
     if isinstance(divisors, float):
-        return 0.0 if divisors == np.inf else float(per_sample.sum()) / divisors
+        return 0.0 if divisors == np.inf else float(np.add.reduce(per_sample)) / divisors
     return float(np.where(divisors == np.inf, 0.0, per_sample / divisors).mean())

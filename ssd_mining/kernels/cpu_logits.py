@@ -34,11 +34,13 @@ from ssd_mining.kernels.tiles import (
     WIDTH,
     Index,
     clear,
+    common_label,
     fill,
     find_own,
     height,
     load_tile,
     mark_own,
+    prefetch_class,
     rounded_off,
     scratch,
     store,
@@ -106,7 +108,7 @@ def _add_to_quick(tile: Row, first: Index, vectors: Row) -> None:
 
 
 @helper
-def _find_quickly(tile: Row, num_classes: int, most: float, vectors: Row) -> None:
+def _find_quickly(tile: Row, num_classes: int, most: float, vectors: Row, flat: Row, place: int) -> None:
     """Set the total of every lane to what its own class costs, -inf in the tile, and say where that is `DONE`."""
     real = vectors.dtype.type
     zero, one, highest, reach, trusted, far = real(0), real(1), real(most), real(REACH), real(TRUSTED), real(FAR)
@@ -115,15 +117,19 @@ def _find_quickly(tile: Row, num_classes: int, most: float, vectors: Row) -> Non
         own = vectors[OWN + j]
         vectors[LOWEST + j], vectors[HIGHEST + j], vectors[ROUNDER + j] = own - depth(own), own + reach, rounder(own)
     for group in range(0, num_classes, GROUP):
+        for c in range(group, group + GROUP):
+            prefetch_class(flat, place, c)
         _add_to_quick(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
-        share, own, total = vectors[SHARE + j], vectors[OWN + j], vectors[TOTAL + j] + vectors[LOST + j]
+        own, total = vectors[OWN + j], vectors[TOTAL + j] + vectors[LOST + j]
         total = settle(total, own)
-        cost = log1p(total)
+        vectors[TOTAL + j] = total
+        vectors[DONE + j] = one if total < trusted and abs(own) < far else zero
+    for j in range(WIDTH):  # a loop of its own: the constants of both are more than there are registers
+        share, cost = vectors[SHARE + j], log1p(vectors[TOTAL + j])
         cost = highest if cost > highest else cost
         vectors[TOTAL + j] = share * cost if share != zero else zero
         vectors[LOST + j] = zero
-        vectors[DONE + j] = one if total < trusted and abs(own) < far else zero
 
 
 @helper
@@ -157,7 +163,7 @@ def _add_exp_over_top(tile: Row, first: Index, vectors: Row) -> None:
 
 
 @helper
-def _find_rest(tile: Row, num_classes: int, vectors: Row) -> None:
+def _find_rest(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int) -> None:
     """Compute what the largest class of every lane costs: NaN where a logit is NaN or +inf, or all are -inf."""
     real = vectors.dtype.type
     zero, far = real(0), real(FAR)
@@ -172,6 +178,8 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row) -> None:
             rounder(top - base),
         )
     for group in range(0, num_classes, GROUP):
+        for c in range(group, group + GROUP):
+            prefetch_class(flat, place, c)
         _add_exp_over_top(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
         top, total = vectors[TOP + j], vectors[TOTAL + j] + vectors[LOST + j]
@@ -211,8 +219,8 @@ def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], mos
 
 @inlined
 def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles: Row, tail: Row, sample: int) -> None:
-    logits, labels, values, weights = rows.logits[sample], rows.labels[sample], losses.values[sample], rows.weights
-    num_anchors, num_classes = logits.shape
+    labels, values, weights = rows.labels[sample], losses.values[sample], rows.weights
+    num_anchors, num_classes = rows.logits.shape[1:]
     size, scored = height(num_classes) * LANES, rows.scores.shape[0] > 0
     flat, scores = rows.logits.reshape(rows.logits.size), rows.scores.reshape(rows.scores.size)
     begin = sample * num_anchors
@@ -223,18 +231,20 @@ def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles:
     fill(vectors, DONE, DONE + WIDTH, 0.0)
     num_again = 0
     for start in range(0, num_anchors, LANES):
+        place = (begin + start) * num_classes
         load_tile(flat, begin + start, num_classes, tile, tail)
-        find_own(logits, labels, weights, start, vectors)
+        common = common_label(labels, start)
+        find_own(labels, common, weights, start, tile, vectors)
         if quick:
-            mark_own(labels, start, tile, num_classes, -np.inf)
-            _find_quickly(tile, num_classes, rule.most, vectors)
+            mark_own(labels, common, start, tile, num_classes, -np.inf)
+            _find_quickly(tile, num_classes, rule.most, vectors, flat, place)
             store(labels, values, start, vectors, 1.0)
             if _num_left(labels, start, vectors) == 0:
                 continue
             num_again += 1
             load_tile(flat, begin + start, num_classes, tile, tail)
         _find_top(tile, num_classes, vectors)
-        _find_rest(tile, num_classes, vectors)
+        _find_rest(tile, num_classes, vectors, flat, place)
         if scored:
             load_tile(scores, begin + start, num_classes, targets, tail)
             clear(vectors)
@@ -320,10 +330,11 @@ def _sigmoid_sample(rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles:
                 load_tile(scores, begin + start, num_classes, targets, tail)
             else:
                 fill(targets, 0, size, 0.0)
-                mark_own(labels, start, targets, num_classes, 1.0)
+                mark_own(labels, common_label(labels, start), start, targets, num_classes, 1.0)
             clear(vectors)
             fill(vectors, SHARE, SHARE + WIDTH, 1.0)
             for c in range(num_classes):
+                prefetch_class(flat, (begin + start) * num_classes, c)
                 if rule.gamma > 0.0:
                     _find_focus(tile, targets, c, rule.gamma, vectors)
                 shares = (weights[c] * rule.positive, weights[c] * rule.negative)

@@ -38,7 +38,7 @@ def enqueue(rows: Any, rule: Rule, mined: Any, stream: Stream, allocate: Any = _
     most = MAX_KEYS[dtype.itemsize]
     if rows.shortest <= most * THREADS:
         num_keys = max(1, -(-min(rows.longest, most * THREADS) // THREADS))
-        kernel = cuda_rows.kernel(dtype, labels, num_keys, **flags)
+        kernel = cuda_rows.kernel(dtype, labels, num_keys, dense=given.num_anchors >= 0, **flags)
         kernel.launch(num_samples, stream, given, rule, results)
     if rows.longest > most * THREADS:
         kernels = cuda_long.kernels(dtype, labels, **flags)

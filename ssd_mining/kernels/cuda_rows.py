@@ -172,8 +172,11 @@ def codec(dtype: np.dtype[Any]) -> Codec:
 
 
 @functools.cache
-def loader(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., Any]:
-    """Return the first stage: keys, first digits and flaws of the anchors of a thread; the sum of its positives."""
+def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..., Any]:
+    """Return the first stage: keys, first digits and flaws of the anchors of a thread; the sum of its positives.
+
+    The first `whole` keys of every thread are known to have an anchor.
+    """
     unsigned, bits, _, encode, _ = codec(dtype)
     ignored_key, positive_key, zero = unsigned(IGNORED), unsigned(POSITIVE), dtype.type(0.0)
     shift = bits - DIGIT_BITS
@@ -185,11 +188,12 @@ def loader(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., Any]:
         positive_sum, flaws = np.float64(0.0), np.uint32(0)
         for j in range(keys.shape[0]):
             anchor = np.int32(cuda.threadIdx.x + j * THREADS)
-            index = start + min(anchor, np.int32(size - 1))
+            inside = (anchor < size) | (j < whole)
+            index = start + cuda.selp(j < whole, anchor, np.int32(min(anchor, np.int32(size - 1))))
             label, loss = rows.labels[index], rows.loss[index]
             rank = rows.rank[index] if ranked else loss
-            positive = (label != background) & (label != ignored) & (anchor < size)
-            negative = (label == background) & (anchor < size)
+            positive = (label != background) & (label != ignored) & inside
+            negative = (label == background) & inside
             nan = ((loss != loss) | (rank != rank)) & (positive | negative)
             bad = positive & (label > highest)
             flaws = np.uint32(flaws + np.uint32(cuda.selp(nan, 1, 0)) + np.uint32(cuda.selp(bad, 1 << 16, 0)))
@@ -270,10 +274,14 @@ def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
     return select
 
 
-def build(dtype: np.dtype[Any], num_keys: int, *, ranked: bool, masked: bool) -> Callable[..., None]:
-    """Return the kernel for so many keys per thread, as Python; a sample that has more anchors is left alone."""
+def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, masked: bool) -> Callable[..., None]:
+    """Return the kernel for so many keys per thread, as Python; a sample that has more anchors is left alone.
+
+    If `dense`, no sample could do with a key less per thread.
+    """
     unsigned, _, _, _, decode = codec(dtype)
-    load, select = loader(dtype, ranked=ranked), selector(dtype)
+    whole = num_keys - 1 if dense else 0
+    load, select = loader(dtype, ranked=ranked, whole=whole), selector(dtype)
 
     def mine_rows(rows, rule, mined):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
@@ -301,7 +309,7 @@ def build(dtype: np.dtype[Any], num_keys: int, *, ranked: bool, masked: bool) ->
         negative_sum = np.float64(0.0)
         for j in range(num_keys):
             anchor, key = np.int32(thread + j * THREADS), keys[j]
-            if anchor < size:
+            if anchor < size or j < whole:
                 kept = key > threshold or (key == threshold and anchor <= cut)
                 if kept:
                     negative_sum += rows.loss[start + anchor] if ranked else decode(key)
@@ -363,7 +371,9 @@ def signature(dtype: np.dtype[Any], labels: np.dtype[Any]) -> tuple[Any, Any, An
 
 
 @functools.cache
-def kernel(dtype: np.dtype[Any], labels: np.dtype[Any], num_keys: int, *, ranked: bool, masked: bool) -> _cuda.Kernel:
+def kernel(
+    dtype: np.dtype[Any], labels: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, masked: bool
+) -> _cuda.Kernel:
     """Return the kernel of one block per sample."""
-    function = build(dtype, num_keys, ranked=ranked, masked=masked)
+    function = build(dtype, num_keys, dense=dense, ranked=ranked, masked=masked)
     return _cuda.Kernel(function, *signature(dtype, labels))

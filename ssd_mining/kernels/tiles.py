@@ -20,6 +20,8 @@ GROUP = 3
 
 WIDTH = np.uint64(LANES)
 
+MIXED = -2  # the labels of a tile differ
+
 # Where in `vectors` stands what is known of each lane. Slices instead would cost more than the arithmetic.
 NUM_VECTORS = 12
 (TOP, REST, OWN, SHARE, TOTAL, COUNT, LOST, BASE, LOWEST, HIGHEST, ROUNDER, DONE) = (
@@ -57,10 +59,14 @@ def load_tile(flat: Row, start: int, num_classes: int, tile: Row, tail: Row) -> 
             tail[i] = flat[first + i]
         _transpose_rows(tail, 0, num_classes, tile)
     else:
-        for i in range(first, first + size, LANES):
-            lanes.prefetch(flat, i)
         _transpose_rows(flat, first, num_classes, tile)
     fill(tile, num_classes * LANES, tile.shape[0], -np.inf)  # classes that fill up a group: exp is 0
+
+
+@helper
+def prefetch_class(flat: Row, place: int, c: int) -> None:
+    """Ask for a part of a later tile, between the sums over one class and the next: all at once would wait."""
+    lanes.prefetch(flat, place + c * LANES)
 
 
 @helper
@@ -83,21 +89,40 @@ def rounded_off(total: float, more: float) -> float:
 
 
 @helper
-def find_own(logits: Row, labels: Row, weights: Row, start: int, vectors: Row) -> None:
+def common_label(labels: Row, start: int) -> int:
+    """Return the label of the 64 anchors from `start` where they share one, `MIXED` where not."""
+    if start + LANES > labels.shape[0]:
+        return MIXED
+    first, differs = np.uint64(start), np.int32(0)
+    usual = labels[first]
+    for j in range(WIDTH):
+        differs |= labels[first + j] ^ usual
+    return usual if differs == 0 else MIXED
+
+
+@helper
+def find_own(labels: Row, common: int, weights: Row, start: int, tile: Row, vectors: Row) -> None:
     """Look up the logit of every lane's label, and its weight: 0 where the anchor is ignored."""
+    first, num_classes = np.uint64(start), np.uint64(weights.shape[0])
+    if 0 <= common < weights.shape[0]:  # most tiles are background alone
+        lanes.copy(tile, common * LANES, vectors, OWN)
+        fill(vectors, SHARE, SHARE + WIDTH, weights[common])
+        return
     fill(vectors, OWN, OWN + WIDTH, 0.0)
     fill(vectors, SHARE, SHARE + WIDTH, 0.0)
-    first, num_classes = np.uint64(start), np.uint64(logits.shape[1])
     for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
         label = np.uint64(labels[first + j])
         if label < num_classes:
-            vectors[OWN + j] = logits[first + j, label]
+            vectors[OWN + j] = tile[label * WIDTH + j]
             vectors[SHARE + j] = weights[label]
 
 
 @helper
-def mark_own(labels: Row, start: int, tile: Row, num_classes: int, value: float) -> None:
+def mark_own(labels: Row, common: int, start: int, tile: Row, num_classes: int, value: float) -> None:
     """Write a value to the class of every lane's label; so the loops over the classes need not look for it."""
+    if 0 <= common < num_classes:
+        fill(tile, common * LANES, common * LANES + LANES, value)
+        return
     first, last = np.uint64(start), np.uint64(num_classes)
     for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
         label = np.uint64(labels[first + j])

@@ -54,6 +54,16 @@ def test_ties_on_the_pivot_go_to_the_lower_anchors(quota, high):
     check_parity(batch_of(conf_loss, quota), "cpu")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_infinity_is_told_from_the_largest_number(dtype):
+    most = np.finfo(dtype).max
+    conf_loss = np.zeros((1, 100), dtype)
+    conf_loss[0, [3, 50, 99]] = most, np.inf, np.nextafter(most, dtype(0))
+    conf_loss[0, 10:20] = -np.inf
+    for quota in (1, 2, 3, 90, 91, 100):
+        check_parity(batch_of(conf_loss, quota), "cpu")
+
+
 @pytest.mark.parametrize("num_anchors", [1, 2, 63, 64, 65, 127, 128, 129, 144, 145, 191, 192, 193, 640, 1000])
 @pytest.mark.parametrize("kind", ["gamma", "ties", "special", "equal"])
 def test_rows_around_whole_blocks_of_64_are_right(num_anchors, kind):

@@ -665,6 +665,26 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
     assert run(code, NUMBA_NUM_THREADS="1")[1] == [0, 8]
 
 
+def test_after_warmup_of_logits_no_loss_and_no_gradient_compiles_anything(run):
+    code = """
+    import ssd_mining as sm
+    from ssd_mining import _backends, _jit
+    done, after = sm.warmup(loss_dtypes=["float32"], label_dtypes=["u1", "i8"], logit_dtypes=["f4"]), _jit.counts()
+    _backends.PARALLEL_LOGITS = _backends.PARALLEL_ANCHORS = 0
+    labels = np.zeros((3, 70), int)
+    labels[:, 5] = 1
+    for dtype, num_threads in (("f4", 1), ("f4", None), ("f2", 1)):
+        logits = np.zeros((3, 70, 4), dtype)
+        for classification in (sm.Softmax(), sm.Softmax(label_smoothing=0.1), sm.Sigmoid(), sm.Focal()):
+            where = {"classification": classification, "background": 0, "num_threads": num_threads}
+            sm.multibox_loss(logits, labels, with_gradients=True, **where)
+            sm.multibox_loss(logits, np.eye(4, dtype="f4")[labels], **where)
+            sm.mine_logits(logits, labels, rank_by="foreground_max", **where)
+    [done.compiled + done.loaded, _jit.counts() == after]
+    """
+    assert run(code) == [12, True]
+
+
 def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
     pytest.importorskip("numba.np.ufunc.omppool", reason="Numba's workqueue starts its threads when it compiles")
     code = """
@@ -683,7 +703,12 @@ def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
 
 @pytest.mark.parametrize(
     ("dtypes", "message"),
-    [({"loss_dtypes": ["x"]}, "'x'"), ({"label_dtypes": ["f4"]}, "labels: expected"), ({"loss_dtypes": "c"}, "loss")],
+    [
+        ({"loss_dtypes": ["x"]}, "'x'"),
+        ({"label_dtypes": ["f4"]}, "labels: expected"),
+        ({"loss_dtypes": "c"}, "loss"),
+        ({"logit_dtypes": ["i4"]}, "logits: expected"),
+    ],
 )
 def test_warmup_refuses_what_losses_or_labels_cannot_be(dtypes, message):
     from ssd_mining import warmup
