@@ -34,7 +34,6 @@ FLOORS = [
     ["_logits", "_device", "_passes"],
     ["_logit_inputs", "_recipes"],
     ["_device_losses"],
-    ["_device_losses"],
     ["mining", "losses", "cross_entropy", "localization", "_warmup"],
     ["_device_multibox"],
     ["multibox", "hard_examples", "blocks", "_analysis_parts", "tables"],
