@@ -26,7 +26,7 @@ FLOORS = [
     ["mining", "losses", "cross_entropy", "localization", "_warmup"],
     ["multibox", "hard_examples"],
     ["comparison"],
-    ["io", "synthetic"],
+    ["io", "output", "synthetic"],
     ["commands.common"],
     ["commands.demo", "commands.mine"],
     ["cli"],

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _spec, cli, losses, synthetic
+from ssd_mining import _spec, cli, losses, output, synthetic
 from ssd_mining import io as files
 from ssd_mining.commands import common, mine
 from tests.batches import REAL_FILES, ROOT, load_real
@@ -402,7 +402,7 @@ def test_files_that_do_not_fit_end_with_3(batch):
     numbers = "float16, float32, float64 or integer values"
     for loss_name, label_name, culprit, expected in [
         ("none.npy", "labels.npy", "none.npy", "a readable file, got No such file or directory"),
-        ("losses.npy", "losses.csv", "losses.csv", "a name that ends in .npy, .npz or .npz:key, got another"),
+        ("losses.npy", "losses.csv", "losses.csv", f"a name that ends in {files._KNOWN}, got another"),
         ("all.npz", "labels.npy", "all.npz", f"{keys}, got none"),
         ("complex.npy", "labels.npy", "complex.npy", "bools, integers or floats, got dtype complex64"),
         ("cut.npy", "labels.npy", "cut.npy", promise),
@@ -463,7 +463,7 @@ def test_memory_that_cannot_be_had_ends_with_3(batch, monkeypatch):
     def read(*_):
         raise MemoryError("Unable to allocate 3.97 TiB")
 
-    monkeypatch.setattr(files.ArraySource, "read", read)
+    monkeypatch.setattr(files.ArraySource, "__getitem__", read)
     got = run("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0)
     assert got == (3, "", "ssd-mining: error: Unable to allocate 3.97 TiB\n")
 
@@ -505,7 +505,7 @@ def test_a_full_disk_ends_with_3_and_leaves_nothing(tmp_path):
 def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save):
     folder, _ = batch
     before = sorted(folder.iterdir())
-    write, num_blocks = files.array_writer, []
+    write, num_blocks = output.array_writer, []
 
     @contextlib.contextmanager
     def interrupted(*args):
@@ -519,7 +519,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
 
             yield append_some
 
-    monkeypatch.setattr(files, "array_writer", interrupted)
+    monkeypatch.setattr(output, "array_writer", interrupted)
     monkeypatch.setattr(mine, "MINING_BYTES", 7000)
     words = (folder / "losses.npy", folder / "mask.npy", "--max-memory", 1, "--out", folder / "out", "--save", save)
     assert run("mine", *words) == (130, "", "")
@@ -528,10 +528,10 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
 
 DYING = """
 import contextlib, os, signal, sys
-from ssd_mining import cli, io
+from ssd_mining import cli, output
 from ssd_mining.commands import mine
 
-write, num_blocks = io.array_writer, []
+write, num_blocks = output.array_writer, []
 
 @contextlib.contextmanager
 def dying(*args):
@@ -543,7 +543,7 @@ def dying(*args):
                 os.kill(os.getpid(), signal.SIGKILL)
         yield append_some
 
-io.array_writer = dying
+output.array_writer = dying
 mine.MINING_BYTES = 7000
 cli.main(sys.argv[1:])
 """
