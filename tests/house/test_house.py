@@ -27,8 +27,8 @@ FLOORS = [
     ["multibox", "hard_examples"],
     ["comparison"],
     ["io", "output", "synthetic"],
-    ["commands.common"],
-    ["commands.demo", "commands.mine"],
+    ["commands.common", "commands.progress"],
+    ["commands.demo", "commands.doctor", "commands.mine"],
     ["cli"],
     ["__main__"],
 ]
