@@ -193,6 +193,48 @@ def open_array(name: str | os.PathLike[str]) -> Iterator[ArraySource]:
         yield source
 
 
+def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
+    """Read what a data set calls its samples, one name each, none twice.
+
+    Parameters
+    ----------
+    name : str or path
+        An array of whole numbers, (N,), in a file that `open_array` knows; or text in UTF-8, a line for each sample.
+    count : int
+        How many samples there are.
+
+    Returns
+    -------
+    ndarray, (N,), int64 or str
+        The names.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, has more or fewer names, or has one twice.
+    """
+    name = os.fspath(name)
+    if _NAME.fullmatch(name):
+        with open_array(name) as source:
+            if source.ndim != 1 or source.dtype.kind not in "iu":
+                got = f"dtype {source.dtype} of shape {source.shape}"
+                raise DataError(f"{name}: expected whole numbers, one for each sample, got {got}")
+            ids = source[:].astype(np.int64)
+    else:
+        with _explained(name):
+            lines = Path(name).read_text(encoding="utf-8").splitlines()
+        ids = np.array(lines, np.str_) if lines else np.empty(0, "<U1")
+    if ids.size != count:
+        raise DataError(f"{name}: expected {count:,} names, one for each sample, got {ids.size:,}")
+    values, first, number = np.unique(ids, return_index=True, return_counts=True)
+    if (number > 1).any():
+        twice = values[number > 1][np.argmin(first[number > 1])]
+        places = np.flatnonzero(ids == twice)[:2]
+        got = f"{twice.item()!r} for samples {places[0]} and {places[1]}"
+        raise DataError(f"{name}: expected another name for every sample, got {got}")
+    return ids
+
+
 def _open_npy(name: str, path: str, _: str, files: contextlib.ExitStack) -> ArraySource:
     stream = files.enter_context(FileIO(path))
     return _Raw(name, stream, _npy_layout(stream, os.fstat(stream.fileno()).st_size))

@@ -92,6 +92,27 @@ def write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
 
 
 @contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that gets its name when it is whole and on the disk; one of that name is replaced."""
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def refuse_used(path: str | os.PathLike[str]) -> None:
+    """Raise `FileExistsError` if a name is anything but a new one, or that of an empty directory."""
+    final = Path(path).resolve()
+    if final.exists() and (not final.is_dir() or final == Path.cwd() or any(final.iterdir())):
+        msg = f"{os.fspath(path)}: expected a new name or an empty directory, got one that is in use"
+        raise FileExistsError(msg)
+
+
+@contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Make a directory that appears under its name with all its files, or not at all.
 
@@ -124,10 +145,8 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     (pathlib.Path(parent) / "mined" / "note.txt").read_text()
     'whole'
     """
+    refuse_used(path)
     final = Path(path).resolve()
-    if final.exists() and (not final.is_dir() or final == Path.cwd() or any(final.iterdir())):
-        msg = f"{os.fspath(path)}: expected a new name or an empty directory, got one that is in use"
-        raise FileExistsError(msg)
     partial = final.with_name(f".{final.name}.partial-{secrets.token_hex(4)}")
     partial.mkdir(parents=True)
     try:

@@ -4,10 +4,9 @@ import argparse
 import os
 import platform
 import sys
-from importlib import metadata
 from typing import Any
 
-from ssd_mining.commands.common import as_json, say
+from ssd_mining.commands.common import as_json, say, version_of, versions
 
 # Packages that some commands and files need, and the extra of ours that installs each.
 OPTIONAL = {
@@ -54,23 +53,9 @@ def examine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Return the versions that results and their speed depend on."""
-    names = ("ssd_mining", "numpy", "numba", "llvmlite")
-    return {"python": platform.python_version(), **{name: version_of(name) for name in names}}
-
-
 def hint(name: str) -> str:
     """Say how to get an optional package."""
     return f"pip install 'ssd_mining[{OPTIONAL[name]}]'"
-
-
-def version_of(name: str) -> str | None:
-    """Return the version of an installed package; None where there is none."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _usable_processors() -> int | None:

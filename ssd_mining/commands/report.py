@@ -1,0 +1,264 @@
+"""``ssd-mining report``: what a data set of losses or logits has to tell, as tables and as a page."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ssd_mining.commands.common import (
+    CommandError,
+    add_selection,
+    as_json,
+    at_least,
+    in_users_words,
+    mining_of,
+    say,
+    versions,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ssd_mining import LossAnalysis, Mining
+    from ssd_mining.commands.parts import Part
+    from ssd_mining.io import ArraySource
+
+SCHEMA = 1
+SHARD_FILE = "shard.npz"
+
+# What an analysis takes per anchor at the worst, beside the blocks that are read.
+ANALYSIS_BYTES = 64
+BLOCKS_HELD = 3  # one is analysed, one is read, one waits
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.usage = "%(prog)s LOSSES-or-LOGITS LABELS --out DIR [options]"
+    parser.description = "Analyse the losses of a whole data set: what is hard, how hard, and what mining makes of it."
+    option = parser.add_argument
+    option("values", metavar="LOSSES-or-LOGITS", help="(N, A) losses in nats, or (N, A, C) logits")
+    option("labels", metavar="LABELS", help="(N, A) class numbers, or bools for losses; or (N, A, C) one-hot")
+    option("--ids", metavar="FILE", help="what the samples are called: text, a line for each, or an array of numbers")
+
+    option = parser.add_argument_group("what is analysed").add_argument
+    option("--top", metavar="K", type=at_least(0), default=50, help="worst samples and anchors (default %(default)s)")
+    option("--levels", metavar="N,N,...", type=_sizes, help="anchors of each feature map, in order, for a table by level")
+    ratios = "negatives per positive to compare (default 1,2,3,5,10)"
+    option("--ratio-sweep", metavar="R,R,...", type=_ratios, default=(1.0, 2.0, 3.0, 5.0, 10.0), help=ratios)
+    option("--classification", choices=("softmax", "sigmoid"), help="the loss of logits (default softmax)")
+    add_selection(parser)
+
+    option = parser.add_argument_group("how it is computed").add_argument
+    option("--num-threads", metavar="N", type=int, help="threads to use (default all)")
+    memory = "data to hold at a time, unless one sample is more (default %(default)s)"
+    option("--max-memory", metavar="MIB", type=at_least(1), default=256, help=memory)
+    option("--shard", metavar="I/N", type=_shard, help="analyse part I of N only, for ssd-mining merge")
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what is written, which `merge` has too."""
+    option = parser.add_argument_group("what is shown and written").add_argument
+    option("--out", metavar="DIR", required=True, help="a new directory for the report")
+    option("--no-page", action="store_true", help="leave out report.html, which needs matplotlib and jinja2")
+    option("--json", action="store_true", help="print the summary as JSON instead of a table")
+
+
+def _numbers(text: str, kind: Callable[[str], Any], what: str) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(word) for word in text.split(","))
+    except ValueError:
+        msg = f"expected {what} with commas between them, got {text!r}"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return _numbers(text, int, "whole numbers")
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    return _numbers(text, float, "numbers")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        msg = f"expected I/N with I from 1 to N, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(number), int(count)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Analyse the data, print a summary, and write the report, or one shard of it."""
+    from ssd_mining import output
+    from ssd_mining.commands import parts
+
+    if not args.shard:
+        check_page(args)
+    output.refuse_used(args.out)
+    with contextlib.ExitStack() as files:
+        inputs = _opened(args, files)
+        start, stop = parts.shard_rows(len(inputs.values), args.shard or (1, 1))
+        rows = parts.cut(start, stop, inputs.row_bytes)
+        with parts.workshop(args.out, [inputs.run, inputs.stamps, start, stop]) as folder:
+            whole = parts.merged(_parts(args, inputs, rows, folder))
+            if args.shard:
+                with output.atomic_directory(args.out) as shard:
+                    whole.save(shard / SHARD_FILE)
+            else:
+                finish(args, whole)
+    if args.shard:
+        say(f"samples {start} to {stop} of {len(inputs.values)} analysed, written to {args.out}; see ssd-mining merge")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a run, opened, and what was asked for."""
+
+    values: "ArraySource"
+    labels: "ArraySource"
+    ids: "NDArray[Any] | None"
+    mining: "Mining"
+    settings: dict[str, Any]  # of `LossAnalysis`, beside `mining`
+    files: dict[str, str]  # what the user calls the arguments of the library
+    run: dict[str, Any]  # what was asked for, as JSON can hold it
+    stamps: list[Any]  # sizes and times of the files
+
+    def analysis(self) -> "LossAnalysis":
+        """Return an analysis that has seen nothing."""
+        from ssd_mining import LossAnalysis
+
+        return LossAnalysis(mining=self.mining, **self.settings)
+
+    @property
+    def row_bytes(self) -> int:
+        """What a sample takes in the files."""
+        return sum(source.outline[:1].nbytes for source in (self.values, self.labels))
+
+
+def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> Inputs:
+    """Open and check everything that can be checked without a pass over the data."""
+    from ssd_mining import Sigmoid, Softmax, io
+
+    names = {"conf_loss": args.values, "logits": args.values, "labels": args.labels, "ratios": "--ratio-sweep"}
+    mining = mining_of(args, names)
+    values, labels = (files.enter_context(io.open_array(name)) for name in (args.values, args.labels))
+    if values.ndim not in (2, 3):
+        raise CommandError(3, f"{args.values}: expected (N, A) losses or (N, A, C) logits, got shape {values.shape}")
+    if values.ndim == 2 and args.classification:
+        raise CommandError(2, f"--classification: expected none beside losses, got {args.classification}")
+    if labels.shape[:1] != values.shape[:1]:
+        expected = f"labels of the {len(values):,} samples of {args.values}"
+        raise CommandError(3, f"{args.labels}: expected {expected}, got {len(labels):,}")
+    ids = None if args.ids is None else io.read_ids(args.ids, len(values))
+    kinds = {"softmax": Softmax, "sigmoid": Sigmoid}
+    settings = {
+        "ratios": args.ratio_sweep,
+        "levels": args.levels,
+        "top": args.top,
+        "classification": kinds[args.classification or "softmax"]() if values.ndim == 3 else None,
+        "num_threads": args.num_threads,
+    }
+    with in_users_words(args, names):
+        from ssd_mining import LossAnalysis
+
+        analysis = LossAnalysis(mining=mining, **settings)
+        analysis.update(values.outline[:0], labels.outline[:0])
+    arguments = {"values": args.values, "labels": args.labels, "ids": args.ids}
+    for name, source in (("values", values), ("labels", labels)):
+        arguments |= {f"{name}_shape": list(source.shape), f"{name}_dtype": source.dtype.str}
+    run = {"arguments": arguments, "spec": analysis.spec.to_dict(), "version": versions()["ssd_mining"]}
+    stamps = [io.stamp(name) for name in (args.values, args.labels, args.ids) if name]
+    return Inputs(values, labels, ids, mining, settings, names, run, stamps)
+
+
+def _parts(
+    args: argparse.Namespace, inputs: Inputs, rows: list[tuple[int, int]], folder: "Path"
+) -> "Iterator[Part]":
+    from ssd_mining.commands import parts
+    from ssd_mining.commands.progress import progress
+
+    left = sum(stop - start for start, stop in rows if not parts.part_file(folder, start, stop).exists())
+    with progress(left, "samples") as advance:
+        yield from parts.computed(folder, rows, lambda start, stop: _analysed(args, inputs, start, stop, advance))
+
+
+def _analysed(
+    args: argparse.Namespace, inputs: Inputs, start: int, stop: int, advance: Callable[[int], None]
+) -> "Part":
+    """Analyse some rows, block by block."""
+    import numpy as np
+
+    from ssd_mining.commands.parts import Part
+
+    analysis, step = inputs.analysis(), _block_rows(args, inputs)
+
+    def add(first: int) -> dict[str, Any]:
+        last = min(first + step, stop)
+        values, labels = inputs.values[first:last], inputs.labels[first:last]
+        ids = None if inputs.ids is None else inputs.ids[first:last]
+        with in_users_words(args, inputs.files, first):
+            columns = analysis.update(values, labels, first_sample=first, ids=ids)
+        advance(last - first)
+        return columns
+
+    blocks = [add(first) for first in range(start, max(stop, start + 1), step)]  # of no samples, an empty one
+    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return Part(inputs.run, start, stop, analysis, columns)
+
+
+def _block_rows(args: argparse.Namespace, inputs: Inputs) -> int:
+    """Return how many samples are read at a time: what memory allows, in whole chunks of the files if it can be."""
+    per_sample = BLOCKS_HELD * inputs.row_bytes + (inputs.values.shape[1] + 1) * ANALYSIS_BYTES
+    step = max(1, (args.max_memory << 20) // per_sample)
+    chunk = max(inputs.values.chunk_rows, inputs.labels.chunk_rows)
+    return step - step % chunk if step >= chunk else step
+
+
+def check_page(args: argparse.Namespace) -> None:
+    """Refuse to begin what could not be finished: a page without the packages that make it."""
+    from ssd_mining import report
+
+    missing = [] if args.no_page else list(report.missing_packages())
+    if missing:
+        hint = "pip install 'ssd_mining[report]', or leave the page out with --no-page"
+        raise CommandError(2, f"report.html: expected {' and '.join(missing)}, to make it, got none installed; {hint}")
+
+
+def finish(args: argparse.Namespace, whole: "Part") -> None:
+    """Write the report of all parts, and print its summary."""
+    from ssd_mining import output, report
+
+    result = whole.analysis.result()
+    summary = {"schema": SCHEMA, "versions": versions(), "arguments": whole.run["arguments"], **result.to_dict()}
+    with output.atomic_directory(args.out) as folder:
+        output.write_csv(folder / "per_sample.csv", whole.columns)
+        output.write_csv(folder / "top_losses.csv", result.top_samples.to_dict())
+        output.write_csv(folder / "top_anchors.csv", result.top_anchors.to_dict())
+        (folder / "summary.json").write_text(as_json(summary) + "\n", encoding="utf-8")
+        if not args.no_page:
+            page = report.render(report.loss_page(result, whole.columns, summary))
+            (folder / "report.html").write_text(page, encoding="utf-8")
+    say(as_json(summary) if args.json else f"{_table(summary)}\n\nwritten to {args.out}")
+
+
+def _table(summary: dict[str, Any]) -> str:
+    anchors = max(1, summary["num_anchors"])
+    lines = [f"{'samples':26}{summary['num_samples']:>14,}"]
+    lines += [f"{'samples without positives':26}{summary['num_without_pos']:>14,}"]
+    for name, title in (("num_pos", "positives"), ("num_neg", "negatives"), ("num_kept", "kept negatives")):
+        lines += [f"{title:26}{summary[name]:>14,}{summary[name] / anchors:>10.2%}"]
+    for name, title in (("positive_sum", "loss of positives"), ("negative_sum", "loss of kept negatives")):
+        lines += [f"{title:26}{summary[name]:>14,.7g}  nats"]
+    lines += [f"{'confidence loss':26}{summary['loss']:>14,.7g}  nats per sample"]
+    worst = summary["top_samples"]
+    if worst["loss"]:
+        lines += ["", f"{'worst samples':>24}{'confidence loss':>18}{'positives':>12}{'kept negatives':>17}"]
+    for i in range(min(5, len(worst["loss"]))):
+        name, loss = str(worst["id"][i])[-24:], worst["loss"][i]
+        lines += [f"{name:>24}{loss:>18,.4f}{worst['num_pos'][i]:>12,}{worst['num_kept'][i]:>17,}"]
+    return "\n".join(lines)
