@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssd_mining import reference
     from ssd_mining._classification import Focal, Sigmoid, Softmax
+    from ssd_mining._histogram import LossHistogram
     from ssd_mining._recipes import Recipe, recipes
     from ssd_mining._spec import Mining
     from ssd_mining._warmup import Warmup, warmup
+    from ssd_mining.analysis import LossAnalysis
+    from ssd_mining.breakdowns import RatioSweep, class_table, level_table, ratio_sweep, top_losses
     from ssd_mining.comparison import RecipeComparison, compare_recipes
     from ssd_mining.cross_entropy import focal_loss, sigmoid_cross_entropy, softmax_cross_entropy
     from ssd_mining.hard_examples import HardExamples, ohem
@@ -20,61 +23,78 @@ if TYPE_CHECKING:
     from ssd_mining.losses import ConfidenceLoss, confidence_loss
     from ssd_mining.mining import MiningResult, hard_negative_mask, mine_hard_negatives, mine_logits, negative_quota
     from ssd_mining.multibox import MultiboxLoss, multibox_loss
+    from ssd_mining.tables import AnalysisResult
 
 __all__ = [
+    "AnalysisResult",
     "ConfidenceLoss",
     "Focal",
     "HardExamples",
+    "LossAnalysis",
+    "LossHistogram",
     "Mining",
     "MiningResult",
     "MultiboxLoss",
+    "RatioSweep",
     "Recipe",
     "RecipeComparison",
     "Sigmoid",
     "Softmax",
     "Warmup",
+    "class_table",
     "compare_recipes",
     "confidence_loss",
     "focal_loss",
     "hard_negative_mask",
+    "level_table",
     "mine_hard_negatives",
     "mine_logits",
     "multibox_loss",
     "negative_quota",
     "ohem",
+    "ratio_sweep",
     "recipes",
     "reference",
     "sigmoid_cross_entropy",
     "smooth_l1",
     "softmax_cross_entropy",
+    "top_losses",
     "warmup",
 ]
 
 _ROOMS = {
+    "AnalysisResult": "tables",
     "ConfidenceLoss": "losses",
     "Focal": "_classification",
     "HardExamples": "hard_examples",
+    "LossAnalysis": "analysis",
+    "LossHistogram": "_histogram",
     "Mining": "_spec",
     "MiningResult": "mining",
     "MultiboxLoss": "multibox",
+    "RatioSweep": "breakdowns",
     "Recipe": "_recipes",
     "RecipeComparison": "comparison",
     "Sigmoid": "_classification",
     "Softmax": "_classification",
     "Warmup": "_warmup",
+    "class_table": "breakdowns",
     "compare_recipes": "comparison",
     "confidence_loss": "losses",
     "focal_loss": "cross_entropy",
     "hard_negative_mask": "mining",
+    "level_table": "breakdowns",
     "mine_hard_negatives": "mining",
     "mine_logits": "mining",
     "multibox_loss": "multibox",
     "negative_quota": "mining",
     "ohem": "hard_examples",
+    "ratio_sweep": "breakdowns",
     "recipes": "_recipes",
     "sigmoid_cross_entropy": "cross_entropy",
     "smooth_l1": "localization",
     "softmax_cross_entropy": "cross_entropy",
+    "top_losses": "breakdowns",
     "warmup": "_warmup",
 }
 

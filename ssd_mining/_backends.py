@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ssd_mining._batch import Batch, raise_bad_values
 from ssd_mining._classification import Computed, LogitRows, SigmoidRule, SoftmaxRule
 from ssd_mining._plan import settle
-from ssd_mining._spec import Mined, Rows, Rule
+from ssd_mining._spec import Mined, Mining, Rng, Rows, Rule
 
 Backend = Literal["cpu", "cuda", "reference"]
 Factors = NDArray[np.float64]
@@ -90,25 +90,20 @@ def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int 
 
 
 def walk(
-    batch: Batch, mined: Mined, *, backend: Backend | None, num_threads: int | None
+    batch: Batch, mined: Mined, *, backend: Backend | None, num_threads: int | None, own_masks: bool = False
 ) -> Iterator[tuple[slice, Rows, Mined]]:
-    """Mine a checked batch into `mined` block by block; yield the samples, rows and results of each."""
-    twin, rule = load(backend), batch.mining.rule
+    """Mine a checked batch into `mined` block by block; yield the samples, rows and results of each.
+
+    With `own_masks`, each block has masks of its own, which are forgotten with it; those of `mined` stay empty.
+    """
+    load(backend)
     check_threads(num_threads)
     for block in batch.blocks:
         # A batch of one block is the common one, and for a single sample every view counts.
-        whole = block.stop - block.start == batch.num_samples
-        part = mined if whole else _part(mined, block, batch.anchors(block))
+        whole = not own_masks and block.stop - block.start == batch.num_samples
+        part = mined if whole else _part(mined, block, batch.anchors(block), own_masks=own_masks)
         rows = batch.rows(block)
-        large = rows.loss.size >= PARALLEL_ANCHORS and backend != "reference"
-        workers = num_workers(num_threads) if large else 1
-        if batch.mining.is_plain:
-            twin.mine(rows, rule, part, workers)
-        else:
-            plain_pass = functools.partial(_mined, twin, num_workers=workers)
-            rows, settled_rule, num_neg = settle(rows, batch.mining, plain_pass, batch.rng)
-            twin.mine(rows, settled_rule, part, workers)
-            part.num_neg[:] = num_neg
+        mine_rows(rows, batch.mining, part, batch.rng, backend=backend, num_threads=num_threads)
         done = part.done
         if np.count_nonzero(done) < done.size:
             msg = f"sample {block.start + int(np.argmin(done))} was not mined: a worker thread was lost"
@@ -117,6 +112,22 @@ def walk(
         if not whole:
             mined.counts[:, block], mined.sums[:, block] = part.counts, part.sums
         yield block, rows, part
+
+
+def mine_rows(
+    rows: Rows, mining: Mining, mined: Mined, rng: Rng | None, *, backend: Backend | None, num_threads: int | None
+) -> None:
+    """Mine the rows of one block as a spec says, in one pass or in several."""
+    twin = load(backend)
+    large = rows.loss.size >= PARALLEL_ANCHORS and backend != "reference"
+    workers = num_workers(num_threads) if large else 1
+    if mining.is_plain:
+        twin.mine(rows, mining.rule, mined, workers)
+        return
+    plain_pass = functools.partial(_mined, twin, num_workers=workers)
+    settled_rows, settled_rule, num_neg = settle(rows, mining, plain_pass, rng)
+    twin.mine(settled_rows, settled_rule, mined, workers)
+    mined.num_neg[:] = num_neg
 
 
 def _mined(twin: Twin, rows: Rows, rule: Rule, *, masks: bool, num_workers: int) -> Mined:
@@ -131,9 +142,11 @@ def empty_mined(num_samples: int, num_masked: int) -> Mined:
     return Mined(counts, sums, np.empty(num_masked, np.bool_), np.empty(num_masked, np.bool_))
 
 
-def _part(mined: Mined, block: slice, anchors: slice) -> Mined:
+def _part(mined: Mined, block: slice, anchors: slice, *, own_masks: bool) -> Mined:
     """Return fresh counts and sums for a block, contiguous as a kernel wants them, and its part of the masks."""
-    own = empty_mined(block.stop - block.start, 0)
+    own = empty_mined(block.stop - block.start, anchors.stop - anchors.start if own_masks else 0)
+    if own_masks:
+        return own
     return own._replace(pos_mask=mined.pos_mask[anchors], hard_negative_mask=mined.hard_negative_mask[anchors])
 
 

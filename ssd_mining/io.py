@@ -235,6 +235,14 @@ def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
     return ids
 
 
+def stamp(name: str | os.PathLike[str]) -> list[Any]:
+    """Return what changes when a file does: where it is, its size, and when it was written."""
+    found = _NAME.fullmatch(os.fspath(name))
+    path = Path(found["path"] if found else name).resolve()
+    status = path.stat()
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
 def _open_npy(name: str, path: str, _: str, files: contextlib.ExitStack) -> ArraySource:
     stream = files.enter_context(FileIO(path))
     return _Raw(name, stream, _npy_layout(stream, os.fstat(stream.fileno()).st_size))

@@ -93,7 +93,7 @@ def write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield where to write a file that gets its name when it is whole and on the disk; one of that name is replaced."""
+    """Yield where to write a file that gets its name, or replaces one of that name, when it is whole."""
     partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
     try:
         yield partial

@@ -77,7 +77,7 @@ def _of_the_page(svg: str) -> str:
 
 def distributions(losses: Mapping[str, LossHistogram]) -> str | None:
     """Draw how many positives, negatives and kept negatives have which loss; None where no loss is above zero."""
-    shown = (("negatives", NEGATIVE, 0.25), ("kept_negatives", KEPT, 0.45), ("positives", POSITIVE, 0.25))
+    shown = (("negatives", NEGATIVE, 0.25), ("kept", KEPT, 0.45), ("positives", POSITIVE, 0.25))
     bins = {name: losses[name].log_bins() for name, *_ in shown}
     edges = [edges for edges, _ in bins.values() if edges.size]
     if not edges:
@@ -86,7 +86,8 @@ def distributions(losses: Mapping[str, LossHistogram]) -> str | None:
         axes.set(xscale="log", yscale="log", xlabel="loss (nats)", ylabel="anchors")
         for name, colour, alpha in shown:
             if bins[name][0].size:
-                label = f"{name.replace('_', ' ')} ({short(losses[name].count)})"
+                title = "kept negatives" if name == "kept" else name
+                label = f"{title} ({short(losses[name].count)})"
                 axes.stairs(bins[name][1], bins[name][0], fill=True, color=colour, alpha=alpha, baseline=0.5)
                 axes.stairs(bins[name][1], bins[name][0], color=colour, label=label, linewidth=1.5, baseline=0.5)
         axes.set_xlim(max(LEAST_LOSS, min(e[0] for e in edges)), max(e[-1] for e in edges))
@@ -104,9 +105,16 @@ def ratio_sweep(table: RatioTable, used: float) -> str | None:
         axes.plot(table.ratio, table.loss, color=KEPT, marker="o", markersize=5)
         axes.axvline(used, color=FAINT, linestyle=(0, (3, 3)), linewidth=1)
         axes.annotate(
-            f"used: {used:g}", (used, 1), (4, -4), xycoords=("data", "axes fraction"), textcoords="offset points", va="top"
+            f"used: {used:g}",
+            (used, 1),
+            (4, -4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
         )
-        axes.set(xlabel="negatives kept per positive", ylabel="confidence loss (nats)", xlim=(0, None), ylim=(0, None))
+        axes.set(
+            xlabel="negatives kept per positive", ylabel="confidence loss (nats)", xlim=(0, None), ylim=(0, None)
+        )
         _short_ticks(axes.xaxis, axes.yaxis)
     return svg[0]
 

@@ -1,122 +1,17 @@
-"""The page of a report: what `LossAnalysis` found, as one HTML file that needs nothing beside itself."""
+"""The page of a report: what `LossAnalysis` found, in the order in which one would ask."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import pictures
+from ssd_mining.page import Column, Fact, Page, Picture, Section, Sheet, lists, share
 from ssd_mining.tables import AnalysisResult
 
 Columns = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One number, with its place in `summary.json`."""
-
-    key: str
-    title: str
-    value: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table."""
-
-    key: str
-    title: str
-    is_number: bool = True
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table; its rows are pairs of a column and a value."""
-
-    name: str
-    caption: str
-    columns: Sequence[Column]
-    values: Mapping[str, Sequence[Any]]
-    sorted_by: str = ""
-    sorted: str = "descending"
-
-    @property
-    def rows(self) -> list[list[tuple[Column, Any]]]:
-        """The rows."""
-        values = zip(*(self.values[column.key] for column in self.columns), strict=True)
-        return [list(zip(self.columns, row, strict=True)) for row in values]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture, or what is said where there is nothing to draw."""
-
-    svg: str | None
-    title: str
-    caption: str
-    missing: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page."""
-
-    name: str
-    title: str
-    text: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
-    tables: Sequence[Sheet] = ()
-
-
-@dataclass(frozen=True)
-class Page:
-    """All that the template shows."""
-
-    title: str
-    subtitle: Sequence[str]
-    facts: Sequence[Fact]
-    sections: Sequence[Section]
-    made: str = field(default="")
-
-
-def render(page: Page) -> str:
-    """Return the page as HTML.
-
-    Raises
-    ------
-    ImportError
-        If jinja2 is not installed.
-    """
-    from importlib.resources import files
-
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
-    environment.filters.update(number=number, exact=exact)
-    source = (files("ssd_mining") / "templates" / "report.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(page=page)
-
-
-def number(value: float) -> str:
-    """Write a number for people: whole ones in full, others with 4 digits."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
-def exact(value: float) -> str:
-    """Write a number for programs, all of its digits, as JavaScript reads it."""
-    text = repr(value)
-    return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(text, text)
 
 
 def loss_page(result: AnalysisResult, columns: Columns, summary: Mapping[str, Any]) -> Page:
@@ -162,59 +57,53 @@ def _rule(mining: Mapping[str, Any]) -> str:
 
 
 def _facts(result: AnalysisResult) -> list[Fact]:
-    anchors, ignored = max(1, result.num_anchors), result.num_anchors - result.num_pos - result.num_neg
+    anchors, loss = max(1, result.num_anchors), result.loss_sum
+    ignored = result.num_anchors - result.num_pos - result.num_neg
+    kept = f"{share(result.num_kept, result.num_neg)} of the negatives"
+    sums = (f"{share(part, loss)} of all loss" for part in (result.positive_sum, result.negative_sum))
     return [
         Fact("loss", "Confidence loss", result.loss, "mean of the samples, in nats"),
         Fact("num_samples", "Samples", result.num_samples, f"{result.num_without_pos:,} without positives"),
         Fact("num_anchors", "Anchors", result.num_anchors, f"{ignored:,} ignored" if ignored else ""),
         Fact("num_pos", "Positives", result.num_pos, f"{share(result.num_pos, anchors)} of the anchors"),
         Fact("num_neg", "Negatives", result.num_neg, f"{share(result.num_neg, anchors)} of the anchors"),
-        Fact("num_kept", "Kept negatives", result.num_kept, f"{share(result.num_kept, result.num_neg)} of the negatives"),
-        Fact("positive_sum", "Loss of positives", result.positive_sum, f"{share(result.positive_sum, result.loss_sum)} of all loss"),
-        Fact("negative_sum", "Loss of kept negatives", result.negative_sum, f"{share(result.negative_sum, result.loss_sum)} of all loss"),
-    ]  # fmt: skip
+        Fact("num_kept", "Kept negatives", result.num_kept, kept),
+        Fact("positive_sum", "Loss of positives", result.positive_sum, next(sums)),
+        Fact("negative_sum", "Loss of kept negatives", result.negative_sum, next(sums)),
+    ]
 
 
-def share(part: float, whole: float) -> str:
-    """Write a share as a percentage; a dash where there is nothing to share."""
-    ratio = part / whole if whole else math.nan
-    return f"{100 * ratio:.3g} %" if math.isfinite(ratio) else "–"
+NAMES = {"positives": "positives", "negatives": "negatives", "kept": "kept negatives", "samples": "samples"}
 
 
 def _distribution_section(result: AnalysisResult) -> Section:
     losses = result.distributions
-    names = ("positives", "negatives", "kept_negatives", "samples")
-    probabilities = list(losses["samples"].to_dict()["quantiles"])
-    quantiles = {name: [losses[name].quantile(float(p)) for p in probabilities] for name in names}
-    unseen = {
-        kind: sum(getattr(losses[name], f"num_{kind}") for name in names[:2]) for kind in ("zero", "negative", "inf", "nan")
-    }
-    words = {"zero": "zero", "negative": "below zero", "inf": "infinite", "nan": "NaN"}
-    left_out = ", ".join(f"{count:,} {words[kind]}" for kind, count in unseen.items() if count)
+    shares = [float(p) for p in losses["samples"].to_dict()["quantiles"]]
+    quantiles = {name: [losses[name].quantile(p) for p in shares] for name in NAMES}
     caption = "How many anchors have which loss; both axes are logarithmic."
-    return Section(
-        "distributions",
-        "Where the loss is",
-        ["Mining helps where the kept negatives are the right-hand tail of the negatives, and about as hard as the positives."],
-        [
-            Picture(
-                pictures.distributions(losses),
-                "Loss distributions of positives, negatives and kept negatives",
-                f"{caption} Not drawn: {left_out}." if left_out else caption,
-                "There is no loss above zero to draw.",
-            )
-        ],
-        [
-            Sheet(
-                "quantiles",
-                "Quantiles of the losses, to 0.4 %: so many of them are at most",
-                [Column("probability", "Share"), *(Column(name, name.replace("_", " ").capitalize()) for name in names)],
-                {"probability": [float(p) for p in probabilities], **quantiles},
-                "probability",
-                "ascending",
-            )
-        ],
-    )  # fmt: skip
+    left_out = ", ".join(
+        f"{count:,} {word}"
+        for kind, word in (("zero", "zero"), ("negative", "below zero"), ("inf", "infinite"), ("nan", "NaN"))
+        if (count := sum(getattr(losses[name], f"num_{kind}") for name in ("positives", "negatives")))
+    )
+    advice = (
+        "Mining helps where the kept negatives are the hard end of the negatives, about as hard as the positives."
+    )
+    picture = Picture(
+        pictures.distributions(losses),
+        "Loss distributions of positives, negatives and kept negatives",
+        f"{caption} Not drawn: {left_out}." if left_out else caption,
+        "There is no loss above zero to draw.",
+    )
+    table = Sheet(
+        "quantiles",
+        "Quantiles, to 0.4 %: this share of the losses is at most so large",
+        [Column("probability", "Share"), *(Column(name, title.capitalize()) for name, title in NAMES.items())],
+        {"probability": shares, **quantiles},
+        "probability",
+        "ascending",
+    )
+    return Section("distributions", "Where the loss is", [advice], [picture], [table])
 
 
 def _balance_section(columns: Columns) -> Section:
@@ -223,7 +112,8 @@ def _balance_section(columns: Columns) -> Section:
     text = []
     if finite.size >= 20 and finite.sum() > 0:
         tenth = finite.size // 10
-        text = [f"The worst tenth of the samples has {share(float(finite[:tenth].sum()), float(finite.sum()))} of the loss."]
+        part = share(float(finite[:tenth].sum()), float(finite.sum()))
+        text = [f"The worst tenth of the samples has {part} of the loss."]
     return Section(
         "balance",
         "Positives against kept negatives",
@@ -335,7 +225,11 @@ def _class_section(result: AnalysisResult) -> Section | None:
     return Section(
         "classes",
         "Classes",
-        [taken if from_logits else "With logits instead of losses, this would also say what negatives are taken for."],
+        [
+            taken
+            if from_logits
+            else "With logits instead of losses, this would also say what negatives are taken for."
+        ],
         [
             Picture(
                 pictures.classes(table, names),
@@ -391,15 +285,3 @@ def _level_section(result: AnalysisResult) -> Section | None:
             )
         ],
     )
-
-
-def lists(columns: Mapping[str, NDArray[Any]]) -> dict[str, list[Any]]:
-    """Return columns as lists of Python's own numbers and strings."""
-    return {name: column.tolist() for name, column in columns.items()}
-
-
-def missing_packages() -> Iterable[str]:
-    """Yield the packages that a page needs and that are not installed."""
-    from importlib.util import find_spec
-
-    return (name for name in ("jinja2", "matplotlib") if find_spec(name) is None)

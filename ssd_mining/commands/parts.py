@@ -26,6 +26,7 @@ PART_BYTES = 2 << 30  # of input: seconds of work, beside which writing what was
 MOST_PARTS = 100
 
 Columns = dict[str, NDArray[Any]]
+Rows = tuple[int, int]  # from the first to the one after the last
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Part:
         about = {"schema": SCHEMA, "run": self.run, "rows": [self.start, self.stop]}
         state = json.dumps(about | {"state": self.analysis.to_state()}).encode()
         with atomic_file(path) as partial, partial.open("xb") as file:
-            np.savez(file, state=np.frombuffer(state, np.uint8), **self.columns)
+            np.savez(file, about=np.frombuffer(state, np.uint8), **self.columns)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> "Part":
@@ -51,61 +52,76 @@ class Part:
         try:
             with np.load(path, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
-            about = json.loads(columns.pop("state").tobytes())
-            if about["schema"] != SCHEMA:
-                raise DataError(f"{path}: expected a part of schema {SCHEMA}, got schema {about['schema']}")
-            return cls(about["run"], *about["rows"], LossAnalysis.from_state(about["state"]), columns)
+            about = json.loads(columns.pop("about").tobytes())
+            schema = about["schema"]
+            if schema == SCHEMA:
+                start, stop = about["rows"]
+                return cls(about["run"], start, stop, LossAnalysis.from_state(about["state"]), columns)
         except OSError as error:
             raise DataError(f"{path}: expected a readable file, got {error.strerror or error}") from error
-        except DataError:
-            raise
         except Exception as error:  # whatever zipfile, numpy and json make of a damaged file
             raise DataError(f"{path}: expected a part of a report, got this: {error!r}") from error
+        raise DataError(f"{path}: expected a part of schema {SCHEMA}, got schema {schema!r}")
 
 
 def merged(parts: Iterable[Part]) -> Part:
     """Return parts that follow one another as one, the analysis of the first with all the others in it."""
-    columns, whole = [], None
+    columns: list[Columns] = []
+    whole: Part | None = None
     for part in parts:
         columns.append(part.columns)
-        if whole is None:
-            whole = part
-        else:
-            whole = dataclasses.replace(whole, stop=part.stop, analysis=whole.analysis.merge(part.analysis))
+        analysis = part.analysis if whole is None else whole.analysis.merge(part.analysis)
+        whole = dataclasses.replace(part, start=part.start if whole is None else whole.start, analysis=analysis)
     if whole is None:
-        msg = "expected at least one part, got none"
+        msg = "parts: expected at least one, got none"
         raise ValueError(msg)
-    return dataclasses.replace(whole, columns={name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
+    joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
+    return dataclasses.replace(whole, columns=joined)
 
 
-def cut(start: int, stop: int, row_bytes: int) -> list[tuple[int, int]]:
+def cut(start: int, stop: int, row_bytes: int) -> list[Rows]:
     """Cut rows into parts of `PART_BYTES` or more, at most `MOST_PARTS`; of no rows, there is one without any."""
     step = max(1, PART_BYTES // max(1, row_bytes), -(-(stop - start) // MOST_PARTS))
     return [(first, min(first + step, stop)) for first in range(start, max(stop, start + 1), step)]
 
 
-ta or other options.
+def shard_rows(num_rows: int, shard: tuple[int, int]) -> Rows:
+    """Return the rows of shard I of N, counted from 1."""
+    number, count = shard
+    return num_rows * (number - 1) // count, num_rows * number // count
+
+
+@contextlib.contextmanager
+def workshop(out: str, identity: object) -> Iterator[Path]:
+    """Make, or find again, the directory that keeps the parts of a run; it is removed when the run has succeeded.
+
+    Its name holds a digest of `identity`, so that nobody takes up what was begun with other data or other options.
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     final = Path(out).resolve()
     folder = final.with_name(f".{final.name}.parts-{digest}")
     folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing is in it
+        raise
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def part_file(folder: Path, start: int, stop: int) -> Path:
+def part_file(folder: Path, rows: Rows) -> Path:
     """Say which file holds the part of some rows."""
-    return folder / f"{start}-{stop}.npz"
+    return folder / f"{rows[0]}-{rows[1]}.npz"
 
 
-def computed(folder: Path, rows: Sequence[tuple[int, int]], compute: Callable[[int, int], Part]) -> Iterator[Part]:
+def computed(folder: Path, cuts: Sequence[Rows], compute: Callable[[Rows], Part]) -> Iterator[Part]:
     """Yield the parts of some rows: as an earlier run has kept them, else computed, and kept now."""
-    for start, stop in rows:
-        path = part_file(folder, start, stop)
-        with contextlib.suppress(DataError):  # there is none, or it is damaged
-            yield Part.load(path)
-            continue
-        part = compute(start, stop)
-        part.save(path)
+    for rows in cuts:
+        path = part_file(folder, rows)
+        try:
+            part = Part.load(path)
+        except DataError:  # there is none, or it is damaged
+            part = compute(rows)
+            part.save(path)
         yield part

@@ -37,7 +37,9 @@ BLOCKS_HELD = 3  # one is analysed, one is read, one waits
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.usage = "%(prog)s LOSSES-or-LOGITS LABELS --out DIR [options]"
-    parser.description = "Analyse the losses of a whole data set: what is hard, how hard, and what mining makes of it."
+    parser.description = (
+        "Analyse the losses of a whole data set: what is hard, how hard, and what mining makes of it."
+    )
     option = parser.add_argument
     option("values", metavar="LOSSES-or-LOGITS", help="(N, A) losses in nats, or (N, A, C) logits")
     option("labels", metavar="LABELS", help="(N, A) class numbers, or bools for losses; or (N, A, C) one-hot")
@@ -45,7 +47,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
     option = parser.add_argument_group("what is analysed").add_argument
     option("--top", metavar="K", type=at_least(0), default=50, help="worst samples and anchors (default %(default)s)")
-    option("--levels", metavar="N,N,...", type=_sizes, help="anchors of each feature map, in order, for a table by level")
+    option(
+        "--levels", metavar="N,N,...", type=_sizes, help="anchors of each feature map, in order, for a table by level"
+    )
     ratios = "negatives per positive to compare (default 1,2,3,5,10)"
     option("--ratio-sweep", metavar="R,R,...", type=_ratios, default=(1.0, 2.0, 3.0, 5.0, 10.0), help=ratios)
     option("--classification", choices=("softmax", "sigmoid"), help="the loss of logits (default softmax)")
@@ -112,7 +116,9 @@ def run(args: argparse.Namespace) -> None:
             else:
                 finish(args, whole)
     if args.shard:
-        say(f"samples {start} to {stop} of {len(inputs.values)} analysed, written to {args.out}; see ssd-mining merge")
+        say(
+            f"samples {start} to {stop} of {len(inputs.values)} analysed, written to {args.out}; see ssd-mining merge"
+        )
 
 
 @dataclass(frozen=True)
@@ -176,26 +182,24 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> Inputs:
     return Inputs(values, labels, ids, mining, settings, names, run, stamps)
 
 
-def _parts(
-    args: argparse.Namespace, inputs: Inputs, rows: list[tuple[int, int]], folder: "Path"
-) -> "Iterator[Part]":
+def _parts(args: argparse.Namespace, inputs: Inputs, rows: list[tuple[int, int]], folder: "Path") -> "Iterator[Part]":
     from ssd_mining.commands import parts
     from ssd_mining.commands.progress import progress
 
-    left = sum(stop - start for start, stop in rows if not parts.part_file(folder, start, stop).exists())
+    left = sum(stop - start for start, stop in rows if not parts.part_file(folder, (start, stop)).exists())
     with progress(left, "samples") as advance:
-        yield from parts.computed(folder, rows, lambda start, stop: _analysed(args, inputs, start, stop, advance))
+        yield from parts.computed(folder, rows, lambda part: _analysed(args, inputs, part, advance))
 
 
 def _analysed(
-    args: argparse.Namespace, inputs: Inputs, start: int, stop: int, advance: Callable[[int], None]
+    args: argparse.Namespace, inputs: Inputs, rows: tuple[int, int], advance: Callable[[int], None]
 ) -> "Part":
     """Analyse some rows, block by block."""
     import numpy as np
 
     from ssd_mining.commands.parts import Part
 
-    analysis, step = inputs.analysis(), _block_rows(args, inputs)
+    (start, stop), analysis, step = rows, inputs.analysis(), _block_rows(args, inputs)
 
     def add(first: int) -> dict[str, Any]:
         last = min(first + step, stop)
@@ -214,24 +218,26 @@ def _analysed(
 def _block_rows(args: argparse.Namespace, inputs: Inputs) -> int:
     """Return how many samples are read at a time: what memory allows, in whole chunks of the files if it can be."""
     per_sample = BLOCKS_HELD * inputs.row_bytes + (inputs.values.shape[1] + 1) * ANALYSIS_BYTES
-    step = max(1, (args.max_memory << 20) // per_sample)
+    step: int = max(1, (args.max_memory << 20) // per_sample)
     chunk = max(inputs.values.chunk_rows, inputs.labels.chunk_rows)
     return step - step % chunk if step >= chunk else step
 
 
 def check_page(args: argparse.Namespace) -> None:
     """Refuse to begin what could not be finished: a page without the packages that make it."""
-    from ssd_mining import report
+    from ssd_mining import page
 
-    missing = [] if args.no_page else list(report.missing_packages())
+    missing = [] if args.no_page else list(page.missing_packages())
     if missing:
         hint = "pip install 'ssd_mining[report]', or leave the page out with --no-page"
-        raise CommandError(2, f"report.html: expected {' and '.join(missing)}, to make it, got none installed; {hint}")
+        raise CommandError(
+            2, f"report.html: expected {' and '.join(missing)}, to make it, got none installed; {hint}"
+        )
 
 
 def finish(args: argparse.Namespace, whole: "Part") -> None:
     """Write the report of all parts, and print its summary."""
-    from ssd_mining import output, report
+    from ssd_mining import output, page, report
 
     result = whole.analysis.result()
     summary = {"schema": SCHEMA, "versions": versions(), "arguments": whole.run["arguments"], **result.to_dict()}
@@ -241,8 +247,8 @@ def finish(args: argparse.Namespace, whole: "Part") -> None:
         output.write_csv(folder / "top_anchors.csv", result.top_anchors.to_dict())
         (folder / "summary.json").write_text(as_json(summary) + "\n", encoding="utf-8")
         if not args.no_page:
-            page = report.render(report.loss_page(result, whole.columns, summary))
-            (folder / "report.html").write_text(page, encoding="utf-8")
+            html = page.render(report.loss_page(result, whole.columns, summary))
+            (folder / "report.html").write_text(html, encoding="utf-8")
     say(as_json(summary) if args.json else f"{_table(summary)}\n\nwritten to {args.out}")
 
 

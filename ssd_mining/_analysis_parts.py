@@ -1,0 +1,240 @@
+"""The parts of an analysis: its settings as one value, and what one block of rows adds to it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_mining._arrays import as_array, refuse
+from ssd_mining._backends import Backend
+from ssd_mining._batch import Batch
+from ssd_mining._classification import Classification, Focal, Sigmoid, Softmax
+from ssd_mining._logits import LogitLosses
+from ssd_mining._spec import Mined, Mining, Rows, check_int, check_number
+
+POS_MASK = "a pos_mask"
+
+_LOSSES = {kind.__name__: kind for kind in (Softmax, Sigmoid, Focal)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSpec:
+    """The settings of a `LossAnalysis`, which describes them: two with equal settings can be merged."""
+
+    mining: Mining
+    ratios: tuple[float, ...]
+    levels: tuple[int, ...] | None
+    top: int
+    classification: Classification | None
+    class_axis: int
+    backend: Backend | None
+
+    def __post_init__(self) -> None:
+        check_ratios(self.ratios)
+        for size in self.levels or ():
+            check_int("levels", size, lowest=1)
+        check_int("top", self.top, lowest=0)
+        if self.classification is not None and not isinstance(self.classification, Classification):
+            expected = "a Softmax, a Sigmoid, a Focal or None"
+            refuse("classification", expected, type(self.classification).__name__, TypeError)
+        if self.mining.scope != "sample":
+            expected = '"sample", for other scopes depend on how the data set is split into blocks'
+            refuse("scope", expected, repr(self.mining.scope))
+        if self.mining.pool_size > 1:
+            expected = "1, for draws depend on how the data set is split into blocks"
+            refuse("pool_size", expected, f"{self.mining.pool_size}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        kind = self.classification
+        return {
+            "mining": {name: _number(value) for name, value in dataclasses.asdict(self.mining).items()},
+            "ratios": [float(ratio) for ratio in self.ratios],
+            "levels": None if self.levels is None else [int(size) for size in self.levels],
+            "top": int(self.top),
+            "classification": None if kind is None else {"kind": type(kind).__name__, **dataclasses.asdict(kind)},
+            "class_axis": self.class_axis,
+            "backend": self.backend,
+        }
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> "AnalysisSpec":
+        """Return the settings that `to_dict` told."""
+        kind = given["classification"]
+        if kind is not None:
+            fields = dict(kind)
+            kind = _LOSSES[fields.pop("kind")](**fields)
+        own = {
+            "mining": Mining(**given["mining"]),
+            "ratios": tuple(given["ratios"]),
+            "levels": None if given["levels"] is None else tuple(given["levels"]),
+            "classification": kind,
+        }
+        return cls(**{**given, **own})
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_sequence(name: str, value: Any) -> tuple[Any, ...]:
+    """Return numbers that were given in a sequence or in an array, whatever their values."""
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        refuse(name, "a sequence of numbers", f"{value!r}", TypeError)
+    return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
+
+
+def check_ratios(ratios: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse ratios of negatives per positive that are none, or not all different."""
+    for ratio in ratios:
+        check_number("ratios", ratio, lowest=0)
+    if len(set(ratios)) < len(ratios):
+        refuse("ratios", "numbers that differ", f"{list(ratios)}")
+    return ratios
+
+
+def check_ids(ids: Sequence[Any] | NDArray[Any] | None, num_samples: int) -> list[str | int] | None:
+    """Check what the caller calls the samples of a block."""
+    if ids is None:
+        return None
+    names = as_array("ids", ids).tolist() if isinstance(ids, np.ndarray) else list(ids)
+    if len(names) != num_samples:
+        refuse("ids", f"one for each of {num_samples} samples", f"{len(names)}")
+    for i, name in enumerate(names):
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            refuse("ids", "strings or whole numbers", f"{name!r} at {i}", TypeError)
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        refuse("ids", "another for every sample", f"{twice!r} twice")
+    return names
+
+
+def check_levels(levels: tuple[int, ...], batch: Batch) -> None:
+    """Check that feature maps make up the anchors of a batch."""
+    if not batch.is_dense:
+        refuse("sample_offsets", "none beside levels, which every sample must have alike", "both", TypeError)
+    num_anchors = batch.conf_loss.shape[1]
+    if sum(levels) != num_anchors:
+        got = f"{list(levels)}, which make {sum(levels)}"
+        refuse("levels", f"sizes that add up to the {num_anchors} anchors", got)
+
+
+def form_of(batch: Batch) -> str:
+    """Say what the labels of a batch are."""
+    if batch.labels.ndim > batch.conf_loss.ndim:
+        return "scores"
+    return POS_MASK if batch.labels.dtype.kind == "b" else "classes"
+
+
+class Selected(NamedTuple):
+    """The m selected anchors of a block of samples, its positives and kept negatives, in the order of the anchors."""
+
+    sample: NDArray[np.int64]  # (m,) in the batch
+    anchor: NDArray[np.int64]  # (m,) in the sample
+    loss: NDArray[Any]  # (m,)
+    is_positive: NDArray[np.bool_]  # (m,)
+    label: NDArray[np.int64]  # (m,) class of a positive; what a negative is taken for; -1: not known
+
+
+def selected(batch: Batch, logits: LogitLosses | None, block: slice, rows: Rows, mined: Mined) -> Selected:
+    """Gather the selected anchors of a block that was mined with masks."""
+    places = np.flatnonzero(mined.pos_mask | mined.hard_negative_mask)
+    positive = mined.pos_mask[places]
+    owner = np.searchsorted(rows.offsets, places, "right") - 1
+    anchor = places - rows.offsets[owner]
+    label = np.full(places.size, -1, np.int64)
+    label[positive] = _classes(batch, block, places[positive])
+    if logits is not None:
+        where = (block.start + owner, anchor) if batch.is_dense else (0, batch.anchors(block).start + places)
+        label[~positive] = _taken_for(logits, *(np.broadcast_to(axis, places.shape)[~positive] for axis in where))
+    return Selected(block.start + owner, anchor, rows.loss[places], positive, label)
+
+
+def _classes(batch: Batch, block: slice, positives: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the class of some positives of a block, -1 where the labels do not tell."""
+    labels = batch.part(batch.labels, block)[positives]
+    if labels.dtype == np.bool_:
+        return np.full(positives.size, -1, np.int64)
+    if labels.ndim == 1:
+        return labels.astype(np.int64)
+    return np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
+
+
+def _taken_for(logits: LogitLosses, row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the foreground class with the largest logit of some anchors, -1 where there is none."""
+    scores = logits.logits[row, column]  # (m, C)
+    background = -1 if logits.background is None else logits.background
+    if background == scores.shape[1]:  # of a sigmoid head without a column for it
+        return np.asarray(scores.argmax(axis=1))
+    foreground = np.delete(np.arange(scores.shape[1]), background)
+    return foreground[scores[:, foreground].argmax(axis=1)] if foreground.size else np.full(row.size, -1)
+
+
+def negatives(rows: Rows, *, omit_nan: bool) -> NDArray[np.bool_]:
+    """Return which anchors of some rows are negatives, (n,)."""
+    mask: NDArray[np.bool_] = rows.labels == rows.codes[0]
+    if omit_nan:
+        mask &= ~np.isnan(rows.loss)
+        if rows.rank.size:
+            mask &= ~np.isnan(rows.rank)
+    return mask
+
+
+def level_of(levels: tuple[int, ...], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return to which feature map some anchors belong."""
+    return np.searchsorted(np.cumsum(levels), anchor, "right")
+
+
+def by_level(levels: tuple[int, ...], mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Count the anchors of a mask (n,) of whole samples by feature map, (L,)."""
+    ends = np.cumsum(levels)
+    per_anchor = mask.reshape(-1, sum(levels)).sum(axis=0)
+    return np.diff(np.concatenate([[0], np.cumsum(per_anchor)])[[0, *ends]])
+
+
+def loss_of(mined: Mined) -> NDArray[np.float64]:
+    """Return the confidence loss of every sample, (b,)."""
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as in confidence_loss
+        return mined.positive_sum + mined.negative_sum
+
+
+def columns_of(records: list[tuple[Any, ...]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return records as columns of these names."""
+    columns = {name: [record[i] for record in records] for i, name in enumerate(names)}
+    return {name: _column(name, values) for name, values in columns.items()}
+
+
+def _column(name: str, values: list[Any]) -> NDArray[Any]:
+    if name == "id":
+        return id_array(values)
+    kind = np.float64 if name in ("loss", "positive_sum", "negative_sum") else np.int64
+    return np.array(values, np.bool_ if name == "is_positive" else kind)
+
+
+def sample_columns(
+    mined: Mined, loss: NDArray[np.float64], start: int, ids: list[Any] | None
+) -> dict[str, NDArray[Any]]:
+    """Return what is said of every sample of a batch."""
+    names = {} if ids is None else {"id": id_array(ids)}
+    return {
+        "sample": np.arange(start, start + loss.size),
+        **names,
+        "num_pos": mined.num_pos,
+        "num_neg": mined.num_neg,
+        "num_kept": mined.num_kept,
+        "positive_sum": mined.positive_sum,
+        "negative_sum": mined.negative_sum,
+        "confidence_loss": loss,
+        "threshold": mined.threshold,
+    }
+
+
+def id_array(ids: list[str | int]) -> NDArray[Any]:
+    """Return ids as an array of strings, or of whole numbers; of objects where they are mixed or too large."""
+    kinds = {type(name) for name in ids}
+    if kinds <= {int} and all(-(1 << 63) <= name < 1 << 63 for name in ids):  # type: ignore[operator]
+        return np.array(ids, np.int64)
+    return np.array(ids, np.str_ if kinds == {str} else object)

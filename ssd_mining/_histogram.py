@@ -1,0 +1,154 @@
+"""How losses are distributed: counts by the upper half of their float32, which any two can merge.
+
+The upper 16 bits of a float32 are its sign, its exponent and 7 bits of its mantissa: 128 bins for every factor of
+two, of which each value is less than 0.4 % from the middle. That is so for all normal numbers, of either sign; zero
+and infinity have bins of their own (that of zero holds numbers below 1e-40), and so has NaN.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BINS = 1 << 16
+NAN_BIN = 0x7FC0
+INF_BIN = 0x7F80
+_SIGN = 0x8000
+
+# The bins from the most negative to the largest: of negative numbers, the larger bits are the lower values.
+_ORDER = np.concatenate([np.arange(_SIGN | INF_BIN, _SIGN - 1, -1), np.arange(INF_BIN + 1)])
+
+PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+PER_OCTAVE = 4
+
+
+def bin_counts(values: ArrayLike) -> NDArray[np.int64]:
+    """Count values (n,) by bin, (65536,)."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        numbers = np.asarray(values).astype(np.float32)
+    bins = numbers.view(np.uint32) >> np.uint32(16)
+    bins[np.isnan(numbers)] = NAN_BIN
+    return np.bincount(bins, minlength=BINS).astype(np.int64)
+
+
+def _edge(bins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the number of the least magnitude in each bin."""
+    return (bins.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+
+
+def _middle(bins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the number that stands for a bin: its middle, or the one value that it is about."""
+    half = np.where(np.isin(bins & ~_SIGN, (0, INF_BIN)), 0, 0x8000)
+    bits = (bins.astype(np.uint32) << np.uint32(16)) | half.astype(np.uint32)
+    middle = bits.view(np.float32).astype(np.float64)
+    return np.where(middle == 0, 0.0, middle)
+
+
+@dataclass(frozen=True, eq=False)
+class LossHistogram:
+    """How many losses there are of which size.
+
+    Attributes
+    ----------
+    count : int
+        Losses in all, NaN among them.
+    num_nan, num_negative, num_zero, num_inf : int
+        Those that are NaN, below zero, zero (or below 1e-40), and infinite, of either sign.
+    values : ndarray of float64, (n,)
+        What stands for every bin that is not empty, rising: each loss of it is within 0.4 %.
+    counts : ndarray of int64, (n,)
+        How many losses each of them stands for; NaN is in none.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> analysis = sm.LossAnalysis(background=0)
+    >>> _ = analysis.update([[9.0, 0.1, 0.3, 0.2, 0.4]], [[1, 0, 0, 0, 0]])
+    >>> negatives = analysis.result().distributions["negatives"]
+    >>> negatives.count, round(negatives.quantile(0.5), 2)
+    (4, 0.2)
+    """
+
+    count: int
+    num_nan: int
+    num_negative: int
+    num_zero: int
+    num_inf: int
+    values: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, counts: NDArray[np.int64]) -> "LossHistogram":
+        """Describe counts by bin, (65536,)."""
+        ordered = counts[_ORDER]
+        present = np.flatnonzero(ordered)
+        bins = _ORDER[present]
+        values, number = _middle(bins), ordered[present]
+        return cls(
+            count=int(number.sum() + counts[NAN_BIN]),
+            num_nan=int(counts[NAN_BIN]),
+            num_negative=int(number[values < 0].sum()),
+            num_zero=int(number[values == 0].sum()),
+            num_inf=int(number[np.isinf(values)].sum()),
+            values=values,
+            counts=number,
+        )
+
+    def quantile(self, probability: float) -> float:
+        """Return the least loss that so large a share of the losses does not exceed, to 0.4 %; NaN where none is.
+
+        NaN among the losses is passed over.
+        """
+        if not 0 <= probability <= 1:
+            msg = f"probability: expected a number from 0 to 1, got {probability!r}"
+            raise ValueError(msg)
+        reached = np.cumsum(self.counts)
+        if not reached.size:
+            return float("nan")
+        rank = max(1, int(np.ceil(probability * float(reached[-1]))))
+        return float(self.values[min(int(np.searchsorted(reached, rank)), reached.size - 1)])
+
+    def log_bins(self, per_octave: int = PER_OCTAVE) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return a coarser histogram of the finite losses above zero, for a logarithmic axis.
+
+        Parameters
+        ----------
+        per_octave : {1, 2, 4, 8, 16, 32, 64, 128}
+            Bins for every factor of two.
+
+        Returns
+        -------
+        edges : ndarray of float64, (m + 1,)
+            Rising, from the first bin that is not empty to the last; (0,) where all are.
+        counts : ndarray of int64, (m,)
+            The losses from each edge, included, to the next.
+
+        Raises
+        ------
+        ValueError
+            If `per_octave` is another number.
+        """
+        if per_octave not in (1, 2, 4, 8, 16, 32, 64, 128):
+            msg = f"per_octave: expected a power of two from 1 to 128, got {per_octave!r}"
+            raise ValueError(msg)
+        chosen = (self.values > 0) & (self.values < np.inf)
+        if not chosen.any():
+            return np.empty(0), np.empty(0, np.int64)
+        step = 128 // per_octave
+        bins = (self.values[chosen].astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.int64) // step
+        counts = np.bincount(bins - bins[0], self.counts[chosen]).astype(np.int64)
+        return _edge(np.arange(bins[0], bins[-1] + 2) * step), counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return counts, quantiles and a histogram for a logarithmic axis, as JSON can hold them."""
+        edges, counts = self.log_bins()
+        return {
+            "count": self.count,
+            "num_nan": self.num_nan,
+            "num_negative": self.num_negative,
+            "num_zero": self.num_zero,
+            "num_inf": self.num_inf,
+            "quantiles": {str(p): self.quantile(p) for p in PROBABILITIES},
+            "log_bins": {"edges": edges.tolist(), "counts": counts.tolist()},
+        }

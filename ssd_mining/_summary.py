@@ -1,0 +1,150 @@
+"""What is known of the samples seen so far, in bounded memory: `Summary`, which adds up in any order."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_mining import _analysis_parts as parts
+from ssd_mining import _backends
+from ssd_mining._analysis_parts import POS_MASK, AnalysisSpec, Selected
+from ssd_mining._batch import Batch
+from ssd_mining._histogram import BINS, bin_counts
+from ssd_mining._logits import LogitLosses
+from ssd_mining._spec import Mined, Mining, Rows
+from ssd_mining._totals import Totals
+from ssd_mining._worst import Stretches, Worst
+
+DISTRIBUTIONS = ("positives", "negatives", "kept", "samples")
+TOTALS = (
+    *("samples", "positives", "kept"),  # sums of samples; their counts are of samples, positives, kept negatives
+    *("anchors", "negatives", "without positives"),  # counts alone
+    *("ratio samples", "ratio kept"),  # by ratio
+    *("class positives", "class kept"),  # by class
+    *("level positives", "level negatives", "level kept"),  # by level
+)
+
+Ids = list[str | int] | None
+Columns = dict[str, NDArray[Any]]
+
+
+class Summary:
+    """Counts, sums, histograms and the worst of the samples seen so far."""
+
+    def __init__(self, spec: AnalysisSpec) -> None:
+        self.spec = spec
+        self.labels: str | None = None  # their form, once it is known
+        self.histograms = np.zeros((len(DISTRIBUTIONS), BINS), np.int64)
+        self.totals = {name: Totals() for name in TOTALS}
+        self.worst = {name: Worst(spec.top) for name in ("samples", "anchors")}
+        self.seen = Stretches()
+
+    def add(self, batch: Batch, logits: LogitLosses | None, start: int, ids: Ids, num_threads: int | None) -> Columns:
+        """Mine a checked batch, add it, and return what is said of its samples; if that fails, this is spoilt."""
+        threads: Any = {"backend": self.spec.backend, "num_threads": num_threads}
+        mined = _backends.empty_mined(batch.num_samples, 0)
+        for block, rows, part in _backends.walk(batch, mined, own_masks=True, **threads):
+            selected = parts.selected(batch, logits, block, rows, part)
+            self._count_anchors(batch, rows, selected)
+            self._sweep(batch.mining, rows, threads)
+            self._keep_anchors(selected, start, ids)
+        loss = parts.loss_of(mined)
+        self._count_samples(batch, mined, loss)
+        self._keep_samples(mined, loss, start, ids)
+        self.labels = parts.form_of(batch)
+        self.seen.add(start, start + batch.num_samples)
+        return parts.sample_columns(mined, loss, start, ids)
+
+    def _count_anchors(self, batch: Batch, rows: Rows, selected: Selected) -> None:
+        negative = parts.negatives(rows, omit_nan=batch.mining.nan_policy == "omit")
+        self._count_losses("negatives", rows.loss[negative])
+        kept = ~selected.is_positive
+        for role, chosen in (("positives", selected.is_positive), ("kept", kept)):
+            losses = selected.loss[chosen]
+            self._count_losses(role, losses)
+            if self.spec.classification is not None or (role == "positives" and parts.form_of(batch) != POS_MASK):
+                self.totals[f"class {role}"].add(losses, selected.label[chosen])
+            if self.spec.levels is not None:
+                self.totals[f"level {role}"].add(losses, parts.level_of(self.spec.levels, selected.anchor[chosen]))
+        if self.spec.levels is not None:
+            counts = parts.by_level(self.spec.levels, negative)
+            self.totals["level negatives"].add_counts(range(counts.size), counts)
+
+    def _count_losses(self, name: str, losses: NDArray[Any]) -> None:
+        self.histograms[DISTRIBUTIONS.index(name)] += bin_counts(losses)
+
+    def _sweep(self, mining: Mining, rows: Rows, threads: Any) -> None:
+        for i, ratio in enumerate(self.spec.ratios):
+            part = _backends.empty_mined(rows.offsets.size - 1, 0)
+            _backends.mine_rows(rows, dataclasses.replace(mining, neg_pos_ratio=ratio), part, None, **threads)
+            self.totals["ratio samples"].add(parts.loss_of(part), i)
+            self.totals["ratio kept"].add(part.negative_sum, i, counts=part.num_kept)
+
+    def _count_samples(self, batch: Batch, mined: Mined, loss: NDArray[np.float64]) -> None:
+        self._count_losses("samples", loss)
+        self.totals["samples"].add(loss)
+        self.totals["positives"].add(mined.positive_sum, counts=mined.num_pos)
+        self.totals["kept"].add(mined.negative_sum, counts=mined.num_kept)
+        for name, number in (
+            ("anchors", batch.conf_loss.size),
+            ("negatives", mined.num_neg.sum()),
+            ("without positives", np.count_nonzero(mined.num_pos == 0)),
+        ):
+            self.totals[name].add_counts([0], [int(number)])
+
+    def _keep_samples(self, mined: Mined, loss: NDArray[np.float64], start: int, ids: Ids) -> None:
+        worst = self.worst["samples"]
+        rest = mined.positive_sum, mined.negative_sum, mined.num_pos, mined.num_kept
+        for i in worst.candidates(loss).tolist():
+            name = start + i if ids is None else ids[i]
+            worst.add([(loss[i].item(), start + i, 0, name, *(column[i].item() for column in rest))])
+
+    def _keep_anchors(self, selected: Selected, start: int, ids: Ids) -> None:
+        worst = self.worst["anchors"]
+        chosen = worst.candidates(selected.loss)
+        sample = selected.sample[chosen].tolist()
+        names = [start + i if ids is None else ids[i] for i in sample]
+        loss, anchor, is_positive, label = (
+            column[chosen].tolist()
+            for column in (selected.loss, selected.anchor, selected.is_positive, selected.label)
+        )
+        worst.add(zip(loss, (start + i for i in sample), anchor, names, is_positive, label, strict=True))
+
+    def merge(self, other: "Summary") -> None:
+        """Add what another knows of other samples."""
+        self.labels = self.labels or other.labels
+        self.histograms += other.histograms
+        for name, totals in self.totals.items():
+            totals.merge(other.totals[name])
+        for name, worst in self.worst.items():
+            worst.add(other.worst[name].records)
+        for start, stop in other.seen:
+            self.seen.add(start, stop)
+
+    def to_state(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it."""
+        present = [np.flatnonzero(counts) for counts in self.histograms]
+        return {
+            "labels": self.labels,
+            "histograms": [
+                [bins.tolist(), counts[bins].tolist()] for bins, counts in zip(present, self.histograms, strict=True)
+            ],
+            "totals": {name: totals.to_state() for name, totals in self.totals.items()},
+            "worst": {name: worst.to_state() for name, worst in self.worst.items()},
+            "seen": [list(pair) for pair in self.seen],
+        }
+
+    @classmethod
+    def from_state(cls, spec: AnalysisSpec, state: Mapping[str, Any]) -> "Summary":
+        """Return what `to_state` told."""
+        summary = cls(spec)
+        summary.labels = state["labels"]
+        for counts, (bins, number) in zip(summary.histograms, state["histograms"], strict=True):
+            counts[bins] = number
+        summary.totals = {name: Totals.from_state(state["totals"][name]) for name in TOTALS}
+        for name, worst in summary.worst.items():
+            worst.add_state(state["worst"][name])
+        summary.seen = Stretches(state["seen"])
+        return summary

@@ -1,0 +1,137 @@
+"""Counts, and sums of float64 values without rounding, so that they do not depend on the order of the values.
+
+A float64 is a whole number of units of 2**-1126 (the last bit of the mantissa of the smallest subnormal, where
+`numpy.frexp` puts it); Python's integers hold any number of them. The one rounding is that of the result.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_MANTISSA_BITS = 53
+_LOWEST = 1126  # frexp(5e-324) is 0.5 * 2**-1073, whose mantissa has 53 bits
+_HALF = 27  # bits of a half mantissa: 2**26 of them add up without rounding in the float64 of `bincount`
+_MOST_VALUES = 1 << 26
+
+K = TypeVar("K", bound=Hashable)
+_NAN, _INF, _NEGATIVE_INF = "nan", "inf", "-inf"
+
+
+@dataclass(eq=False)
+class Totals:
+    """How many values there are of each group, a whole number, and their exact sum; groups appear as they are met.
+
+    Examples
+    --------
+    >>> totals = Totals()
+    >>> totals.add([1e300, 1.0, -1e300])
+    >>> totals.count_of(), totals.sum_of()
+    (3, 1.0)
+    """
+
+    counts: dict[int, int] = field(default_factory=dict)
+    units: dict[int, int] = field(default_factory=dict)  # the sums of the finite values, in 2**-1126
+    special: dict[tuple[int, str], int] = field(default_factory=dict)  # how many of a group are NaN or infinite
+
+    def add(self, values: ArrayLike, groups: ArrayLike | int = 0, *, counts: ArrayLike = 1) -> None:
+        """Add values (n,) to their groups, (n,) or one for all.
+
+        Each counts as one, or as its part of `counts`, (n,).
+        """
+        numbers = np.asarray(values, np.float64)
+        names, rows = _numbered(np.broadcast_to(np.asarray(groups, np.int64), numbers.shape))
+        present = np.bincount(rows, minlength=names.size) > 0
+        each = np.zeros(names.size, np.int64)
+        np.add.at(each, rows, np.broadcast_to(np.asarray(counts, np.int64), rows.shape))
+        self.add_counts(names[present], each[present])
+        finite = np.isfinite(numbers)
+        if not finite.all():
+            self._add_special(numbers[~finite], names[rows[~finite]])
+            numbers, rows = numbers[finite], rows[finite]
+        for start in range(0, numbers.size, _MOST_VALUES):
+            part = slice(start, start + _MOST_VALUES)
+            self._add_finite(numbers[part], rows[part], names.tolist())
+
+    def add_counts(self, groups: ArrayLike, counts: ArrayLike) -> None:
+        """Add to the counts of some groups, (n,), without values."""
+        _add_up(self.counts, zip(np.asarray(groups).tolist(), np.asarray(counts).tolist(), strict=True))
+
+    def _add_special(self, values: NDArray[np.float64], groups: NDArray[np.int64]) -> None:
+        for kind, is_kind in ((_NAN, np.isnan(values)), (_INF, values == np.inf), (_NEGATIVE_INF, values == -np.inf)):
+            _add_up(self.special, (((group, kind), 1) for group in groups[is_kind].tolist()))
+
+    def _add_finite(self, values: NDArray[np.float64], rows: NDArray[np.int64], names: list[int]) -> None:
+        mantissas, exponents = np.frexp(values)
+        whole = np.ldexp(mantissas, _MANTISSA_BITS).astype(np.int64)
+        shifts = exponents.astype(np.int64) + (_LOWEST - _MANTISSA_BITS)
+        lowest, width = int(shifts.min()), int(np.ptp(shifts)) + 1
+        keys = rows * width + (shifts - lowest)
+        high = np.bincount(keys, whole >> _HALF)
+        low = np.bincount(keys, whole & ((1 << _HALF) - 1))
+        for key in np.flatnonzero((high != 0) | (low != 0)).tolist():
+            row, shift = key // width, lowest + key % width
+            _add_up(self.units, [(names[row], ((int(high[key]) << _HALF) + int(low[key])) << shift)])
+
+    def merge(self, other: "Totals") -> None:
+        """Add the counts and sums of another to these."""
+        _add_up(self.counts, other.counts.items())
+        _add_up(self.units, other.units.items())
+        _add_up(self.special, other.special.items())
+
+    def count_of(self, group: int = 0) -> int:
+        """Return how many values a group has."""
+        return self.counts.get(group, 0)
+
+    def counts_of(self, groups: Iterable[int]) -> NDArray[np.int64]:
+        """Return how many values each of some groups has, (n,)."""
+        return np.array([self.count_of(group) for group in groups], np.int64)
+
+    def sum_of(self, group: int = 0) -> float:
+        """Return the sum of a group, correctly rounded; 0 of a group without values; NaN of inf - inf."""
+        kinds = [kind for kind in (_NAN, _INF, _NEGATIVE_INF) if (group, kind) in self.special]
+        if kinds:
+            return float(kinds[0]) if len(kinds) == 1 else float(_NAN)
+        total = self.units.get(group, 0)
+        try:
+            return total / (1 << _LOWEST)  # Python rounds the quotient of whole numbers correctly
+        except OverflowError:
+            return float(_INF) if total > 0 else float(_NEGATIVE_INF)
+
+    def sums_of(self, groups: Iterable[int]) -> NDArray[np.float64]:
+        """Return the sums of some groups, (n,)."""
+        return np.array([self.sum_of(group) for group in groups], np.float64)
+
+    def to_state(self) -> dict[str, Any]:
+        """Return all that there is to know, as JSON can hold it."""
+        return {
+            "counts": [[group, count] for group, count in sorted(self.counts.items())],
+            "units": [[group, hex(total)] for group, total in sorted(self.units.items())],
+            "special": [[group, kind, count] for (group, kind), count in sorted(self.special.items())],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Totals":
+        """Return the totals that `to_state` told."""
+        totals = cls()
+        totals.counts = {int(group): int(count) for group, count in state["counts"]}
+        totals.units = {int(group): int(total, 16) for group, total in state["units"]}
+        totals.special = {(int(group), str(kind)): int(count) for group, kind, count in state["special"]}
+        return totals
+
+
+def _numbered(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return names (m,), those of `groups` among them, and for each group the place of its name."""
+    if not groups.size:
+        return groups, groups
+    first, span = int(groups.min()), int(np.ptp(groups)) + 1
+    if span > 1024:
+        return np.unique(groups, return_inverse=True)
+    return np.arange(first, first + span), groups - first
+
+
+def _add_up(totals: dict[K, int], pairs: Iterable[tuple[K, int]]) -> None:
+    for key, number in pairs:
+        totals[key] = totals.get(key, 0) + number
