@@ -221,8 +221,7 @@ def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
                 raise DataError(f"{name}: expected whole numbers, one for each sample, got {got}")
             ids = source[:].astype(np.int64)
     else:
-        with _explained(name):
-            lines = Path(name).read_text(encoding="utf-8").splitlines()
+        lines = read_lines(name)
         ids = np.array(lines, np.str_) if lines else np.empty(0, "<U1")
     if ids.size != count:
         raise DataError(f"{name}: expected {count:,} names, one for each sample, got {ids.size:,}")
@@ -233,6 +232,12 @@ def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
         got = f"{twice.item()!r} for samples {places[0]} and {places[1]}"
         raise DataError(f"{name}: expected another name for every sample, got {got}")
     return ids
+
+
+def read_lines(name: str | os.PathLike[str]) -> list[str]:
+    """Read text in UTF-8, line by line; `DataError` if there is none."""
+    with _explained(os.fspath(name)):
+        return Path(name).read_text(encoding="utf-8").splitlines()
 
 
 def stamp(name: str | os.PathLike[str]) -> list[Any]:

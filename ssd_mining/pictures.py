@@ -20,7 +20,7 @@ from ssd_mining.tables import ClassTable, LevelTable, RatioTable, TopSamples
 INK, FAINT, POSITIVE, NEGATIVE, KEPT = "#010203", "#020304", "#030405", "#040506", "#050607"
 _NAMES = {INK: "ink", FAINT: "faint", POSITIVE: "positive", NEGATIVE: "negative", KEPT: "kept"}
 
-WIDTH, HEIGHT = 5.6, 3.3  # inches: 403 units wide, so that letters of 11 are read on a telephone too
+WIDTH, HEIGHT = 5.0, 3.1  # inches: 360 units wide, so that letters of 11 are read on a telephone too
 LEAST_LOSS = 1e-8  # of the axis; float32 losses from logits reach down to 1e-45, where nothing is learnt
 MOST_POINTS = 2000  # samples that are drawn one by one
 MOST_BARS = 20
@@ -91,8 +91,8 @@ def distributions(losses: Mapping[str, LossHistogram]) -> str | None:
                 axes.stairs(bins[name][1], bins[name][0], fill=True, color=colour, alpha=alpha, baseline=0.5)
                 axes.stairs(bins[name][1], bins[name][0], color=colour, label=label, linewidth=1.5, baseline=0.5)
         axes.set_xlim(max(LEAST_LOSS, min(e[0] for e in edges)), max(e[-1] for e in edges))
-        axes.set_ylim(0.5, 4 * max(int(counts.max()) for _, counts in bins.values() if counts.size))
-        axes.legend(loc="upper left", ncols=1)
+        axes.set_ylim(0.5, 1.5 * max(int(counts.max()) for _, counts in bins.values() if counts.size))
+        axes.figure.legend(loc="outside upper right", ncols=3, columnspacing=1, handlelength=1, fontsize=9.5)
         _short_ticks(axes.xaxis, axes.yaxis)
     return svg[0]
 
@@ -182,7 +182,8 @@ def _two_bars(axes: Any, positive: NDArray[Any], negative: NDArray[Any]) -> None
     """Draw lying bars, the first on top: what positives cost, and kept negatives after it."""
     places = np.arange(positive.size)
     axes.barh(places, positive, color=POSITIVE, height=0.72, label="positives")
-    axes.barh(places, negative, left=positive, color=KEPT, height=0.72, label="kept negatives")
+    if negative.any():
+        axes.barh(places, negative, left=positive, color=KEPT, height=0.72, label="kept negatives")
     axes.set_xlabel("loss (nats)")
     axes.set_ylim(positive.size - 0.4, -0.6)
     axes.grid(visible=False, axis="y")

@@ -1,7 +1,7 @@
 """The page of a report: what `LossAnalysis` found, in the order in which one would ask."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from ssd_mining.tables import AnalysisResult
 Columns = Mapping[str, NDArray[Any]]
 
 
-def loss_page(result: AnalysisResult, columns: Columns, summary: Mapping[str, Any]) -> Page:
+def loss_page(
+    result: AnalysisResult, columns: Columns, summary: Mapping[str, Any], class_names: Sequence[str] = ()
+) -> Page:
     """Return the page of one data set.
 
     Parameters
@@ -25,14 +27,15 @@ def loss_page(result: AnalysisResult, columns: Columns, summary: Mapping[str, An
         What it said of every sample.
     summary : mapping
         What `summary.json` holds: from here come the arguments and the versions.
+    class_names : sequence of str
+        What the classes are called, by number; those without a name are called by their number.
     """
     arguments = summary["arguments"]
     sections = [
-        _distribution_section(result),
-        _balance_section(columns),
+        _distribution_section(result, columns),
         _sweep_section(result),
-        _worst_section(result),
-        _class_section(result),
+        _worst_section(result, class_names),
+        _class_section(result, class_names),
         _level_section(result),
     ]
     return Page(
@@ -73,27 +76,31 @@ def _facts(result: AnalysisResult) -> list[Fact]:
     ]
 
 
-NAMES = {"positives": "positives", "negatives": "negatives", "kept": "kept negatives", "samples": "samples"}
+NAMES = {"positives": "positives", "negatives": "negatives", "kept": "kept", "samples": "samples"}
 
 
-def _distribution_section(result: AnalysisResult) -> Section:
+def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
     losses = result.distributions
     shares = [float(p) for p in losses["samples"].to_dict()["quantiles"]]
     quantiles = {name: [losses[name].quantile(p) for p in shares] for name in NAMES}
-    caption = "How many anchors have which loss; both axes are logarithmic."
     left_out = ", ".join(
         f"{count:,} {word}"
         for kind, word in (("zero", "zero"), ("negative", "below zero"), ("inf", "infinite"), ("nan", "NaN"))
         if (count := sum(getattr(losses[name], f"num_{kind}") for name in ("positives", "negatives")))
     )
-    advice = (
-        "Mining helps where the kept negatives are the hard end of the negatives, about as hard as the positives."
-    )
-    picture = Picture(
+    caption = "How many anchors have which loss."
+    anchors = Picture(
         pictures.distributions(losses),
         "Loss distributions of positives, negatives and kept negatives",
         f"{caption} Not drawn: {left_out}." if left_out else caption,
         "There is no loss above zero to draw.",
+    )
+    samples = Picture(
+        pictures.balance(columns["positive_sum"], columns["negative_sum"]),
+        "Loss of kept negatives against loss of positives, sample by sample",
+        "Every sample with both, by the loss of its positives and of its kept negatives; above the dashed line, "
+        "negatives have more to say.",
+        "No sample has both positives and kept negatives.",
     )
     table = Sheet(
         "quantiles",
@@ -103,31 +110,20 @@ def _distribution_section(result: AnalysisResult) -> Section:
         "probability",
         "ascending",
     )
-    return Section("distributions", "Where the loss is", [advice], [picture], [table])
+    advice = (
+        "Mining helps where the kept negatives are the hard end of the negatives, about as hard as the positives."
+    )
+    return Section("distributions", "Where the loss is", [advice, *_tenth(columns)], [anchors, samples], [table])
 
 
-def _balance_section(columns: Columns) -> Section:
+def _tenth(columns: Columns) -> list[str]:
+    """Say how much of the loss the worst tenth of the samples has, where there are enough to say so."""
     loss = columns["confidence_loss"]
     finite = np.sort(loss[np.isfinite(loss)])[::-1]
-    text = []
-    if finite.size >= 20 and finite.sum() > 0:
-        tenth = finite.size // 10
-        part = share(float(finite[:tenth].sum()), float(finite.sum()))
-        text = [f"The worst tenth of the samples has {part} of the loss."]
-    return Section(
-        "balance",
-        "Positives against kept negatives",
-        text,
-        [
-            Picture(
-                pictures.balance(columns["positive_sum"], columns["negative_sum"]),
-                "Loss of kept negatives against loss of positives, sample by sample",
-                "Each sample by the loss of its positives and of its kept negatives; above the dashed line, "
-                "negatives have more to say. Samples without either are not drawn.",
-                "No sample has both positives and kept negatives.",
-            )
-        ],
-    )
+    if finite.size < 20 or finite.sum() <= 0:
+        return []
+    part = share(float(finite[: finite.size // 10].sum()), float(finite.sum()))
+    return [f"The worst tenth of the samples has {part} of the loss."]
 
 
 def _sweep_section(result: AnalysisResult) -> Section | None:
@@ -164,10 +160,10 @@ def _sweep_section(result: AnalysisResult) -> Section | None:
     )
 
 
-def _worst_section(result: AnalysisResult) -> Section:
+def _worst_section(result: AnalysisResult, class_names: Sequence[str]) -> Section:
     samples, anchors = result.top_samples, result.top_anchors
     role = np.where(anchors.is_positive, "positive", "kept negative")
-    label = ["" if number < 0 else str(number) for number in anchors.label.tolist()]
+    label = ["" if number < 0 else _class_name(number, class_names) for number in anchors.label.tolist()]
     return Section(
         "worst",
         "The worst samples",
@@ -182,20 +178,6 @@ def _worst_section(result: AnalysisResult) -> Section:
         ],
         [
             Sheet(
-                "top_samples",
-                f"The {samples.loss.size:,} worst samples",
-                [
-                    Column("id", "Sample", is_number=False),
-                    Column("loss", "Loss"),
-                    Column("positive_sum", "Of positives"),
-                    Column("negative_sum", "Of kept negatives"),
-                    Column("num_pos", "Positives"),
-                    Column("num_kept", "Kept negatives"),
-                ],
-                lists(samples.to_dict()),
-                "loss",
-            ),
-            Sheet(
                 "top_anchors",
                 f"The {anchors.loss.size:,} worst anchors",
                 [
@@ -208,19 +190,38 @@ def _worst_section(result: AnalysisResult) -> Section:
                 lists({**anchors.to_dict(), "role": role}) | {"class": label},
                 "loss",
             ),
+            Sheet(
+                "top_samples",
+                f"The {samples.loss.size:,} worst samples",
+                [
+                    Column("id", "Sample", is_number=False),
+                    Column("loss", "Loss"),
+                    Column("positive_sum", "Positive loss"),
+                    Column("negative_sum", "Negative loss"),
+                    Column("num_pos", "Positives"),
+                    Column("num_kept", "Kept"),
+                ],
+                lists(samples.to_dict()),
+                "loss",
+            ),
         ],
     )
 
 
-def _class_section(result: AnalysisResult) -> Section | None:
+def _class_section(result: AnalysisResult, class_names: Sequence[str]) -> Section | None:
     table = result.classes
     if table is None:
         return None
-    names = ["not named" if label < 0 else f"class {label}" for label in table.label.tolist()]
+    names = [_class_name(number, class_names) for number in table.label.tolist()]
     from_logits = result.spec["classification"] is not None
     taken = "A kept negative counts for the foreground class with its largest logit."
-    columns = [Column("label", "Class"), Column("num_pos", "Positives"), Column("positive_sum", "Their loss")]
-    columns += [Column("num_kept", "Negatives taken for it"), Column("negative_sum", "Their loss")] * from_logits
+    columns = (
+        [Column("name", "Class", is_number=False), Column("label", "Number")]
+        if class_names
+        else [Column("label", "Class")]
+    )
+    columns += [Column("num_pos", "Positives"), Column("positive_sum", "Their loss")]
+    columns += [Column("num_kept", "Negatives taken for it"), Column("negative_sum", "Loss of these")] * from_logits
     order = np.argsort(-(table.positive_sum + table.negative_sum), kind="stable")
     return Section(
         "classes",
@@ -243,11 +244,17 @@ def _class_section(result: AnalysisResult) -> Section | None:
                 "classes_table",
                 "Losses by class",
                 columns,
-                lists({name: column[order] for name, column in table.to_dict().items()}),
+                lists({name: column[order] for name, column in {**table.to_dict(), "name": np.array(names)}.items()}),
                 "" if from_logits else "positive_sum",
             )
         ],
     )
+
+
+def _class_name(number: int, names: Sequence[str]) -> str:
+    if 0 <= number < len(names):
+        return names[number]
+    return f"class {number}" if number >= 0 else "not named"
 
 
 def _level_section(result: AnalysisResult) -> Section | None:
@@ -271,13 +278,13 @@ def _level_section(result: AnalysisResult) -> Section | None:
                 "levels_table",
                 "Losses by feature map",
                 [
-                    Column("first_anchor", "First anchor"),
+                    Column("first_anchor", "From"),
                     Column("num_anchors", "Anchors"),
                     Column("num_pos", "Positives"),
                     Column("num_neg", "Negatives"),
-                    Column("num_kept", "Kept negatives"),
-                    Column("positive_sum", "Loss of positives"),
-                    Column("negative_sum", "Loss of kept negatives"),
+                    Column("num_kept", "Kept"),
+                    Column("positive_sum", "Positive loss"),
+                    Column("negative_sum", "Negative loss"),
                 ],
                 lists(table.to_dict()),
                 "first_anchor",

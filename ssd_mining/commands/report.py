@@ -2,8 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ssd_mining.commands.common import (
@@ -12,7 +11,6 @@ from ssd_mining.commands.common import (
     as_json,
     at_least,
     in_users_words,
-    mining_of,
     say,
     versions,
 )
@@ -20,18 +18,11 @@ from ssd_mining.commands.common import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from ssd_mining import LossAnalysis, Mining
-    from ssd_mining.commands.parts import Part
-    from ssd_mining.io import ArraySource
+    from ssd_mining.commands.inputs import Inputs
+    from ssd_mining.commands.parts import Part, Rows
 
 SCHEMA = 1
 SHARD_FILE = "shard.npz"
-
-# What an analysis takes per anchor at the worst, beside the blocks that are read.
-ANALYSIS_BYTES = 64
-BLOCKS_HELD = 3  # one is analysed, one is read, one waits
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +43,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     ratios = "negatives per positive to compare (default 1,2,3,5,10)"
     option("--ratio-sweep", metavar="R,R,...", type=_ratios, default=(1.0, 2.0, 3.0, 5.0, 10.0), help=ratios)
+    names = "what the classes are called: text, a line for each, from class 0"
+    option("--class-names", metavar="FILE", help=names)
     option("--classification", choices=("softmax", "sigmoid"), help="the loss of logits (default softmax)")
     add_selection(parser)
 
@@ -99,128 +92,56 @@ def _shard(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> None:
     """Analyse the data, print a summary, and write the report, or one shard of it."""
     from ssd_mining import output
-    from ssd_mining.commands import parts
+    from ssd_mining.commands import inputs, parts
 
     if not args.shard:
         check_page(args)
     output.refuse_used(args.out)
     with contextlib.ExitStack() as files:
-        inputs = _opened(args, files)
-        start, stop = parts.shard_rows(len(inputs.values), args.shard or (1, 1))
-        rows = parts.cut(start, stop, inputs.row_bytes)
-        with parts.workshop(args.out, [inputs.run, inputs.stamps, start, stop]) as folder:
-            whole = parts.merged(_parts(args, inputs, rows, folder))
+        given = inputs.opened(args, files)
+        rows = parts.shard_rows(len(given.values), args.shard or (1, 1))
+        with parts.workshop(args.out, [given.run, given.stamps, rows]) as folder:
+            whole = parts.merged(_parts(args, given, parts.cut(*rows, given.row_bytes), folder))
             if args.shard:
                 with output.atomic_directory(args.out) as shard:
                     whole.save(shard / SHARD_FILE)
             else:
                 finish(args, whole)
     if args.shard:
-        say(
-            f"samples {start} to {stop} of {len(inputs.values)} analysed, written to {args.out}; see ssd-mining merge"
-        )
+        where = f"{rows[1] - rows[0]:,} of {len(given.values):,} samples, from sample {rows[0]:,}"
+        say(f"{where}, written to {args.out}; see ssd-mining merge --help")
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The files of a run, opened, and what was asked for."""
-
-    values: "ArraySource"
-    labels: "ArraySource"
-    ids: "NDArray[Any] | None"
-    mining: "Mining"
-    settings: dict[str, Any]  # of `LossAnalysis`, beside `mining`
-    files: dict[str, str]  # what the user calls the arguments of the library
-    run: dict[str, Any]  # what was asked for, as JSON can hold it
-    stamps: list[Any]  # sizes and times of the files
-
-    def analysis(self) -> "LossAnalysis":
-        """Return an analysis that has seen nothing."""
-        from ssd_mining import LossAnalysis
-
-        return LossAnalysis(mining=self.mining, **self.settings)
-
-    @property
-    def row_bytes(self) -> int:
-        """What a sample takes in the files."""
-        return sum(source.outline[:1].nbytes for source in (self.values, self.labels))
-
-
-def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> Inputs:
-    """Open and check everything that can be checked without a pass over the data."""
-    from ssd_mining import Sigmoid, Softmax, io
-
-    names = {"conf_loss": args.values, "logits": args.values, "labels": args.labels, "ratios": "--ratio-sweep"}
-    mining = mining_of(args, names)
-    values, labels = (files.enter_context(io.open_array(name)) for name in (args.values, args.labels))
-    if values.ndim not in (2, 3):
-        raise CommandError(3, f"{args.values}: expected (N, A) losses or (N, A, C) logits, got shape {values.shape}")
-    if values.ndim == 2 and args.classification:
-        raise CommandError(2, f"--classification: expected none beside losses, got {args.classification}")
-    if labels.shape[:1] != values.shape[:1]:
-        expected = f"labels of the {len(values):,} samples of {args.values}"
-        raise CommandError(3, f"{args.labels}: expected {expected}, got {len(labels):,}")
-    ids = None if args.ids is None else io.read_ids(args.ids, len(values))
-    kinds = {"softmax": Softmax, "sigmoid": Sigmoid}
-    settings = {
-        "ratios": args.ratio_sweep,
-        "levels": args.levels,
-        "top": args.top,
-        "classification": kinds[args.classification or "softmax"]() if values.ndim == 3 else None,
-        "num_threads": args.num_threads,
-    }
-    with in_users_words(args, names):
-        from ssd_mining import LossAnalysis
-
-        analysis = LossAnalysis(mining=mining, **settings)
-        analysis.update(values.outline[:0], labels.outline[:0])
-    arguments = {"values": args.values, "labels": args.labels, "ids": args.ids}
-    for name, source in (("values", values), ("labels", labels)):
-        arguments |= {f"{name}_shape": list(source.shape), f"{name}_dtype": source.dtype.str}
-    run = {"arguments": arguments, "spec": analysis.spec.to_dict(), "version": versions()["ssd_mining"]}
-    stamps = [io.stamp(name) for name in (args.values, args.labels, args.ids) if name]
-    return Inputs(values, labels, ids, mining, settings, names, run, stamps)
-
-
-def _parts(args: argparse.Namespace, inputs: Inputs, rows: list[tuple[int, int]], folder: "Path") -> "Iterator[Part]":
+def _parts(args: argparse.Namespace, given: "Inputs", cuts: "Sequence[Rows]", folder: "Path") -> "Iterator[Part]":
     from ssd_mining.commands import parts
     from ssd_mining.commands.progress import progress
 
-    left = sum(stop - start for start, stop in rows if not parts.part_file(folder, (start, stop)).exists())
+    left = sum(stop - start for start, stop in cuts if not parts.part_file(folder, (start, stop)).exists())
     with progress(left, "samples") as advance:
-        yield from parts.computed(folder, rows, lambda part: _analysed(args, inputs, part, advance))
+        yield from parts.computed(folder, cuts, lambda rows: _analysed(args, given, rows, advance))
 
 
-def _analysed(
-    args: argparse.Namespace, inputs: Inputs, rows: tuple[int, int], advance: Callable[[int], None]
-) -> "Part":
+def _analysed(args: argparse.Namespace, given: "Inputs", rows: "Rows", advance: Callable[[int], None]) -> "Part":
     """Analyse some rows, block by block."""
     import numpy as np
 
+    from ssd_mining import LossAnalysis
     from ssd_mining.commands.parts import Part
 
-    (start, stop), analysis, step = rows, inputs.analysis(), _block_rows(args, inputs)
+    analysis, (start, stop), step = LossAnalysis(**given.settings), rows, given.block_rows(args.max_memory)
 
     def add(first: int) -> dict[str, Any]:
         last = min(first + step, stop)
-        values, labels = inputs.values[first:last], inputs.labels[first:last]
-        ids = None if inputs.ids is None else inputs.ids[first:last]
-        with in_users_words(args, inputs.files, first):
+        ids = None if given.ids is None else given.ids[first:last]
+        values, labels = given.values[first:last], given.labels[first:last]
+        with in_users_words(args, given.users_words, first):
             columns = analysis.update(values, labels, first_sample=first, ids=ids)
         advance(last - first)
         return columns
 
     blocks = [add(first) for first in range(start, max(stop, start + 1), step)]  # of no samples, an empty one
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return Part(inputs.run, start, stop, analysis, columns)
-
-
-def _block_rows(args: argparse.Namespace, inputs: Inputs) -> int:
-    """Return how many samples are read at a time: what memory allows, in whole chunks of the files if it can be."""
-    per_sample = BLOCKS_HELD * inputs.row_bytes + (inputs.values.shape[1] + 1) * ANALYSIS_BYTES
-    step: int = max(1, (args.max_memory << 20) // per_sample)
-    chunk = max(inputs.values.chunk_rows, inputs.labels.chunk_rows)
-    return step - step % chunk if step >= chunk else step
+    return Part(given.run, start, stop, analysis, columns)
 
 
 def check_page(args: argparse.Namespace) -> None:
@@ -247,7 +168,7 @@ def finish(args: argparse.Namespace, whole: "Part") -> None:
         output.write_csv(folder / "top_anchors.csv", result.top_anchors.to_dict())
         (folder / "summary.json").write_text(as_json(summary) + "\n", encoding="utf-8")
         if not args.no_page:
-            html = page.render(report.loss_page(result, whole.columns, summary))
+            html = page.render(report.loss_page(result, whole.columns, summary, whole.run["class_names"]))
             (folder / "report.html").write_text(html, encoding="utf-8")
     say(as_json(summary) if args.json else f"{_table(summary)}\n\nwritten to {args.out}")
 

@@ -33,7 +33,7 @@ FLOORS = [
     ["breakdowns", "report"],
     ["io", "output", "synthetic"],
     ["commands.common", "commands.progress"],
-    ["commands.parts"],
+    ["commands.inputs", "commands.parts"],
     ["commands.demo", "commands.doctor", "commands.mine", "commands.report"],
     ["commands.merge"],
     ["cli"],
