@@ -50,7 +50,7 @@ class Part:
     def load(cls, path: Path) -> "Part":
         """Read a part; `DataError` if the file is none."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
             about = json.loads(columns.pop("about").tobytes())
             schema = about["schema"]

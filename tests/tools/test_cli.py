@@ -3,15 +3,11 @@
 import contextlib
 import csv
 import dataclasses
-import io
 import json
-import os
 import re
 import shlex
 import signal
 import statistics
-import subprocess
-import sys
 import time
 import tracemalloc
 from importlib import metadata
@@ -26,29 +22,9 @@ from ssd_mining import _spec, cli, losses, output, synthetic
 from ssd_mining import io as files
 from ssd_mining.commands import common, mine
 from tests.batches import REAL_FILES, ROOT, load_real
+from tests.tools.commands import run, shell
 
 USED = "expected a new name or an empty directory, got one that is in use; name another with --out"
-
-
-def run(*words):
-    """Run a command in this process; return its exit code, stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as stop:  # argparse's
-            code = stop.code
-    return code, out.getvalue(), err.getvalue()
-
-
-def shell(*words, script=None, **options):
-    """Start a command in a process of its own; `script` is Python to run in the place of ours."""
-    start = ["-m", "ssd_mining"] if script is None else ["-c", script]
-    command = [sys.executable, *start, *map(str, words)]
-    ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}  # a buffer that cannot be flushed is a case of its own
-    environment = os.environ | ours | options.pop("env", {})
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen(command, text=True, env=environment, **pipes)
 
 
 def summary_of(*words):
