@@ -99,7 +99,7 @@ def distributions(losses: Mapping[str, LossHistogram]) -> str | None:
 
 def ratio_sweep(table: RatioTable, used: float) -> str | None:
     """Draw the loss against the negatives kept per positive, and mark the ratio that was used."""
-    if table.ratio.size == 0 or not np.isfinite(table.loss).any():
+    if not (np.isfinite(table.loss) & (table.loss > 0)).any():
         return None
     with _drawing("ratios") as (axes, svg):
         axes.plot(table.ratio, table.loss, color=KEPT, marker="o", markersize=5)
@@ -144,12 +144,12 @@ def balance(positive_sum: NDArray[Any], negative_sum: NDArray[Any]) -> str | Non
 
 def worst(samples: TopSamples) -> str | None:
     """Draw the losses of the worst samples, and which part of them is their positives'."""
-    finite = np.flatnonzero(np.isfinite(samples.positive_sum) & np.isfinite(samples.negative_sum))[:MOST_BARS]
-    if not finite.size:
+    chosen = np.flatnonzero(np.isfinite(samples.loss) & (samples.loss > 0))[:MOST_BARS]
+    if not chosen.size:
         return None
-    with _drawing("worst", 0.9 + 0.21 * finite.size) as (axes, svg):
-        _two_bars(axes, samples.positive_sum[finite], samples.negative_sum[finite])
-        axes.set_yticks(range(finite.size), [_shortened(name) for name in samples.id[finite]])
+    with _drawing("worst", 0.9 + 0.21 * chosen.size) as (axes, svg):
+        _two_bars(axes, samples.positive_sum[chosen], samples.negative_sum[chosen])
+        axes.set_yticks(range(chosen.size), [_shortened(name) for name in samples.id[chosen]])
     return svg[0]
 
 

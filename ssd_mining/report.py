@@ -93,7 +93,7 @@ def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
         pictures.distributions(losses),
         "Loss distributions of positives, negatives and kept negatives",
         f"{caption} Not drawn: {left_out}." if left_out else caption,
-        "There is no loss above zero to draw.",
+        "There is no finite loss above zero to draw.",
     )
     samples = Picture(
         pictures.balance(columns["positive_sum"], columns["negative_sum"]),
@@ -113,7 +113,7 @@ def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
     advice = (
         "Mining helps where the kept negatives are the hard end of the negatives, about as hard as the positives."
     )
-    return Section("distributions", "Where the loss is", [advice, *_tenth(columns)], [anchors, samples], [table])
+    return Section("all-losses", "Where the loss is", [advice, *_tenth(columns)], [anchors, samples], [table])
 
 
 def _tenth(columns: Columns) -> list[str]:
@@ -131,7 +131,7 @@ def _sweep_section(result: AnalysisResult) -> Section | None:
     if sweep is None:
         return None
     return Section(
-        "ratios",
+        "by-ratio",
         "What another ratio would do",
         ["Where the line is flat, further negatives are easy: they cost time and teach little."],
         [
@@ -139,7 +139,7 @@ def _sweep_section(result: AnalysisResult) -> Section | None:
                 pictures.ratio_sweep(sweep, used),
                 "Confidence loss by negatives kept per positive",
                 "The confidence loss of the data set for every ratio.",
-                "There is no finite loss to draw.",
+                "There is no finite loss above zero to draw.",
             )
         ],
         [
@@ -165,21 +165,21 @@ def _worst_section(result: AnalysisResult, class_names: Sequence[str]) -> Sectio
     role = np.where(anchors.is_positive, "positive", "kept negative")
     label = ["" if number < 0 else _class_name(number, class_names) for number in anchors.label.tolist()]
     return Section(
-        "worst",
+        "the-worst",
         "The worst samples",
         ["Look at these first: a wrong label costs as much as a hard example, and looks the same from here."],
         [
             Picture(
                 pictures.worst(samples),
                 "Loss of the worst samples, by positives and kept negatives",
-                f"The worst {min(pictures.MOST_BARS, samples.loss.size)} samples.",
-                "There are no samples with a finite loss.",
+                f"The worst samples with a finite loss, {pictures.MOST_BARS} at most.",
+                "No sample has a loss.",
             )
         ],
         [
             Sheet(
                 "top_anchors",
-                f"The {anchors.loss.size:,} worst anchors",
+                f"The {anchors.loss.size:,} worst anchors" if anchors.loss.size else "No anchor was selected",
                 [
                     Column("id", "Sample", is_number=False),
                     Column("anchor", "Anchor"),
@@ -192,7 +192,7 @@ def _worst_section(result: AnalysisResult, class_names: Sequence[str]) -> Sectio
             ),
             Sheet(
                 "top_samples",
-                f"The {samples.loss.size:,} worst samples",
+                f"The {samples.loss.size:,} worst samples" if samples.loss.size else "There are no samples",
                 [
                     Column("id", "Sample", is_number=False),
                     Column("loss", "Loss"),
@@ -224,7 +224,7 @@ def _class_section(result: AnalysisResult, class_names: Sequence[str]) -> Sectio
     columns += [Column("num_kept", "Negatives taken for it"), Column("negative_sum", "Loss of these")] * from_logits
     order = np.argsort(-(table.positive_sum + table.negative_sum), kind="stable")
     return Section(
-        "classes",
+        "by-class",
         "Classes",
         [
             taken
@@ -241,7 +241,7 @@ def _class_section(result: AnalysisResult, class_names: Sequence[str]) -> Sectio
         ],
         [
             Sheet(
-                "classes_table",
+                "classes",
                 "Losses by class",
                 columns,
                 lists({name: column[order] for name, column in {**table.to_dict(), "name": np.array(names)}.items()}),
@@ -262,7 +262,7 @@ def _level_section(result: AnalysisResult) -> Section | None:
     if table is None:
         return None
     return Section(
-        "levels",
+        "by-level",
         "Feature maps",
         [],
         [
@@ -275,7 +275,7 @@ def _level_section(result: AnalysisResult) -> Section | None:
         ],
         [
             Sheet(
-                "levels_table",
+                "levels",
                 "Losses by feature map",
                 [
                     Column("first_anchor", "From"),
