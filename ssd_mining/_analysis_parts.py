@@ -139,11 +139,13 @@ class Selected(NamedTuple):
     label: NDArray[np.int64]  # (m,) class of a positive; what a negative is taken for; -1: not known
 
 
-def selected(batch: Batch, logits: LogitLosses | None, block: slice, rows: Rows, mined: Mined) -> Selected:
-    """Gather the selected anchors of a block that was mined with masks."""
-    places = np.flatnonzero(mined.pos_mask | mined.hard_negative_mask)
+def selected(
+    batch: Batch, logits: LogitLosses | None, block: slice, rows: Rows, found: tuple[Mined, NDArray[np.int64]]
+) -> Selected:
+    """Describe the selected anchors of a block that was mined with masks, whose places are known."""
+    mined, places = found
     positive = mined.pos_mask[places]
-    owner = np.searchsorted(rows.offsets, places, "right") - 1
+    owner = np.repeat(np.arange(mined.num_pos.size), mined.num_pos + mined.num_kept)
     anchor = places - rows.offsets[owner]
     label = np.full(places.size, -1, np.int64)
     label[positive] = _classes(batch, block, places[positive])
@@ -173,32 +175,15 @@ def _taken_for(logits: LogitLosses, row: NDArray[np.int64], column: NDArray[np.i
     return foreground[scores[:, foreground].argmax(axis=1)] if foreground.size else np.full(row.size, -1)
 
 
-def negatives(rows: Rows, *, omit_nan: bool) -> NDArray[np.bool_]:
-    """Return which anchors of some rows are negatives, (n,)."""
-    mask: NDArray[np.bool_] = rows.labels == rows.codes[0]
-    if omit_nan:
-        mask &= ~np.isnan(rows.loss)
-        if rows.rank.size:
-            mask &= ~np.isnan(rows.rank)
-    return mask
-
-
 def level_of(levels: tuple[int, ...], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return to which feature map some anchors belong."""
     return np.searchsorted(np.cumsum(levels), anchor, "right")
 
 
-def by_level(levels: tuple[int, ...], mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Count the anchors of a mask (n,) of whole samples by feature map, (L,)."""
-    ends = np.cumsum(levels)
-    per_anchor = mask.reshape(-1, sum(levels)).sum(axis=0)
-    return np.diff(np.concatenate([[0], np.cumsum(per_anchor)])[[0, *ends]])
-
-
-def loss_of(mined: Mined) -> NDArray[np.float64]:
-    """Return the confidence loss of every sample, (b,)."""
+def loss_of(positive_sum: NDArray[np.float64], negative_sum: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the confidence losses of some samples."""
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as in confidence_loss
-        return mined.positive_sum + mined.negative_sum
+        return positive_sum + negative_sum
 
 
 def columns_of(records: list[tuple[Any, ...]], names: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -27,6 +27,7 @@ PARALLEL_LOGITS = 500_000
 
 _MODULES = {"cpu": "ssd_mining.kernels.cpu", "reference": "ssd_mining.reference"}
 _LOGITS = {"cpu": "ssd_mining.kernels.cpu_logits", "reference": "ssd_mining.reference_losses"}
+_ANALYSES = {"cpu": "ssd_mining.kernels.cpu_analysis", "reference": "ssd_mining.reference_analysis"}
 _FORKED_NO_EXEC = 0x40  # PF_FORKNOEXEC of Linux
 
 
@@ -65,6 +66,11 @@ def load(backend: Backend | None) -> Twin:
 def load_logits(backend: Backend | None) -> LogitsTwin:
     """Return the module of a backend for the losses from logits."""
     return cast("LogitsTwin", _module(_named(backend, _LOGITS)))
+
+
+def load_analysis(backend: Backend | None) -> Any:
+    """Return the module of a backend for the passes of an analysis."""
+    return _module(_named(backend, _ANALYSES))
 
 
 def _named(backend: Backend | None, modules: dict[str, str]) -> str:

@@ -1,6 +1,5 @@
 """What is known of the samples seen so far, in bounded memory: `Summary`, which adds up in any order."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import _analysis_parts as parts
-from ssd_mining import _backends
+from ssd_mining import _backends, _passes
 from ssd_mining._analysis_parts import POS_MASK, AnalysisSpec, Selected
-from ssd_mining._batch import Batch
+from ssd_mining._batch import BLOCK_ELEMENTS, Batch
 from ssd_mining._histogram import BINS, bin_counts
 from ssd_mining._logits import LogitLosses
-from ssd_mining._spec import Mined, Mining, Rows
+from ssd_mining._spec import Mined
+from ssd_mining._tally import Swept
 from ssd_mining._totals import Totals
 from ssd_mining._worst import Stretches, Worst
 
@@ -45,21 +45,24 @@ class Summary:
         """Mine a checked batch, add it, and return what is said of its samples; if that fails, this is spoilt."""
         threads: Any = {"backend": self.spec.backend, "num_threads": num_threads}
         mined = _backends.empty_mined(batch.num_samples, 0)
+        tables = _passes.empty_tables(min(batch.conf_loss.size, BLOCK_ELEMENTS), **threads)
         for block, rows, part in _backends.walk(batch, mined, own_masks=True, **threads):
-            selected = parts.selected(batch, logits, block, rows, part)
-            self._count_anchors(batch, rows, selected)
-            self._sweep(batch.mining, rows, threads)
+            levels = self.spec.levels
+            spans = rows.offsets if levels is None else _passes.level_spans(levels, part.num_pos.size)
+            tallied = _passes.tally_rows(rows, spans, batch.mining, part, tables, self.spec.backend)
+            selected = parts.selected(batch, logits, block, rows, (part, tallied.places))
+            self._count_anchors(batch, selected, tallied.num_neg)
+            self._sweep(_passes.sweep_rows(rows, batch.mining, part, self.spec.ratios, **threads), part)
             self._keep_anchors(selected, start, ids)
-        loss = parts.loss_of(mined)
+        self.histograms[DISTRIBUTIONS.index("negatives")] += tables.sum(axis=(0, 2))
+        loss = parts.loss_of(mined.positive_sum, mined.negative_sum)
         self._count_samples(batch, mined, loss)
         self._keep_samples(mined, loss, start, ids)
         self.labels = parts.form_of(batch)
         self.seen.add(start, start + batch.num_samples)
         return parts.sample_columns(mined, loss, start, ids)
 
-    def _count_anchors(self, batch: Batch, rows: Rows, selected: Selected) -> None:
-        negative = parts.negatives(rows, omit_nan=batch.mining.nan_policy == "omit")
-        self._count_losses("negatives", rows.loss[negative])
+    def _count_anchors(self, batch: Batch, selected: Selected, num_neg: NDArray[np.int64]) -> None:
         kept = ~selected.is_positive
         for role, chosen in (("positives", selected.is_positive), ("kept", kept)):
             losses = selected.loss[chosen]
@@ -69,18 +72,16 @@ class Summary:
             if self.spec.levels is not None:
                 self.totals[f"level {role}"].add(losses, parts.level_of(self.spec.levels, selected.anchor[chosen]))
         if self.spec.levels is not None:
-            counts = parts.by_level(self.spec.levels, negative)
+            counts = num_neg.reshape(-1, len(self.spec.levels)).sum(axis=0)
             self.totals["level negatives"].add_counts(range(counts.size), counts)
 
     def _count_losses(self, name: str, losses: NDArray[Any]) -> None:
         self.histograms[DISTRIBUTIONS.index(name)] += bin_counts(losses)
 
-    def _sweep(self, mining: Mining, rows: Rows, threads: Any) -> None:
-        for i, ratio in enumerate(self.spec.ratios):
-            part = _backends.empty_mined(rows.offsets.size - 1, 0)
-            _backends.mine_rows(rows, dataclasses.replace(mining, neg_pos_ratio=ratio), part, None, **threads)
-            self.totals["ratio samples"].add(parts.loss_of(part), i)
-            self.totals["ratio kept"].add(part.negative_sum, i, counts=part.num_kept)
+    def _sweep(self, swept: Swept, mined: Mined) -> None:
+        for i in range(len(self.spec.ratios)):
+            self.totals["ratio samples"].add(parts.loss_of(mined.positive_sum, swept.sums[:, i]), i)
+            self.totals["ratio kept"].add(swept.sums[:, i], i, counts=swept.num_kept[:, i])
 
     def _count_samples(self, batch: Batch, mined: Mined, loss: NDArray[np.float64]) -> None:
         self._count_losses("samples", loss)

@@ -1,6 +1,5 @@
 """One batch taken apart: by ratio, by the worst, by class and by level."""
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from ssd_mining._analysis_parts import check_ratios, check_sequence, loss_of
 from ssd_mining._arrays import as_array, refuse
 from ssd_mining._backends import Backend
 from ssd_mining._classification import Classification, Softmax
+from ssd_mining._passes import sweep_rows
 from ssd_mining._spec import Keywords, Mining, check_choice, check_int, resolve
+from ssd_mining._tally import Swept
 from ssd_mining.analysis import RATIOS, LossAnalysis
 from ssd_mining.losses import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives, loss_divisors, normalized_loss
 from ssd_mining.tables import ClassTable, LevelTable, TopAnchors, TopSamples
@@ -108,9 +109,14 @@ def ratio_sweep(
         If an argument has the wrong kind; see `mine_hard_negatives`.
     ValueError
         If a shape or a value is wrong; see `confidence_loss`. Also if `ratios` are no different numbers of at least
-        0, or there is ``num_negatives``, which would replace them.
+        0, or beside ``num_negatives``, which would replace them, or beside a `pool_size` above 1.
     NotImplementedError
         If ``backend="cuda"``.
+
+    Notes
+    -----
+    What a smaller ratio keeps is among what a larger one keeps: the negatives are selected once. Masks and counts are
+    those of a call for each ratio; the sums are of the same losses, in another order.
 
     Examples
     --------
@@ -124,25 +130,35 @@ def ratio_sweep(
     values = check_ratios(check_sequence("ratios", ratios))
     spec, extras = resolve(mining, keywords)
     if extras.get("num_negatives") is not None:
-        refuse("num_negatives", "none, for it replaces the ratios", "them", TypeError)
+        refuse("num_negatives", "none, for it replaces the ratios", "both")
+    if not values:
+        refuse("ratios", "at least one number", "none")
+    if spec.pool_size > 1:
+        refuse("pool_size", "1, for draws at different ratios have nothing in common", f"{spec.pool_size}")
+    spec = dataclasses.replace(spec, neg_pos_ratio=min(values))
     batch = _inputs.check(conf_loss, labels, spec, extras)
-    swept, losses = [], []
-    for ratio in values:
-        own = dataclasses.replace(batch, mining=dataclasses.replace(spec, neg_pos_ratio=ratio))
-        own.rng = copy.deepcopy(batch.rng)
-        mined = _backends.run(own, masks=False, backend=backend, num_threads=num_threads)
-        counts = mined.num_pos, mined.num_kept, batch.conf_loss.size
+    shape = batch.num_samples, len(values)
+    swept = Swept(np.empty(shape, np.int64), np.empty(shape), np.empty(shape), np.empty(shape[0], np.int64))
+    mined = _backends.empty_mined(batch.num_samples, 0)
+    threads: Any = {"backend": backend, "num_threads": num_threads}
+    for block, rows, part in _backends.walk(batch, mined, **threads):
+        for whole, own in zip(swept, sweep_rows(rows, batch.mining, part, values, **threads), strict=True):
+            whole[block] = own
+    per_sample = loss_of(mined.positive_sum[:, None], swept.sums)
+    losses = []
+    for i in range(len(values)):
+        counts = mined.num_pos, swept.num_kept[:, i], batch.conf_loss.size
         divisors = loss_divisors(*counts, normalize=normalize, zero_positives=zero_positives)
-        swept.append(mined)
-        losses.append(normalized_loss(loss_of(mined), divisors))
+        with np.errstate(invalid="ignore", over="ignore"):  # as in confidence_loss
+            losses.append(normalized_loss(per_sample[:, i], divisors))
     return RatioSweep(
         ratio=np.array(values, np.float64),
         loss=np.array(losses, np.float64),
-        per_sample=np.stack([loss_of(mined) for mined in swept]),
-        positive_sum=swept[0].positive_sum,
-        negative_sum=np.stack([mined.negative_sum for mined in swept]),
-        num_kept=np.stack([mined.num_kept for mined in swept]),
-        threshold=np.stack([mined.threshold for mined in swept]),
+        per_sample=per_sample.T,
+        positive_sum=mined.positive_sum,
+        negative_sum=swept.sums.T,
+        num_kept=swept.num_kept.T,
+        threshold=swept.threshold.T,
     )
 
 

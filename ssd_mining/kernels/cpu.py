@@ -46,7 +46,7 @@ STEPS = 8
 FULL = ~np.uint64(0)
 NO_WORD = np.uint64(0)
 
-_quota = helper(rules.quota)
+quota = helper(rules.quota)
 
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
@@ -56,16 +56,31 @@ def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
         return
     num_samples = rows.offsets.shape[0] - 1
     num_workers = max(1, min(num_workers, num_samples))
+    driver = _mine_serial if num_workers == 1 else _mine_parallel
+    driver(rows, rule, mined, *scratch(rows, num_workers), (0, num_samples))
+
+
+def scratch(rows: Rows, num_workers: int) -> tuple[Row, Row]:
+    """Return what each worker needs: the words of the negatives; the values pulled out, and behind them a sample.
+
+    There is room for whole blocks of values.
+    """
     num_words = -(-rows.longest // LANES)
     negatives = np.empty((num_workers, num_words), np.uint64)
-    # The values pulled out, padded to whole blocks; behind them the sample.
-    values = np.empty((num_workers, num_words * LANES + sample_size(rows.longest)), rows.loss.dtype)
-    driver = _mine_serial if num_workers == 1 else _mine_parallel
-    driver(rows, rule, mined, negatives, values, (0, num_samples))
+    return negatives, np.empty((num_workers, num_words * LANES + sample_size(rows.longest)), rows.loss.dtype)
 
 
 def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
-    """Mine rows of which some are shorter than a block, these filled up with ignored anchors."""
+    wide, places = padded(rows)
+    masks = [np.empty(wide.loss.shape[0], np.bool_) if mask.shape[0] else mask for mask in mined[-2:]]
+    mine(wide, rule, Mined(*mined[:-2], *masks), num_workers)
+    for mask, wide_mask in zip(mined[-2:], masks, strict=True):
+        if mask.shape[0]:
+            mask[...] = wide_mask[places]
+
+
+def padded(rows: Rows) -> tuple[Rows, Row]:
+    """Return rows of which none is shorter than a block, filled up with ignored anchors, and where the others are."""
     lengths = np.diff(rows.offsets)
     offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, LANES))])
     places = np.repeat(offsets[:-1] - rows.offsets[:-1], lengths) + np.arange(rows.loss.shape[0])
@@ -83,11 +98,7 @@ def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None
     )
     for array in wide[:-2]:
         array.flags.writeable = False  # as the arrays of every other call: one signature
-    masks = [np.empty(offsets[-1], np.bool_) if mask.shape[0] else mask for mask in mined[-2:]]
-    mine(wide, rule, Mined(*mined[:-2], *masks), num_workers)
-    for mask, wide_mask in zip(mined[-2:], masks, strict=True):
-        if mask.shape[0]:
-            mask[...] = wide_mask[places]
+    return wide, places
 
 
 def sample_size(num_anchors: int) -> int:
@@ -99,17 +110,18 @@ _sample_size = helper(sample_size)
 
 
 @helper
-def _row(array: Row, rows: Rows, sample: int) -> Row:
+def row(array: Row, rows: Rows, sample: int) -> Row:
+    """Return what an array with the anchors of the rows holds of a sample."""
     return array[rows.offsets[sample] : rows.offsets[sample + 1]]
 
 
 @helper
 def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> int:
     """Write the words of the negatives and all that is known of the positives; count the NaN among the ranks."""
-    loss, labels = _row(rows.loss, rows, sample), _row(rows.labels, rows, sample)
+    loss, labels = row(rows.loss, rows, sample), row(rows.labels, rows, sample)
     ranked, masked = rows.rank.shape[0] > 0, mined.pos_mask.shape[0] > 0
-    rank = _row(rows.rank, rows, sample) if ranked else loss
-    pos_mask = _row(mined.pos_mask, rows, sample) if masked else mined.pos_mask
+    rank = row(rows.rank, rows, sample) if ranked else loss
+    pos_mask = row(mined.pos_mask, rows, sample) if masked else mined.pos_mask
     background, ignored, highest = rows.codes[0], rows.codes[1], rows.codes[2]
     infinity = rank.dtype.type(np.inf)  # what is above it is NaN
     num_pos = num_neg = num_nan = num_bad = num_nan_ranks = 0
@@ -153,7 +165,7 @@ def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) ->
 
 
 @helper
-def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, Row]:
+def select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, Row]:
     """Find the rank of the easiest kept negative; return it, and blocks that hold all ranks above it."""
     num_anchors, room = rank.shape[0], negatives.shape[0] * LANES
     sampled = values[room : room + _sample_size(num_anchors)]
@@ -165,15 +177,15 @@ def _select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[floa
     # Two standard deviations below the expected place of the easiest kept negative; too high a pivot is lowered.
     place = int(share + 2.0 * math.sqrt(share) + 1.0)
     while place < sampled.shape[0]:
-        pivot = rank.dtype.type(_kth_largest(sampled, place, place + place // 8))
+        pivot = rank.dtype.type(kth_largest(sampled, place, place + place // 8))
         pulled, num_pulled = _pull(rank, negatives, pivot, values)
         if num_pulled >= num_kept:
-            return _kth_largest(pulled, num_kept, num_kept - 1), pulled
+            return kth_largest(pulled, num_kept, num_kept - 1), pulled
         if _count_reaching(rank, negatives, pivot) >= num_kept:
             return np.float64(pivot), pulled  # ties on the pivot decide
         place *= 2
     pulled, num_pulled = _pull(rank, negatives, rank.dtype.type(np.nan), values)  # nothing is not above NaN: all
-    return _kth_largest(pulled, num_kept, num_kept - 1), pulled
+    return kth_largest(pulled, num_kept, num_kept - 1), pulled
 
 
 @helper
@@ -208,7 +220,7 @@ def _count_reaching(rank: Row, negatives: Row, pivot: float) -> int:
 
 
 @helper
-def _kth_largest(values: Row, k: int, most: int) -> float:
+def kth_largest(values: Row, k: int, most: int) -> float:
     """Find the k-th largest of `values` (whole blocks), NaN above all, by bisecting its bits: at most 64 passes.
 
     Any value will do that at least k and at most `most` of them reach; with `most` below k, it is the k-th largest.
@@ -234,7 +246,7 @@ def _kth_largest(values: Row, k: int, most: int) -> float:
 
 
 @helper
-def _sum_above(values: Row, threshold: float) -> tuple[float, int]:
+def sum_above(values: Row, threshold: float) -> tuple[float, int]:
     """Sum and count those of `values` (whole blocks) that are above `threshold`."""
     pivot = values.dtype.type(threshold)
     total, count = np.float64(0.0), 0
@@ -252,9 +264,9 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
     The sum is that of the ranked case alone, where losses and ranks differ.
     """
     ranked, masked = rows.rank.shape[0] > 0, mined.hard_negative_mask.shape[0] > 0
-    loss = _row(rows.loss, rows, sample)
-    rank = _row(rows.rank, rows, sample) if ranked else loss
-    mask = _row(mined.hard_negative_mask, rows, sample) if masked else mined.hard_negative_mask
+    loss = row(rows.loss, rows, sample)
+    rank = row(rows.rank, rows, sample) if ranked else loss
+    mask = row(mined.hard_negative_mask, rows, sample) if masked else mined.hard_negative_mask
     pivot, infinity = rank.dtype.type(threshold), rank.dtype.type(np.inf)
     total = np.float64(0.0)
     for block in range(negatives.shape[0]):
@@ -285,13 +297,13 @@ def _mine_sample(rows: Rows, rule: Rule, mined: Mined, words: Row, values: Row, 
     negatives = words[: (num_anchors + LANES - 1) // LANES]
     num_nan_ranks = _stage(rows, rule, mined, negatives, sample)
     explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
-    num_kept = _quota(mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample], explicit, rule)
+    num_kept = quota(mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample], explicit, rule)
     ranked = rows.rank.shape[0] > 0
-    rank = _row(rows.rank if ranked else rows.loss, rows, sample)
+    rank = row(rows.rank if ranked else rows.loss, rows, sample)
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept
     if num_kept > num_nan_ranks:
-        threshold, pulled = _select(rank, negatives, num_kept, values)
-        negative_sum, num_above = _sum_above(pulled, threshold)
+        threshold, pulled = select(rank, negatives, num_kept, values)
+        negative_sum, num_above = sum_above(pulled, threshold)
         num_ties -= num_above
         negative_sum += num_ties * threshold
     elif num_kept > 0:

@@ -17,14 +17,14 @@ PACKAGE = ROOT / "ssd_mining"
 FLOORS = [
     [
         *("reference", "reference_losses", "_spec", "_classification", "_cache", "_arrays"),
-        *("_totals", "_histogram", "_worst"),
+        *("_totals", "_histogram", "_worst", "_tally"),
     ],
-    ["_jit"],
+    ["_jit", "reference_analysis"],
     ["_lanes", "_elementary", "kernels.rules", "kernels.cpu_gradients", "_labels"],
     ["kernels.tiles"],
     ["kernels.cpu", "kernels.cpu_logits", "_batch", "_plan"],
-    ["_inputs", "_backends"],
-    ["_logits"],
+    ["_inputs", "_backends", "kernels.cpu_analysis"],
+    ["_logits", "_passes"],
     ["_logit_inputs", "_recipes"],
     ["mining", "losses", "cross_entropy", "localization", "_warmup"],
     ["multibox", "hard_examples", "_analysis_parts", "tables"],
