@@ -583,7 +583,7 @@ def test_a_terminal_without_rich_gets_a_hint(data, tmp_path):
 
 
 PEAK = """
-import re, sys
+import os, re, sys
 from pathlib import Path
 from ssd_mining import cli
 
@@ -594,7 +594,7 @@ folder, *words = sys.argv[1:]
 peaks = []
 for name in ("small", "large"):
     files = f"{folder}/{name}_losses.npy", f"{folder}/{name}_labels.npy"
-    assert cli.main(["report", *files, *words, "--no-page", "--out", f"{folder}/{name}"]) == 0
+    assert cli.main(["report", *files, *words, "--no-page", "--out", f"{folder}/{name}{os.environ['TURN']}"]) == 0
     peaks.append(peak())
 print(peaks[1] - peaks[0])
 """
@@ -608,7 +608,12 @@ def test_a_large_file_takes_no_more_memory_than_it_may(tmp_path, max_memory, opt
     for name, stop in (("small", 2), ("large", None)):
         np.save(tmp_path / f"{name}_losses.npy", values[:stop])
         np.save(tmp_path / f"{name}_labels.npy", (values[:stop] < 0.003).astype(np.uint8))
-    process = shell(tmp_path, "--background", 0, "--max-memory", max_memory, *options, script=PEAK)
-    out, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
-    assert int(out.splitlines()[-1]) < max_memory << 20
+    grown = []
+    for turn in "01":  # the compiler takes memory, too: the second turn finds the code in the cache
+        process = shell(
+            tmp_path, "--background", 0, "--max-memory", max_memory, *options, script=PEAK, env={"TURN": turn}
+        )
+        out, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+        grown.append(int(out.splitlines()[-1]))
+    assert grown[-1] < max_memory << 20
