@@ -121,12 +121,22 @@ def ratio_sweep(table: RatioTable, used: float) -> str | None:
 
 def balance(positive_sum: NDArray[Any], negative_sum: NDArray[Any]) -> str | None:
     """Draw what kept negatives cost every sample, against what its positives do; None where no sample has both."""
-    both = (positive_sum > 0) & (negative_sum > 0) & np.isfinite(positive_sum) & np.isfinite(negative_sum)
+    return _against("balance", (positive_sum, "positives (nats)"), (negative_sum, "kept negatives (nats)"))
+
+
+def change(before: NDArray[Any], after: NDArray[Any]) -> str | None:
+    """Draw what every sample loses in B, against what it loses in A; None where no sample loses in both."""
+    return _against("change", (before, "A: loss (nats)"), (after, "B: loss (nats)"))
+
+
+def _against(name: str, across: tuple[NDArray[Any], str], up: tuple[NDArray[Any], str]) -> str | None:
+    """Draw samples by two numbers, those above zero, and where the two are equal."""
+    both = (across[0] > 0) & (up[0] > 0) & np.isfinite(across[0]) & np.isfinite(up[0])
     if not both.any():
         return None
-    x, y = positive_sum[both], negative_sum[both]
-    with _drawing("balance") as (axes, svg):
-        axes.set(xscale="log", yscale="log", xlabel="positives (nats)", ylabel="kept negatives (nats)")
+    x, y = across[0][both], up[0][both]
+    with _drawing(name) as (axes, svg):
+        axes.set(xscale="log", yscale="log", xlabel=across[1], ylabel=up[1])
         if x.size <= MOST_POINTS:
             axes.scatter(x, y, s=14, color=KEPT, alpha=0.55, linewidth=0)
         else:
@@ -138,6 +148,24 @@ def balance(positive_sum: NDArray[Any], negative_sum: NDArray[Any]) -> str | Non
         axes.plot([low, high], [low, high], color=FAINT, linestyle=(0, (3, 3)), linewidth=1)
         axes.annotate("equal", (high, high), (-4, -2), textcoords="offset points", ha="right", va="top")
         axes.set(xlim=(low, high), ylim=(low, high))
+        _short_ticks(axes.xaxis, axes.yaxis)
+    return svg[0]
+
+
+def shift(before: Mapping[str, Any], after: Mapping[str, Any], colour: str) -> str | None:
+    """Draw one distribution of A and of B, as `LossHistogram.to_dict` tells them; None where neither has a loss."""
+    bins = [(np.array(d["log_bins"]["edges"]), np.array(d["log_bins"]["counts"])) for d in (before, after)]
+    if not any(edges.size for edges, _ in bins):
+        return None
+    with _drawing(f"shift {colour}") as (axes, svg):
+        axes.set(xscale="log", yscale="log", xlabel="loss (nats)", ylabel="anchors")
+        for (edges, counts), label, colours in zip(bins, "AB", ((FAINT, 0.3), (colour, 0.0)), strict=True):
+            if edges.size:
+                axes.stairs(counts, edges, fill=True, color=colours[0], alpha=colours[1], baseline=0.5)
+                axes.stairs(counts, edges, color=colours[0], label=label, linewidth=1.5, baseline=0.5)
+        axes.set_xlim(max(LEAST_LOSS, min(e[0] for e, _ in bins if e.size)), max(e[-1] for e, _ in bins if e.size))
+        axes.set_ylim(0.5, 1.5 * max(int(counts.max()) for _, counts in bins if counts.size))
+        axes.figure.legend(loc="outside upper right", ncols=2, handlelength=1)
         _short_ticks(axes.xaxis, axes.yaxis)
     return svg[0]
 

@@ -15,6 +15,7 @@ OPTIONAL = {
     "jinja2": "report",
     "zarr": "zarr",
     "h5py": "hdf5",
+    "dask": "dask",
 }
 
 

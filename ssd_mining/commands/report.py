@@ -144,7 +144,7 @@ def _analysed(args: argparse.Namespace, given: "Inputs", rows: "Rows", advance: 
     return Part(given.run, start, stop, analysis, columns)
 
 
-def check_page(args: argparse.Namespace) -> None:
+def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
     """Refuse to begin what could not be finished: a page without the packages that make it."""
     from ssd_mining import page
 
@@ -152,7 +152,7 @@ def check_page(args: argparse.Namespace) -> None:
     if missing:
         hint = "pip install 'ssd_mining[report]', or leave the page out with --no-page"
         raise CommandError(
-            2, f"report.html: expected {' and '.join(missing)}, to make it, got none installed; {hint}"
+            2, f"{name}: expected {' and '.join(missing)}, to make it, got none installed; {hint}"
         )
 
 
