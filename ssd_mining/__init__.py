@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ssd_mining._spec import Mining
     from ssd_mining._warmup import Warmup, warmup
     from ssd_mining.analysis import LossAnalysis
+    from ssd_mining.blocks import read_blocks
     from ssd_mining.breakdowns import RatioSweep, class_table, level_table, ratio_sweep, top_losses
     from ssd_mining.comparison import RecipeComparison, compare_recipes
     from ssd_mining.cross_entropy import focal_loss, sigmoid_cross_entropy, softmax_cross_entropy
@@ -53,6 +54,7 @@ __all__ = [
     "negative_quota",
     "ohem",
     "ratio_sweep",
+    "read_blocks",
     "recipes",
     "reference",
     "sigmoid_cross_entropy",
@@ -90,6 +92,7 @@ _ROOMS = {
     "negative_quota": "mining",
     "ohem": "hard_examples",
     "ratio_sweep": "breakdowns",
+    "read_blocks": "blocks",
     "recipes": "_recipes",
     "sigmoid_cross_entropy": "cross_entropy",
     "smooth_l1": "localization",

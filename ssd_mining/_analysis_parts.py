@@ -14,6 +14,7 @@ from ssd_mining._batch import Batch
 from ssd_mining._classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Mined, Mining, Rows, check_int, check_number
+from ssd_mining._totals import numbered
 
 POS_MASK = "a pos_mask"
 
@@ -40,12 +41,7 @@ class AnalysisSpec:
         if self.classification is not None and not isinstance(self.classification, Classification):
             expected = "a Softmax, a Sigmoid, a Focal or None"
             refuse("classification", expected, type(self.classification).__name__, TypeError)
-        if self.mining.scope != "sample":
-            expected = '"sample", for other scopes depend on how the data set is split into blocks'
-            refuse("scope", expected, repr(self.mining.scope))
-        if self.mining.pool_size > 1:
-            expected = "1, for draws depend on how the data set is split into blocks"
-            refuse("pool_size", expected, f"{self.mining.pool_size}")
+        check_by_sample(self.mining)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""
@@ -94,6 +90,15 @@ def check_ratios(ratios: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(ratios)) < len(ratios):
         refuse("ratios", "numbers that differ", f"{list(ratios)}")
     return ratios
+
+
+def check_by_sample(mining: Mining) -> None:
+    """Refuse rules that look beyond the sample: what they keep depends on how a data set is split into blocks."""
+    reason = "depend on how the data set is split into blocks"
+    if mining.scope != "sample":
+        refuse("scope", f'"sample", for other scopes {reason}', repr(mining.scope))
+    if mining.pool_size > 1:
+        refuse("pool_size", f"1, for draws {reason}", f"{mining.pool_size}")
 
 
 def check_ids(ids: Sequence[Any] | NDArray[Any] | None, num_samples: int) -> list[str | int] | None:
@@ -175,9 +180,19 @@ def _taken_for(logits: LogitLosses, row: NDArray[np.int64], column: NDArray[np.i
     return foreground[scores[:, foreground].argmax(axis=1)] if foreground.size else np.full(row.size, -1)
 
 
-def level_of(levels: tuple[int, ...], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return to which feature map some anchors belong."""
-    return np.searchsorted(np.cumsum(levels), anchor, "right")
+def by_sample(
+    selected: Selected, chosen: NDArray[np.bool_], group: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sum and count the chosen of the selected anchors, in their order, by sample and group: sums, groups, counts.
+
+    The sums of samples are float64, like all others; their totals are exact.
+    """
+    names, rows = numbered(group[chosen])
+    cells, rows = numbered(selected.sample[chosen] * max(1, names.size) + rows)
+    counts = np.bincount(rows, minlength=cells.size)
+    present = np.flatnonzero(counts)
+    sums = np.bincount(rows, selected.loss[chosen], cells.size)[present].astype(np.float64)
+    return sums, names[cells[present] % max(1, names.size)], counts[present].astype(np.int64)
 
 
 def loss_of(positive_sum: NDArray[np.float64], negative_sum: NDArray[np.float64]) -> NDArray[np.float64]:

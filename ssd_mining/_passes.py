@@ -16,6 +16,8 @@ from ssd_mining._tally import Swept, Tally
 
 TABLES = 2  # of each worker: cpu_analysis takes turns
 
+_OF_RATIOS = ("num_kept", "sums", "threshold")
+
 Counts = NDArray[np.int64]
 
 
@@ -71,20 +73,23 @@ def sweep_rows(
     """Say what rows that were mined keep under each of some ratios."""
     shape = mined.num_pos.size, len(ratios)
     swept = Swept(np.zeros(shape, np.int64), np.empty(shape), np.empty(shape), np.zeros(shape[0], np.int64))
-    others = [i for i, ratio in enumerate(ratios) if ratio != mining.neg_pos_ratio]
     if mining.is_plain and not rows.rank.size and not rows.quotas.size:
         large = rows.loss.size >= _backends.PARALLEL_ANCHORS and backend != "reference"
         workers = _backends.num_workers(num_threads) if large else 1
-        _twin(backend).sweep(rows, mining.rule, mined, read_only(np.array(ratios, np.float64)), swept, workers)
+        falling = np.argsort(-np.array(ratios, np.float64), kind="stable")
+        in_order = swept._replace(**{name: np.empty_like(getattr(swept, name)) for name in _OF_RATIOS})
+        given = read_only(np.array(ratios, np.float64)[falling])
+        _twin(backend).sweep(rows, mining.rule, mined, given, in_order, workers)
         _check_done(swept.done != 0)
-    else:  # no one selection holds those of all ratios
-        for i in others:
-            part = _backends.empty_mined(shape[0], 0)
-            own = dataclasses.replace(mining, neg_pos_ratio=ratios[i])
-            _backends.mine_rows(rows, own, part, None, backend=backend, num_threads=num_threads)
+        for name in _OF_RATIOS:
+            getattr(swept, name)[:, falling] = getattr(in_order, name)
+    for i, ratio in enumerate(ratios):
+        if ratio == mining.neg_pos_ratio:  # the same bits as elsewhere
+            _copy(mined, swept, i)
+        elif not swept.done.all():  # no one selection holds those of all ratios
+            part, other = _backends.empty_mined(shape[0], 0), dataclasses.replace(mining, neg_pos_ratio=ratio)
+            _backends.mine_rows(rows, other, part, None, backend=backend, num_threads=num_threads)
             _copy(part, swept, i)
-    for i in set(range(len(ratios))).difference(others):  # the same bits as elsewhere
-        _copy(mined, swept, i)
     return swept
 
 

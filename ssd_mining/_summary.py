@@ -68,9 +68,10 @@ class Summary:
             losses = selected.loss[chosen]
             self._count_losses(role, losses)
             if self.spec.classification is not None or (role == "positives" and parts.form_of(batch) != POS_MASK):
-                self.totals[f"class {role}"].add(losses, selected.label[chosen])
+                self.totals[f"class {role}"].add(*parts.by_sample(selected, chosen, selected.label))
             if self.spec.levels is not None:
-                self.totals[f"level {role}"].add(losses, parts.level_of(self.spec.levels, selected.anchor[chosen]))
+                level = np.searchsorted(np.cumsum(self.spec.levels), selected.anchor, "right")
+                self.totals[f"level {role}"].add(*parts.by_sample(selected, chosen, level))
         if self.spec.levels is not None:
             counts = num_neg.reshape(-1, len(self.spec.levels)).sum(axis=0)
             self.totals["level negatives"].add_counts(range(counts.size), counts)
@@ -79,9 +80,10 @@ class Summary:
         self.histograms[DISTRIBUTIONS.index(name)] += bin_counts(losses)
 
     def _sweep(self, swept: Swept, mined: Mined) -> None:
-        for i in range(len(self.spec.ratios)):
-            self.totals["ratio samples"].add(parts.loss_of(mined.positive_sum, swept.sums[:, i]), i)
-            self.totals["ratio kept"].add(swept.sums[:, i], i, counts=swept.num_kept[:, i])
+        loss = parts.loss_of(mined.positive_sum[:, None], swept.sums)
+        ratio = np.broadcast_to(np.arange(loss.shape[1]), loss.shape).reshape(-1)
+        self.totals["ratio samples"].add(loss.reshape(-1), ratio)
+        self.totals["ratio kept"].add(swept.sums.reshape(-1), ratio, counts=swept.num_kept.reshape(-1))
 
     def _count_samples(self, batch: Batch, mined: Mined, loss: NDArray[np.float64]) -> None:
         self._count_losses("samples", loss)

@@ -36,14 +36,14 @@ class Totals:
     units: dict[int, int] = field(default_factory=dict)  # the sums of the finite values, in 2**-1126
     special: dict[tuple[int, str], int] = field(default_factory=dict)  # how many of a group are NaN or infinite
 
-    def add(self, values: ArrayLike, groups: ArrayLike | int = 0, *, counts: ArrayLike = 1) -> None:
+    def add(self, values: ArrayLike, groups: ArrayLike | int = 0, counts: ArrayLike = 1) -> None:
         """Add values (n,) to their groups, (n,) or one for all.
 
         Each counts as one, or as its part of `counts`, (n,).
         """
         numbers = np.asarray(values, np.float64)
-        names, rows = _numbered(np.broadcast_to(np.asarray(groups, np.int64), numbers.shape))
-        present = np.bincount(rows, minlength=names.size) > 0
+        names, rows = numbered(np.broadcast_to(np.asarray(groups, np.int64), numbers.shape))
+        present = np.unique(rows)
         each = np.zeros(names.size, np.int64)
         np.add.at(each, rows, np.broadcast_to(np.asarray(counts, np.int64), rows.shape))
         self.add_counts(names[present], each[present])
@@ -122,12 +122,12 @@ class Totals:
         return totals
 
 
-def _numbered(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def numbered(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return names (m,), those of `groups` among them, and for each group the place of its name."""
     if not groups.size:
         return groups, groups
     first, span = int(groups.min()), int(np.ptp(groups)) + 1
-    if span > 1024:
+    if span > max(1024, 4 * groups.size):  # far apart
         return np.unique(groups, return_inverse=True)
     return np.arange(first, first + span), groups - first
 

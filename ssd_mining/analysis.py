@@ -319,6 +319,18 @@ class LossAnalysis:
             got = f"schema {state.get('schema')!r}" if isinstance(state, Mapping) else type(state).__name__
             refuse("state", f"what to_state returns, of schema {SCHEMA}", got)
         analysis = cls.__new__(cls)
-        analysis.spec, analysis.num_threads = AnalysisSpec.from_dict(state["spec"]), num_threads
-        analysis.summary = Summary.from_state(analysis.spec, state["summary"])
+        analysis.__setstate__({"state": state, "num_threads": num_threads})
         return analysis
+
+    def empty(self) -> "LossAnalysis":
+        """Return an analysis with the same settings that has seen no samples."""
+        state = {"schema": SCHEMA, "spec": self.spec.to_dict(), "summary": Summary(self.spec).to_state()}
+        return LossAnalysis.from_state(state, num_threads=self.num_threads)
+
+    def __getstate__(self) -> dict[str, Any]:  # small: most of the histograms is zeros
+        return {"state": self.to_state(), "num_threads": self.num_threads}
+
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        state = pickled["state"]
+        self.spec, self.num_threads = AnalysisSpec.from_dict(state["spec"]), pickled["num_threads"]
+        self.summary = Summary.from_state(self.spec, state["summary"])

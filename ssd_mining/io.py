@@ -22,6 +22,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from ssd_mining.blocks import check_chunks, chunks_of
+
 # The stream of a zip member makes a copy of what it is asked for, so it is asked for little at a time.
 _CHUNK = 1 << 20  # bytes
 _SAFETENSORS = {
@@ -46,14 +48,16 @@ class ArraySource:
         Of the whole array, at least one axis.
     dtype : dtype
         Bool, integer or float, as stored.
-    chunk_rows : int
-        How many rows the file stores as one piece; 1 where any row can be read by itself.
+    chunks : tuple of int, or None
+        The shape of the pieces that the file stores; None where any row can be read by itself.
     outline : ndarray, the shape and dtype of the whole array
         What it looks like, without its values and its memory.
     """
 
-    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int = 1) -> None:
-        self.name, self.shape, self.dtype, self.chunk_rows = name, shape, dtype, chunk_rows
+    chunks: tuple[int, ...] | None = None
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.name, self.shape, self.dtype = name, shape, dtype
         if dtype.kind not in "biuf":
             got = "pickled objects, which are never loaded" if dtype.hasobject else f"dtype {dtype}"
             raise DataError(f"{name}: expected bools, integers or floats, got {got}")
@@ -138,14 +142,12 @@ class _Chunked(ArraySource):
     """An array of zarr or h5py, which keep pieces of it, compressed or not."""
 
     def __init__(self, name: str, array: Any) -> None:
-        chunks = array.chunks or (1,)  # HDF5 may have none
-        super().__init__(name, tuple(array.shape), np.dtype(array.dtype), int(chunks[0]))
-        self._array = array
-        split = [axis for axis in range(1, len(chunks)) if chunks[axis] < self.shape[axis]]
-        if split:
-            advice = f"store it again with chunks of {(chunks[0], *self.shape[1:])}"
-            where = f"chunks of {tuple(chunks)}, which split axis {split[0]} of shape {self.shape}"
-            raise DataError(f"{name}: expected chunks that hold whole samples, got {where}; {advice}")
+        super().__init__(name, tuple(array.shape), np.dtype(array.dtype))
+        self._array, self.chunks = array, chunks_of(array)
+        try:
+            check_chunks(array, self.shape)
+        except ValueError as error:
+            raise DataError(f"{name}: {str(error).partition(': ')[2]}") from error
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         with _foreign(self.name):

@@ -8,12 +8,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
+from ssd_mining.blocks import BLOCK_BYTES
 from ssd_mining.commands.common import CommandError, in_users_words, mining_of, versions
 from ssd_mining.io import ArraySource, open_array, read_ids, read_lines, stamp
 
 # What an analysis takes per anchor at the worst, beside the blocks that are read.
-ANALYSIS_BYTES = 64
-BLOCKS_HELD = 3  # one is analysed, one is read, one waits
+ANALYSIS_BYTES = 96
+BLOCKS_HELD = 3  # one is analysed, one is read, one is about to be freed
 
 _CLASSIFICATIONS = {"softmax": Softmax, "sigmoid": Sigmoid}
 _FILES = ("values", "labels", "ids", "class_names")
@@ -40,7 +41,8 @@ class Inputs:
         """Return how many samples to read at a time, as MiB allow it; whole chunks of the files, if that can be."""
         per_sample = BLOCKS_HELD * self.row_bytes + (self.values.shape[1] + 1) * ANALYSIS_BYTES
         step = max(1, (max_memory << 20) // per_sample)
-        chunk = max(self.values.chunk_rows, self.labels.chunk_rows)
+        step = min(step, max(1, BLOCK_BYTES // max(1, self.row_bytes)))
+        chunk = max(source.chunks[0] if source.chunks else 1 for source in (self.values, self.labels))
         return step - step % chunk if step >= chunk else step
 
 

@@ -18,6 +18,8 @@ from ssd_mining.commands.common import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from ssd_mining.commands.inputs import Inputs
     from ssd_mining.commands.parts import Part, Rows
 
@@ -125,23 +127,25 @@ def _analysed(args: argparse.Namespace, given: "Inputs", rows: "Rows", advance: 
     """Analyse some rows, block by block."""
     import numpy as np
 
-    from ssd_mining import LossAnalysis
+    from ssd_mining import LossAnalysis, read_blocks
     from ssd_mining.commands.parts import Part
 
-    analysis, (start, stop), step = LossAnalysis(**given.settings), rows, given.block_rows(args.max_memory)
+    analysis, (start, stop), columns = LossAnalysis(**given.settings), rows, []
+    step = given.block_rows(args.max_memory)
 
-    def add(first: int) -> dict[str, Any]:
-        last = min(first + step, stop)
-        ids = None if given.ids is None else given.ids[first:last]
-        values, labels = given.values[first:last], given.labels[first:last]
+    def add(first: int, block: "Sequence[NDArray[Any]]") -> None:
+        ids = None if given.ids is None else given.ids[first : first + len(block[0])]
         with in_users_words(args, given.users_words, first):
-            columns = analysis.update(values, labels, first_sample=first, ids=ids)
-        advance(last - first)
-        return columns
+            columns.append(analysis.update(*block, first_sample=first, ids=ids))
+        advance(len(block[0]))
 
-    blocks = [add(first) for first in range(start, max(stop, start + 1), step)]  # of no samples, an empty one
-    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return Part(given.run, start, stop, analysis, columns)
+    for first, block in read_blocks(given.values, given.labels, rows=step, start=start, stop=stop):
+        add(first, block)
+    if start == stop:
+        add(start, (given.values[:0], given.labels[:0]))
+    return Part(
+        given.run, start, stop, analysis, {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+    )
 
 
 def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
@@ -151,9 +155,7 @@ def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
     missing = [] if args.no_page else list(page.missing_packages())
     if missing:
         hint = "pip install 'ssd_mining[report]', or leave the page out with --no-page"
-        raise CommandError(
-            2, f"{name}: expected {' and '.join(missing)}, to make it, got none installed; {hint}"
-        )
+        raise CommandError(2, f"{name}: expected {' and '.join(missing)}, to make it, got none installed; {hint}")
 
 
 def finish(args: argparse.Namespace, whole: "Part") -> None:

@@ -34,7 +34,7 @@ def tally(rows: Rows, spans: Row, rule: Rule, mined: Mined, tallied: Tally) -> N
     num_workers = max(1, min(tallied.tables.shape[0], starts.shape[0] - 1))
     driver = _tally_serial if num_workers == 1 else _tally_parallel
     tables = 0 if num_workers == 1 else num_workers
-    driver(rows, spans, rule, masks, tallied, (starts, tables, 0, starts.shape[0] - 1))
+    driver(rows, spans, rule, (*masks, mined.num_nan), tallied, (starts, tables, 0, starts.shape[0] - 1))
 
 
 def _filled(mask: Row, places: Row) -> Row:
@@ -45,38 +45,47 @@ def _filled(mask: Row, places: Row) -> Row:
 
 @helper
 def _bin(loss: Any) -> Any:
-    return np.int64(np.float32(loss).view(np.uint32) >> np.uint32(16))
+    return np.uint64(np.float32(loss).view(np.uint32) >> np.uint32(16))  # unsigned: no test for being negative
 
 
 @helper
-def _tally_span(rows: Rows, rule: Rule, table: Row, start: int, stop: int) -> int:
+def _tally_span(rows: Rows, rule: Rule, table: Row, span: tuple[int, int], may_have_nan: bool) -> int:
     """Add the losses of the negatives between two anchors to a table; return how many there are."""
-    loss, rank, labels = rows.loss, rows.rank, rows.labels
-    infinity, num_neg = loss.dtype.type(np.inf), 0  # what is above it is NaN
+    (start, stop), num_neg = span, 0
+    for i in range(start, stop - 1, 2):
+        table[_bin(rows.loss[np.uint64(i)]), 0] += 1
+        table[_bin(rows.loss[np.uint64(i + 1)]), 1] += 1
+    if (stop - start) & 1:
+        table[_bin(rows.loss[stop - 1]), 0] += 1
     for first in range(start, stop, LANES):
-        last = min(first + LANES, stop)
-        for i in range(first, last):
-            table[_bin(loss[i]), i & 1] += 1
-        inside = FULL >> np.uint64(first + LANES - last)
-        negative = lanes.equal(labels, first, rows.codes[0]) & inside
-        nan = lanes.above(loss, first, infinity) & negative
-        kept_back = negative
-        if rule.omit_nan:
-            kept_back &= ~nan
-            if rank.shape[0] > 0:
-                kept_back &= ~lanes.above(rank, first, infinity)
-        elif nan != NO_WORD:
-            for i in range(first, last):
-                if (nan >> np.uint64(i - first)) & ONE != NO_WORD:
-                    table[_bin(loss[i]), i & 1] -= 1
-                    table[NAN_BIN, i & 1] += 1
-        num_neg += lanes.count(kept_back)
-        others = inside & ~kept_back
+        inside = FULL >> np.uint64(max(0, first + LANES - stop))
+        negative = lanes.equal(rows.labels, first, rows.codes[0]) & inside
+        if may_have_nan:
+            negative = _without_nan(rows, rule, table, first, negative)
+        num_neg += lanes.count(negative)
+        others = inside & ~negative
         while others != NO_WORD:
-            i = first + lanes.lowest(others)
-            table[_bin(loss[i]), i & 1] -= 1
+            table[_bin(rows.loss[first + lanes.lowest(others)]), 0] -= 1
             others &= others - ONE
     return num_neg
+
+
+@helper
+def _without_nan(rows: Rows, rule: Rule, table: Row, first: int, negative: Any) -> Any:
+    """Take those of 64 negatives out that are omitted for NaN; or bring NaN, which has many bins, into one."""
+    loss, rank = rows.loss, rows.rank
+    infinity = loss.dtype.type(np.inf)  # what is above it is NaN
+    nan = lanes.above(loss, first, infinity) & negative
+    if rule.omit_nan:
+        negative &= ~nan
+        if rank.shape[0] > 0:
+            negative &= ~lanes.above(rank, first, infinity)
+        return negative
+    while nan != NO_WORD:
+        table[_bin(loss[first + lanes.lowest(nan)]), 0] -= 1
+        table[NAN_BIN, 0] += 1
+        nan &= nan - ONE
+    return negative
 
 
 @helper
@@ -95,40 +104,40 @@ def _find_selected(masks: tuple[Row, Row], places: Row, start: int, stop: int) -
 
 @inlined
 def _tally_sample(
-    rows: Rows, spans: Row, rule: Rule, masks: tuple[Row, Row], tallied: Tally, slots: tuple[Row, int, int]
+    rows: Rows, spans: Row, rule: Rule, found: tuple[Row, Row, Row], tallied: Tally, slots: tuple[Row, int, int]
 ) -> None:
-    starts, sample, worker = slots
+    (positive, kept, num_nan), (starts, sample, worker) = found, slots
     own = tallied.places[starts[sample] : starts[sample + 1]]
     per_sample = (spans.shape[0] - 1) // (starts.shape[0] - 1)
     first = sample * per_sample
-    _find_selected(masks, own, spans[first], spans[first + per_sample])
-    for span in range(first, first + per_sample):
-        table = tallied.tables[worker]
-        tallied.num_neg[span] = _tally_span(rows, rule, table, spans[span], spans[span + 1])
+    _find_selected((positive, kept), own, spans[first], spans[first + per_sample])
+    for i in range(first, first + per_sample):
+        span = spans[i], spans[i + 1]
+        tallied.num_neg[i] = _tally_span(rows, rule, tallied.tables[worker], span, num_nan[sample] > 0)
 
 
 @serial
 def _tally_serial(
-    rows: Rows, spans: Row, rule: Rule, masks: tuple[Row, Row], tallied: Tally, slots: tuple[Row, int, int, int]
+    rows: Rows, spans: Row, rule: Rule, found: tuple[Row, Row, Row], tallied: Tally, slots: tuple[Row, int, int, int]
 ) -> None:
     starts, worker, first, last = slots
     for sample in range(first, last):
-        _tally_sample(rows, spans, rule, masks, tallied, (starts, sample, worker))
+        _tally_sample(rows, spans, rule, found, tallied, (starts, sample, worker))
 
 
 @parallel
 def _tally_parallel(
-    rows: Rows, spans: Row, rule: Rule, masks: tuple[Row, Row], tallied: Tally, slots: tuple[Row, int, int, int]
+    rows: Rows, spans: Row, rule: Rule, found: tuple[Row, Row, Row], tallied: Tally, slots: tuple[Row, int, int, int]
 ) -> None:
     starts, num_workers, first, last = slots
     for worker in prange(num_workers):
         start = first + worker * (last - first) // num_workers
         stop = first + (worker + 1) * (last - first) // num_workers
-        _tally_serial(rows, spans, rule, masks, tallied, (starts, worker, start, stop))
+        _tally_serial(rows, spans, rule, found, tallied, (starts, worker, start, stop))
 
 
 def sweep(rows: Rows, rule: Rule, mined: Mined, ratios: Row, swept: Swept, num_workers: int) -> None:
-    """Say what every sample of rows that were mined keeps under each of some ratios, by `num_workers` threads.
+    """Say what every sample of mined rows keeps under each of some falling ratios, by `num_workers` threads.
 
     The rows are ranked by their losses, and their quotas are the rule's.
     """
@@ -156,6 +165,19 @@ def _find_negatives(rows: Rows, rule: Rule, negatives: Row, sample: int) -> int:
     return num_nan
 
 
+@helper
+def _keep_above(values: Row, threshold: float) -> Row:
+    """Move those of `values` (whole blocks) that are above `threshold` to the front, which is returned in blocks."""
+    pivot, stop = values.dtype.type(threshold), 0
+    for i in range(values.shape[0]):
+        value = values[i]
+        values[stop] = value
+        stop += not value <= pivot
+    whole = -(-stop // LANES) * LANES
+    values[stop:whole] = -np.inf
+    return values[:whole]
+
+
 @inlined
 def _sweep_sample(
     rows: Rows, rule: Rule, given: tuple[Row, Row], swept: Swept, scratch: tuple[Row, Row], sample: int
@@ -164,29 +186,24 @@ def _sweep_sample(
     loss = cpu.row(rows.loss, rows, sample)
     negatives = words[: (loss.shape[0] + LANES - 1) // LANES]
     num_nan = _find_negatives(rows, rule, negatives, sample)
-    num_kept, most = swept.num_kept[sample], 0
-    for i in range(ratios.shape[0]):
+    threshold, pulled, count = np.nan, values[:0], -1  # nothing is pulled out yet
+    for i in range(ratios.shape[0]):  # they fall, and so does what is kept
         own = Rule(
             ratios[i], rule.round_up, rule.extra, rule.min_negatives, rule.min_always, rule.max_negatives, False
         )
-        num_kept[i] = cpu.quota(counts[NUM_POS, sample], counts[NUM_NEG, sample], -1, own)
-        most = max(most, num_kept[i])
-    least, num_above = np.nan, 0
-    pulled = values[:0]
-    if most > num_nan:
-        least, pulled = cpu.select(loss, negatives, most, values)
-        _, num_above = cpu.sum_above(pulled, least)
-    for i in range(ratios.shape[0]):
-        k = num_kept[i]
-        threshold, total = np.nan, 0.0
-        if k > num_nan:
-            threshold = least if k > num_above else cpu.kth_largest(pulled, k, k - 1)
+        num_kept = cpu.quota(counts[NUM_POS, sample], counts[NUM_NEG, sample], -1, own)
+        swept.num_kept[sample, i] = num_kept
+        swept.threshold[sample, i] = np.nan
+        swept.sums[sample, i] = np.nan if num_kept > 0 else 0.0
+        if num_kept > num_nan:
+            if count < 0:
+                threshold, pulled = cpu.select(loss, negatives, num_kept, values)
+            elif num_kept <= count:
+                pulled = _keep_above(pulled, threshold)
+                threshold = cpu.kth_largest(pulled, num_kept, num_kept - 1)
             total, count = cpu.sum_above(pulled, threshold)
-            total += (k - count) * threshold
-        elif k > 0:
-            total = np.nan
-        swept.sums[sample, i] = total
-        swept.threshold[sample, i] = threshold
+            swept.sums[sample, i] = total + (num_kept - count) * threshold
+            swept.threshold[sample, i] = threshold
     swept.done[sample] = 1
 
 

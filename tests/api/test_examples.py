@@ -13,11 +13,14 @@ from tests.batches import ROOT
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 MODULES = [m.name for m in pkgutil.walk_packages(ssd_mining.__path__, "ssd_mining.") if "__main__" not in m.name]
+OPTIONAL = {"ssd_mining.dask": "dask.array"}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_the_docstrings_run(name):
+    if name in OPTIONAL:
+        pytest.importorskip(OPTIONAL[name])
     module = importlib.import_module(name)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, name):
         runner = doctest.DocTestRunner(verbose=False, optionflags=FLAGS)

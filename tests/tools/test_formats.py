@@ -108,9 +108,9 @@ def test_rows_are_read_with_a_step_of_1_only(write):
         source[::2]
 
 
-def test_chunks_say_how_many_rows_they_hold(write):
+def test_chunks_are_those_of_the_file(write):
     with open_array(write(losses=LOSSES)) as source:
-        assert source.chunk_rows == (1 if "safetensors" in source.name else 3)
+        assert source.chunks == (None if "safetensors" in source.name else (3, 5))
 
 
 @pytest.mark.parametrize("suffix", ["zarr", "h5"])
@@ -123,8 +123,8 @@ def test_an_anchor_axis_that_is_split_over_chunks_is_refused_with_advice(tmp_pat
         h5py = pytest.importorskip("h5py", reason="h5py is an extra")
         with h5py.File(name, "w") as file:
             file.create_dataset("losses", data=LOSSES, chunks=(7, 2))
-    where = "chunks of (7, 2), which split axis 1 of shape (7, 5); store it again with chunks of (7, 5)"
-    assert refusal(name) == f"{name}: expected chunks that hold whole samples, got {where}"
+    got = "chunks (7, 2) of shape (7, 5); store it again, or rechunk it"
+    assert refusal(name) == f"{name}: expected chunks of whole samples, such as (7, 5), got {got}"
 
 
 def test_an_array_inside_groups_and_a_store_that_is_an_array_are_found(tmp_path):
@@ -142,7 +142,7 @@ def test_hdf5_without_chunks_is_read(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["run/losses"] = LOSSES
     with open_array(f"{tmp_path}/a.h5:run/losses") as source:
-        assert source.chunk_rows == 1
+        assert source.chunks is None
         np.testing.assert_array_equal(source[2:4], LOSSES[2:4], strict=True)
 
 

@@ -170,12 +170,12 @@ def test_files_of_every_format_give_the_same_numbers(data, kind):
 def test_blocks_are_whole_chunks_of_the_files_where_memory_allows(data):
     folder, _ = data
     with files.open_array(folder / "losses.npy") as values:
-        values.chunk_rows = 8
+        values.chunks = (8, 40)
         given = inputs.Inputs(values, values, None, {}, {}, {}, [])
         most = given.block_rows(1)
         assert most > 8
         assert most % 8 == 0
-        values.chunk_rows = 10**6
+        values.chunks = (10**6, 40)
         assert given.block_rows(1) == (1 << 20) // (6 * 160 + 41 * inputs.ANALYSIS_BYTES)
 
 
