@@ -152,13 +152,15 @@ def _against(name: str, across: tuple[NDArray[Any], str], up: tuple[NDArray[Any]
     return svg[0]
 
 
-def shift(before: Mapping[str, Any], after: Mapping[str, Any], colour: str) -> str | None:
+def shift(before: Mapping[str, Any], after: Mapping[str, Any], colour: str, kind: str) -> str | None:
     """Draw one distribution of A and of B, as `LossHistogram.to_dict` tells them; None where neither has a loss."""
     bins = [(np.array(d["log_bins"]["edges"]), np.array(d["log_bins"]["counts"])) for d in (before, after)]
     if not any(edges.size for edges, _ in bins):
         return None
-    with _drawing(f"shift {colour}") as (axes, svg):
-        axes.set(xscale="log", yscale="log", xlabel="loss (nats)", ylabel="anchors")
+    with _drawing(f"shift {kind}") as (axes, svg):
+        axes.set(
+            xscale="log", yscale="log", xlabel="loss (nats)", ylabel="samples" if kind == "samples" else "anchors"
+        )
         for (edges, counts), label, colours in zip(bins, "AB", ((FAINT, 0.3), (colour, 0.0)), strict=True):
             if edges.size:
                 axes.stairs(counts, edges, fill=True, color=colours[0], alpha=colours[1], baseline=0.5)

@@ -8,14 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import pictures
-from ssd_mining.page import Column, Fact, Page, Picture, Section, Sheet, share
+from ssd_mining.page import Column, Fact, Page, Picture, Section, Sheet, number, share
 
 Columns = Mapping[str, NDArray[Any]]
 Summary = Mapping[str, Any]
 
 _TOTALS = ("loss", "num_pos", "num_neg", "num_kept", "positive_sum", "negative_sum")
-_COLOURS = {"positives": pictures.POSITIVE, "negatives": pictures.NEGATIVE, "kept": pictures.KEPT}
-_TITLES = {"positives": "Positives", "negatives": "Negatives", "kept": "Kept negatives"}
+_KINDS = {
+    "positives": ("Positives", pictures.POSITIVE),
+    "negatives": ("Negatives", pictures.INK),
+    "kept": ("Kept negatives", pictures.KEPT),
+    "samples": ("Samples", pictures.INK),
+}
 
 
 def changes(a: Columns, b: Columns, in_a: NDArray[np.int64], in_b: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -55,7 +59,7 @@ def compared(a: Summary, b: Summary, changed: Columns, top: int) -> dict[str, An
         },
         "quantiles": {
             kind: {which: report["distributions"][kind]["quantiles"] for which, report in (("a", a), ("b", b))}
-            for kind in ("positives", "negatives", "kept", "samples")
+            for kind in _KINDS
         },
         **{
             name: {"id" if column == key else column: changed[column][rows].tolist() for column in changed}
@@ -87,36 +91,41 @@ def comparison_page(compared: Mapping[str, Any], changed: Columns, a: Summary, b
         title="What changed",
         subtitle=[f"A: {a['arguments']['values']}", f"B: {b['arguments']['values']}"],
         facts=facts,
-        sections=[_shift_section(compared, a, b), _sample_section(compared, changed)],
+        sections=[_shift_section(a, b), _sample_section(compared, changed), _quantile_section(compared)],
         made=json.dumps({"a": [compared["a"], a["versions"]], "b": [compared["b"], b["versions"]]}, indent=2),
     )
 
 
 def _fact(compared: Mapping[str, Any], key: str, title: str) -> Fact:
     total = compared["totals"][key]
-    return Fact(key, title, total["b"], f"{total['change']:+,.4g} from {total['a']:,.4g}")
+    sign = "+" if total["change"] > 0 else ""
+    return Fact(key, title, total["b"], f"{sign}{number(total['change'])} from {number(total['a'])}")
 
 
-def _shift_section(compared: Mapping[str, Any], a: Summary, b: Summary) -> Section:
+def _shift_section(a: Summary, b: Summary) -> Section:
     shown = [
         Picture(
-            pictures.shift(a["distributions"][kind], b["distributions"][kind], colour),
-            f"Losses of the {_TITLES[kind].lower()} in A and B",
-            f"{_TITLES[kind]}: A in grey, B in colour.",
+            pictures.shift(a["distributions"][kind], b["distributions"][kind], colour, kind),
+            f"Losses of the {title.lower()} in A and B",
+            f"{title}: A is the grey area, B the line.",
             "Neither has a finite loss above zero.",
         )
-        for kind, colour in _COLOURS.items()
+        for kind, (title, colour) in _KINDS.items()
     ]
+    return Section("the-shift", "How the losses moved", [], shown)
+
+
+def _quantile_section(compared: Mapping[str, Any]) -> Section:
     quantiles = compared["quantiles"]
     columns = [Column("probability", "Share")]
     values: dict[str, list[Any]] = {"probability": [float(p) for p in quantiles["samples"]["a"]]}
-    for kind, title in {**_TITLES, "samples": "Samples"}.items():
+    for kind, (title, _) in _KINDS.items():
         for which in "ab":
             columns += [Column(f"{kind}_{which}", f"{title}, {which.upper()}")]
             values[f"{kind}_{which}"] = [_number(value) for value in quantiles[kind][which].values()]
-    caption = "Quantiles, to 0.4 %: this share of the losses is at most so large"
+    caption = "To 0.4 %: this share of the losses is at most so large"
     table = Sheet("quantiles", caption, columns, values, "probability", "ascending")
-    return Section("the-shift", "How the losses moved", [], shown, [table])
+    return Section("the-quantiles", "Quantiles", [], [], [table])
 
 
 def _sample_section(compared: Mapping[str, Any], changed: Columns) -> Section:

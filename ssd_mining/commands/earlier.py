@@ -84,8 +84,9 @@ def load(name: str, inputs: Sequence[str] | None) -> Earlier:
         raise DataError(f"{summary_file}: expected the summary of a report, got this: {error!r}") from error
     if schema != SCHEMA:
         raise DataError(f"{summary_file}: expected schema {SCHEMA}, got {schema!r}")
+    lines = read_lines(table_file)
     try:
-        rows = list(csv.reader(read_lines(table_file)))
+        rows = list(csv.reader(lines))
         columns = {row[0]: _column(row[0], row[1:]) for row in zip(*rows, strict=True)}
         columns["sample"], columns["confidence_loss"]
     except (KeyError, ValueError) as error:
