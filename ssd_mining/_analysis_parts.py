@@ -12,6 +12,7 @@ from ssd_mining._arrays import as_array, refuse
 from ssd_mining._backends import Backend
 from ssd_mining._batch import Batch
 from ssd_mining._classification import Classification, Focal, Sigmoid, Softmax
+from ssd_mining._logit_inputs import check_class_axis
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Mined, Mining, Rows, check_int, check_number
 from ssd_mining._totals import numbered
@@ -38,6 +39,7 @@ class AnalysisSpec:
         for size in self.levels or ():
             check_int("levels", size, lowest=1)
         check_int("top", self.top, lowest=0)
+        check_class_axis(self.class_axis)
         if self.classification is not None and not isinstance(self.classification, Classification):
             expected = "a Softmax, a Sigmoid, a Focal or None"
             refuse("classification", expected, type(self.classification).__name__, TypeError)
@@ -105,6 +107,8 @@ def check_ids(ids: Sequence[Any] | NDArray[Any] | None, num_samples: int) -> lis
     """Check what the caller calls the samples of a block."""
     if ids is None:
         return None
+    if isinstance(ids, str) or not isinstance(ids, Sequence | np.ndarray):
+        refuse("ids", "a sequence of ids", f"{ids!r}", TypeError)
     names = as_array("ids", ids).tolist() if isinstance(ids, np.ndarray) else list(ids)
     if len(names) != num_samples:
         refuse("ids", f"one for each of {num_samples} samples", f"{len(names)}")
@@ -191,7 +195,9 @@ def by_sample(
     cells, rows = numbered(selected.sample[chosen] * max(1, names.size) + rows)
     counts = np.bincount(rows, minlength=cells.size)
     present = np.flatnonzero(counts)
-    sums = np.bincount(rows, selected.loss[chosen], cells.size)[present].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # some bits of NaN signal when they are widened
+        losses = selected.loss[chosen].astype(np.float64)
+    sums = np.bincount(rows, losses, cells.size)[present].astype(np.float64)
     return sums, names[cells[present] % max(1, names.size)], counts[present].astype(np.int64)
 
 

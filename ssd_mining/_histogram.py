@@ -25,7 +25,7 @@ PER_OCTAVE = 4
 
 def bin_counts(values: ArrayLike) -> NDArray[np.int64]:
     """Count values (n,) by bin, (65536,)."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is infinite; some NaN signal
         numbers = np.asarray(values).astype(np.float32)
     bins = numbers.view(np.uint32) >> np.uint32(16)
     bins[np.isnan(numbers)] = NAN_BIN

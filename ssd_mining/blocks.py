@@ -1,6 +1,7 @@
 """Blocks of rows of anything that has them, the next one read while the last one is worked on."""
 
 import math
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -96,7 +97,13 @@ def _blocks(sources: tuple[Any, ...], starts: range, end: int) -> Blocks:
 def _rows(source: Any, first: int, last: int) -> NDArray[Any]:
     array = as_array("sources", source[first:last])
     # Reading a map is what takes time: here, and not where the rows are used.
-    return np.array(array) if isinstance(array, np.memmap) else array
+    return array.copy() if _is_mapped(array) else array
+
+
+def _is_mapped(array: Any) -> bool:
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap | mmap.mmap)
 
 
 def shape_of(source: Any) -> tuple[int, ...]:

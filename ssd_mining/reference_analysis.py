@@ -14,7 +14,7 @@ def tally(rows: Any, spans: Any, rule: Any, mined: Any, tallied: Any) -> None:
     rank = rows.rank if rows.rank.shape[0] else rows.loss
     if rule.omit_nan:
         negative &= ~(np.isnan(rows.loss) | np.isnan(rank))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         numbers = rows.loss[negative].astype(np.float32)
     bins = np.where(np.isnan(numbers), 0x7FC0, numbers.view(np.uint32) >> np.uint32(16))
     np.add.at(tallied.tables[0, :, 0], bins, 1)

@@ -1,0 +1,206 @@
+"""The kernels of the analysis against the reference, against calls one by one, and on real detector outputs."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ssd_mining as sm
+from tests.analysis import analysed, blocks, dumped
+from tests.batches import LOSSES, REAL_FILES, batches, examples, load_real, losses
+
+RATIOS = (3, 0, 1.7, 1, 40, 0.5, 10)
+
+
+def similar(got, expected, where=""):
+    """Compare results as JSON holds them: text and counts are equal, sums nearly."""
+    if isinstance(expected, dict):
+        assert list(got) == list(expected), where
+        for name, value in expected.items():
+            if name != "backend":
+                similar(got[name], value, f"{where}.{name}")
+    elif isinstance(expected, list) and expected and isinstance(expected[0], float):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12, err_msg=where)
+    elif isinstance(expected, float):
+        similar([got], [expected], where)
+    else:
+        assert got == expected, where
+
+
+def both(batch, chosen):
+    """Return the results of both backends."""
+    results = []
+    for backend in ("cpu", "reference"):
+        analysis = sm.LossAnalysis(**chosen, backend=backend)
+        analysis.update(**blocks(batch, [])[0])
+        results.append(analysis.result().to_dict())
+    return results
+
+
+@settings(max_examples=examples(600), deadline=None)
+@given(analysed())
+def test_the_kernels_equal_the_reference(drawn):
+    batch, chosen = drawn
+    similar(*both(batch, chosen | {"top": 0}))  # sums in the last place may order the worst otherwise
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(analysed(max_anchors=3000))
+def test_the_kernels_equal_the_reference_on_long_rows(drawn):
+    batch, chosen = drawn
+    similar(*both(batch, chosen | {"top": 0}))
+
+
+@settings(max_examples=examples(600), deadline=None)
+@given(
+    batches(),
+    st.sampled_from(["none", "batch", "positives", "sample_selected"]),
+    st.sampled_from(["cpu", "reference"]),
+)
+def test_a_sweep_equals_a_call_for_every_ratio(batch, normalize, backend):
+    keywords = {name: value for name, value in batch.keywords.items() if name not in ("num_negatives", "pool_size")}
+    keywords["backend"] = backend
+    sweep = sm.ratio_sweep(batch.conf_loss, batch.labels, ratios=RATIOS, normalize=normalize, **keywords)
+    for i, ratio in enumerate(RATIOS):
+        own = keywords | {"neg_pos_ratio": ratio}
+        one = sm.confidence_loss(batch.conf_loss, batch.labels, normalize=normalize, **own)
+        np.testing.assert_array_equal(sweep.num_kept[i], one.num_kept)
+        np.testing.assert_allclose(sweep.negative_sum[i], one.negative_sum, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(sweep.per_sample[i], one.per_sample, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(sweep.loss[i], one.loss, rtol=1e-12, atol=1e-12)
+        mined = sm.mine_hard_negatives(batch.conf_loss, batch.labels, **own)
+        np.testing.assert_array_equal(sweep.threshold[i], mined.threshold)
+    np.testing.assert_array_equal(sweep.positive_sum, one.positive_sum)
+    np.testing.assert_array_equal(sweep.ratio, RATIOS)
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize("share", [0.003, 0.03, 0.3])
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_sweep_at_full_size(kind, share):
+    rng = np.random.default_rng(0)
+    conf_loss, labels = losses(kind, (5, 8732), rng), rng.random((5, 8732)) < share
+    sweep = sm.ratio_sweep(conf_loss, labels, ratios=RATIOS)
+    for i, ratio in enumerate(RATIOS):
+        one = sm.mine_hard_negatives(conf_loss, labels, neg_pos_ratio=ratio)
+        np.testing.assert_array_equal(sweep.num_kept[i], one.num_kept)
+        np.testing.assert_array_equal(sweep.threshold[i], one.threshold)
+        np.testing.assert_allclose(sweep.negative_sum[i], one.negative_sum, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("policy", ["propagate", "omit"])
+@pytest.mark.parametrize("num_anchors", [40, 64, 200])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nan_of_any_bits_is_nan_and_nothing_else(num_anchors, policy, dtype):
+    conf_loss = np.full((3, num_anchors), np.inf, dtype)
+    labels = np.zeros((3, num_anchors), np.int64)
+    labels[:, :4], labels[:, 4:8] = 1, -1
+    bits = {
+        4: [0x7F800001, 0xFF800001, 0x7FC00000, 0xFFFFFFFF],
+        8: [2**63 - 1, -1, 0x7FF << 52 | 1, 0x7FF << 52 | 2**51],
+    }
+    nans = np.array(bits[np.dtype(dtype).itemsize]).astype(f"i{np.dtype(dtype).itemsize}").view(dtype)
+    conf_loss[:, :4] = conf_loss[:, 4:8] = conf_loss[:, -4:] = nans
+    analysis = sm.LossAnalysis(background=0, ignore_index=-1, nan_policy=policy)
+    analysis.update(conf_loss, labels)
+    found = analysis.result().distributions
+    expected = 12 if policy == "propagate" else 0
+    assert (found["positives"].count, found["positives"].num_nan) == (expected, expected)
+    assert (found["negatives"].num_nan, found["negatives"].num_inf) == (expected, 3 * (num_anchors - 12))
+    assert found["negatives"].count == analysis.result().num_neg
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_result_does_not_depend_on_the_threads(dtype):
+    rng = np.random.default_rng(0)
+    conf_loss, labels = losses("gamma", (60, 8732), rng).astype(dtype), rng.random((60, 8732)) < 0.01
+    conf_loss[3, 5:50] = np.nan
+    dumps = []
+    for num_threads in (1, 2, None):
+        analysis = sm.LossAnalysis(levels=[8000, 732], nan_policy="propagate", num_threads=num_threads)
+        analysis.update(conf_loss, labels)
+        dumps.append(dumped(analysis))
+    assert dumps[0] == dumps[1] == dumps[2]
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize("name", REAL_FILES)
+def test_the_real_files_give_their_expected_results(name):
+    real = load_real(name)
+    analysis, from_logits = (sm.LossAnalysis(background=0, classification=kind) for kind in (None, sm.Softmax()))
+    columns = analysis.update(real["losses"], real["labels"])
+    from_logits.update(real["logits"].astype(np.float32), real["labels"])
+    np.testing.assert_array_equal(columns["num_kept"], real["exp_k"])
+    np.testing.assert_allclose(columns["confidence_loss"], real["exp_total"], rtol=3e-7, atol=0)
+    res, other = analysis.result(), from_logits.result()
+    assert f"{res.loss:.6f}" == REAL_FILES[name]
+    assert res.num_kept == real["exp_k"].sum()
+    np.testing.assert_array_equal(res.classes.num_pos, class_counts(real["labels"][real["labels"] > 0])[1])
+    np.testing.assert_allclose(res.classes.positive_sum.sum(), math.fsum(real["exp_pos_sum"]), rtol=3e-7)
+    check_confusion(other.classes, real)
+    top = sm.top_losses(real["losses"], real["labels"], 3, background=0)
+    assert top.sample.tolist() == np.argsort(-real["exp_total"], kind="stable")[:3].tolist()
+    negatives = np.sort(real["losses"][real["labels"] == 0])
+    got = res.distributions["negatives"].quantile(0.9)
+    np.testing.assert_allclose(got, negatives[math.ceil(0.9 * negatives.size) - 1], rtol=0.004)
+
+
+def class_counts(labels):
+    return np.unique(labels, return_counts=True)
+
+
+def check_confusion(table, real):
+    """Count by hand which foreground class the kept negatives are taken for."""
+    mined = sm.mine_logits(real["logits"].astype(np.float32), real["labels"], background=0)
+    taken = real["logits"][..., 1:].argmax(axis=2)[mined.hard_negative_mask] + 1
+    label, count = class_counts(taken)
+    np.testing.assert_array_equal(table.label[table.num_kept > 0], label)
+    np.testing.assert_array_equal(table.num_kept[table.num_kept > 0], count)
+    np.testing.assert_allclose(table.negative_sum.sum(), mined.negative_sum.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("background", [0, 2, -1])
+@pytest.mark.parametrize("classification", [sm.Softmax(), sm.Sigmoid(), sm.Focal()])
+def test_negatives_are_counted_by_what_they_are_taken_for(classification, background):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 2, (4, 90, 5)).astype(np.float32), np.full((4, 90), background % 5)
+    labels[:, :3] = (background + 1) % 5
+    call = {"classification": classification, "background": background}
+    table, mined = sm.class_table(logits, labels, **call), sm.mine_logits(logits, labels, **call)
+    others = logits.copy()
+    others[..., background] = -np.inf
+    taken = others.argmax(axis=2)[mined.hard_negative_mask]
+    assert dict(zip(table.label, table.num_kept, strict=True)) == {
+        label: (taken == label).sum() for label in {*taken.tolist(), (background + 1) % 5}
+    }
+    top = sm.LossAnalysis(**call, top=3)
+    top.update(logits, labels)
+    worst = top.result().top_anchors
+    for sample, anchor, label in zip(worst.sample, worst.anchor, worst.label, strict=True):
+        is_positive = labels[sample, anchor] != background % 5
+        assert label == (labels[sample, anchor] if is_positive else others[sample, anchor].argmax())
+
+
+def test_a_background_without_a_column_and_a_head_without_foreground():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 2, (2, 90, 3)).astype(np.float32), np.full((2, 90), 3)
+    labels[:, 0] = 1
+    table = sm.class_table(logits, labels, background=3, classification=sm.Sigmoid())
+    assert table.label.tolist() == [0, 1, 2]
+    assert (table.num_kept.sum(), table.num_pos.tolist()) == (6, [0, 2, 0])
+    alone = sm.class_table(logits[..., :1], np.zeros((2, 90), int), background=0, min_negatives=2)
+    assert (alone.label.tolist(), alone.num_kept.tolist()) == ([-1], [4])
+
+
+def test_ragged_logits_give_the_tables_of_dense_ones():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 2, (4, 90, 5)).astype(np.float32), rng.integers(0, 5, (4, 90))
+    labels[:, 20:] = 0
+    dense, ragged = (sm.LossAnalysis(background=0, classification=sm.Softmax()) for _ in range(2))
+    dense.update(logits, labels)
+    ragged.update(logits.reshape(-1, 5), labels.reshape(-1), sample_offsets=np.arange(5) * 90)
+    assert json.dumps(ragged.result().to_dict()) == json.dumps(dense.result().to_dict())
