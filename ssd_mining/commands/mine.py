@@ -15,6 +15,7 @@ from ssd_mining.commands.common import (
     mining_of,
     say,
 )
+from ssd_mining.commands.progress import progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,7 +142,11 @@ def _mine_blocks(
         keep(mined)
         return mined.to_dict()
 
-    blocks = [mine_block(start) for start in range(0, max(1, num_samples), step)]  # of no samples, an empty one
+    with progress(num_samples, "samples") as advance:
+        blocks = []
+        for start in range(0, max(1, num_samples), step):  # of no samples, an empty one
+            blocks.append(mine_block(start))
+            advance(blocks[-1]["num_pos"].size)
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, as in confidence_loss
         columns["confidence_loss"] = columns["positive_sum"] + columns["negative_sum"]

@@ -108,6 +108,21 @@ def test_only_jit_names_a_numba_option():
             assert not re.search(r"\bn?jit\(", path.read_text()), name
 
 
+# Each optional package is imported in the one module named for it, inside the function that needs it.
+OPTIONAL = {"rich": "commands.progress", "jinja2": "page", "matplotlib": "pictures", "zarr": "io", "h5py": "io"}
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
+def test_optional_packages_are_imported_where_they_belong_and_only_there(name, path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for package in {other.split(".")[0] for other in names} & set(OPTIONAL):
+            assert name == OPTIONAL[package], f"{name} imports {package}"
+            assert node not in tree.body, f"{name} imports {package} outside a function"
+
+
 @pytest.mark.parametrize("name", ["reference", "reference_losses"])
 def test_the_reference_imports_numpy_only(name):
     tree = ast.parse((PACKAGE / f"{name}.py").read_text())
