@@ -129,6 +129,15 @@ def test_samples_are_matched_by_their_names(reports):
     assert got["worse"]["change"] == [expected["worse"]["change"][i] for i in kept]
 
 
+def test_changes_stand_in_the_order_of_a(reports, tmp_path):
+    folder, _ = reports
+    words = ("compare", folder / "back", folder / "named_a", "--no-churn", "--no-page", "--out", tmp_path / "out")
+    assert run(*words)[0] == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "changes.csv").read_text().splitlines()))
+    assert [row["id"] for row in rows] == NAMES[::-1][:50]
+    np.testing.assert_array_equal([float(row["loss_a"]) for row in rows], losses_of(folder, "back"))
+
+
 def test_the_table_names_what_got_worse(reports):
     folder, _ = reports
     code, out, err = run("compare", folder / "named_a", folder / "named_b")

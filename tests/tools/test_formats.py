@@ -184,6 +184,16 @@ def test_a_tensor_that_is_cut_short_is_refused_before_a_row_is_read(tmp_path):
     assert refusal(tmp_path / "a.safetensors", slice(0)) == f"{tmp_path}/a.safetensors: {promise}"
 
 
+@pytest.mark.parametrize(
+    ("offsets", "stored"), [([-4, 136], 136), ([0, 100], 100), ([60, 140], 80), ([200, 340], -60)]
+)
+def test_a_tensor_that_claims_bytes_which_are_not_its_own_is_refused(tmp_path, offsets, stored):
+    text = json.dumps({"losses": {"dtype": "F32", "shape": [7, 5], "data_offsets": offsets}}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + LOSSES.tobytes())
+    assert refusal(path).endswith(f"got {stored}: the file is cut short")
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "h5"])
 def test_damage_of_a_file_gives_a_data_error_or_other_numbers_but_nothing_else(tmp_path, suffix):
     rng, path = np.random.default_rng(0), tmp_path / f"a.{suffix}"

@@ -43,6 +43,8 @@ LOOK = """() => {
     missing: [...document.querySelectorAll(".missing")].map((line) => line.textContent),
     letters: Math.min(...letters, 99),
     tables,
+    cut: [...document.querySelectorAll(".scroll")].filter(
+      (sheet) => sheet.scrollWidth > sheet.clientWidth && getComputedStyle(sheet).overflowX !== "auto").length,
     overflow: document.documentElement.scrollWidth - innerWidth,
     text: document.body.innerText,
   };
@@ -114,6 +116,8 @@ def check_numbers(seen, summary):
         if table == "classes":
             order = [expected["label"].index(int(row["label"])) for row in rows]
             assert sorted(order) == list(range(len(expected["label"])))
+            costs = [expected["positive_sum"][i] + expected["negative_sum"][i] for i in order]
+            assert costs == sorted(costs, reverse=True)  # what costs most comes first
         for key in set(rows[0] if rows else ()) & set(expected) - {"id"}:
             assert numbers(row[key] for row in rows) == [expected[key][i] for i in order], (table, key)
             compared += len(rows)
@@ -137,7 +141,7 @@ def test_a_page_is_quiet_complete_legible_and_of_the_numbers_of_the_summary(repo
     assert len(seen["pictures"]) == len(seen["names"]) == {"logits": 6, "losses": 6, "nan": 4}[name]
     assert all(w > (300 if width == 400 else 400) and h > 100 for w, h in seen["pictures"])
     assert seen["letters"] >= 9  # pixels, of the smallest letters of a picture
-    assert seen["overflow"] == 0  # only tables may be wider than the page, and those scroll
+    assert (seen["overflow"], seen["cut"]) == (0, 0)  # only tables may be wider than the page, and those scroll
     assert seen["missing"] == (NOTHING[2:3] if name == "nan" else [])  # one NaN is enough for the loss of all
     if name == "logits":
         assert "<b>bold</b>" in [row["name"] for row in seen["tables"]["classes"]]
