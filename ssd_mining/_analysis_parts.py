@@ -1,6 +1,7 @@
 """The parts of an analysis: its settings as one value, and what one block of rows adds to it."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -116,7 +117,7 @@ def check_ids(ids: Sequence[Any] | NDArray[Any] | None, num_samples: int) -> lis
         if isinstance(name, bool) or not isinstance(name, str | int):
             refuse("ids", "strings or whole numbers", f"{name!r} at {i}", TypeError)
     if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        ((twice, _),) = Counter(names).most_common(1)
         refuse("ids", "another for every sample", f"{twice!r} twice")
     return names
 

@@ -54,7 +54,8 @@ class Summary:
             self._count_anchors(batch, selected, tallied.num_neg)
             self._sweep(_passes.sweep_rows(rows, batch.mining, part, self.spec.ratios, **threads), part)
             self._keep_anchors(selected, start, ids)
-        self.histograms[DISTRIBUTIONS.index("negatives")] += tables.sum(axis=(0, 2))
+        for table in tables.transpose(0, 2, 1).reshape(-1, BINS):  # to sum along so short an axis takes 4 ms
+            self.histograms[DISTRIBUTIONS.index("negatives")] += table
         loss = parts.loss_of(mined.positive_sum, mined.negative_sum)
         self._count_samples(batch, mined, loss)
         self._keep_samples(mined, loss, start, ids)

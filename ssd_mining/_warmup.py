@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ssd_mining import _backends, _inputs
+from ssd_mining._passes import empty_tables, sweep_rows, tally_rows
 from ssd_mining._spec import Mining
 
 
@@ -34,6 +35,7 @@ def warmup(
     *,
     loss_dtypes: Iterable[DTypeLike] = ("float32", "float64"),
     label_dtypes: Iterable[DTypeLike] = ("uint8", "uint16", "uint32", "uint64"),
+    analysis: bool = False,
 ) -> Warmup:
     """Compile what calls will need, or load it from the cache, so that no later call has to wait for it.
 
@@ -47,6 +49,8 @@ def warmup(
     label_dtypes : iterable of dtype
         Dtypes of ``labels``: integers or bool. Only their size counts; one-hot labels, and labels with ``valid``,
         are of the size of bool, 1.
+    analysis : bool
+        Whether `LossAnalysis` and its relatives will be called too.
 
     Returns
     -------
@@ -81,7 +85,12 @@ def warmup(
     for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]:
         for array in labels:
             mining = Mining(background=None if array.dtype == np.bool_ else 0)
-            _backends.run(_inputs.check(loss, array, mining), masks=False, backend="cpu", num_threads=1)
+            batch = _inputs.check(loss, array, mining)
+            mined = _backends.run(batch, masks=True, backend="cpu", num_threads=1)
+            if analysis:
+                rows, tables = batch.rows(slice(0, 1)), empty_tables(0, "cpu", 1)
+                tally_rows(rows, rows.offsets, mining, mined, tables, "cpu")
+                sweep_rows(rows, mining, mined, (1.0, 2.0), "cpu", 1)
     if _has_threads():
         jit.compile_parallel()
     after = jit.counts()

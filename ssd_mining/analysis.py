@@ -313,13 +313,17 @@ class LossAnalysis:
         Raises
         ------
         ValueError
-            If `state` is none of this version.
+            If `state` is none of this version, or damaged.
         """
         if not isinstance(state, Mapping) or state.get("schema") != SCHEMA:
             got = f"schema {state.get('schema')!r}" if isinstance(state, Mapping) else type(state).__name__
             refuse("state", f"what to_state returns, of schema {SCHEMA}", got)
         analysis = cls.__new__(cls)
-        analysis.__setstate__({"state": state, "num_threads": num_threads})
+        try:
+            analysis.__setstate__({"state": state, "num_threads": num_threads})
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            msg = f"state: expected what to_state returns, got a damaged one: {type(error).__name__}: {error}"
+            raise ValueError(msg) from error
         return analysis
 
     def empty(self) -> "LossAnalysis":

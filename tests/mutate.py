@@ -19,10 +19,12 @@ ROOT = Path(__file__).parents[1]
 LAWS = ("tests/spec/test_laws.py", "tests/spec/test_notebook.py", "tests/spec/test_selection.py")
 MINING = ("tests/parity/test_paths.py", *LAWS, "tests/parity/test_generated.py")
 LOGITS = ("tests/parity/test_logits.py", "tests/spec/test_losses_from_logits.py")
+ANALYSIS = ("tests/parity/test_analysis.py", "tests/spec/test_analysis.py")
 TESTS = {
     "ssd_mining/kernels/cpu.py": MINING,
     "ssd_mining/kernels/rules.py": MINING,
     "ssd_mining/_plan.py": MINING,
+    "ssd_mining/kernels/cpu_analysis.py": ANALYSIS,
     "ssd_mining/kernels/cpu_logits.py": LOGITS,
     "ssd_mining/kernels/tiles.py": LOGITS,
     "ssd_mining/kernels/cpu_gradients.py": LOGITS,

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
+from ssd_mining._arrays import read_only
+from ssd_mining._backends import empty_mined
+from ssd_mining._histogram import BINS, bin_counts
+from ssd_mining._inputs import check
+from ssd_mining._passes import TABLES, level_spans, sweep_rows, tally_rows
+from ssd_mining._spec import Mining
+from ssd_mining._tally import Swept, Tally
+from ssd_mining.kernels import cpu, cpu_analysis
 from tests.analysis import analysed, blocks, dumped
-from tests.batches import LOSSES, REAL_FILES, batches, examples, load_real, losses
+from tests.batches import LOSSES, REAL_FILES, ROOT, batches, examples, load_real, losses
 
 RATIOS = (3, 0, 1.7, 1, 40, 0.5, 10)
 
@@ -204,3 +214,75 @@ def test_ragged_logits_give_the_tables_of_dense_ones():
     dense.update(logits, labels)
     ragged.update(logits.reshape(-1, 5), labels.reshape(-1), sample_offsets=np.arange(5) * 90)
     assert json.dumps(ragged.result().to_dict()) == json.dumps(dense.result().to_dict())
+
+
+def tallied(num_tables):
+    rng = np.random.default_rng(5)
+    conf_loss, pos_mask = losses("gamma", (7, 300), rng), rng.random((7, 300)) < 0.1
+    mining = Mining()
+    rows = check(conf_loss, pos_mask, mining).rows(slice(0, 7))
+    mined = empty_mined(7, 7 * 300)
+    cpu.mine(rows, mining.rule, mined, 1)
+    tables = np.zeros((num_tables, BINS, TABLES), np.int64)
+    return rows, mining, mined, tables, tally_rows(rows, level_spans((200, 100), 7), mining, mined, tables, "cpu")
+
+
+def test_both_drivers_tally_the_same_with_any_number_of_workers():
+    rows, _, mined, tables, expected = tallied(1)
+    np.testing.assert_array_equal(tables.sum(axis=(0, 2)), bin_counts(rows.loss[~mined.pos_mask]))
+    for num_workers in (2, 3, 7, 8):
+        *_, others, got = tallied(num_workers)
+        np.testing.assert_array_equal(others.sum(axis=(0, 2)), tables.sum(axis=(0, 2)))
+        np.testing.assert_array_equal(got.num_neg, expected.num_neg)
+        np.testing.assert_array_equal(got.places, expected.places)
+
+
+def test_both_drivers_sweep_the_same_with_any_number_of_workers():
+    rows, mining, mined, *_ = tallied(1)
+    results = []
+    for num_workers in (1, 2, 3, 7, 8):
+        swept = Swept(np.zeros((7, 3), np.int64), np.zeros((7, 3)), np.zeros((7, 3)), np.zeros(7, np.int64))
+        cpu_analysis.sweep(rows, mining.rule, mined, read_only(np.array([9.0, 2.0, 0.5])), swept, num_workers)
+        assert swept.done.all()
+        results.append(swept)
+    for got in results[1:]:
+        for one, other in zip(got, results[0], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_places_stay_in_their_slots_whatever_the_masks_say():
+    rows, mining, mined, tables, _ = tallied(1)
+    mined.hard_negative_mask[:] = True  # more than was counted: a caller changed the losses meanwhile
+    room = np.full(int(mined.num_pos.sum() + mined.num_kept.sum()) + 5, -7)
+    cpu_analysis.tally(rows, rows.offsets, mining.rule, mined, Tally(tables, np.full(7, -1), room))
+    assert (room[-5:] == -7).all()
+    assert (np.diff(room[:-5]) > 0).all()
+
+
+def test_a_part_that_no_thread_has_done_is_seen(monkeypatch):
+    rows, mining, mined, tables, _ = tallied(1)
+    monkeypatch.setattr(cpu_analysis, "_tally_serial", lambda *_: None)
+    monkeypatch.setattr(cpu_analysis, "_sweep_serial", lambda *_: None)
+    with pytest.raises(RuntimeError, match="part 0 was not analysed: a worker thread was lost"):
+        tally_rows(rows, rows.offsets, mining, mined, tables, "cpu")
+    with pytest.raises(RuntimeError, match="part 0 was not analysed: a worker thread was lost"):
+        sweep_rows(rows, mining, mined, (1.0, 2.0), "cpu", 1)
+
+
+WARM = """
+import numpy as np
+import ssd_mining as sm
+from ssd_mining import _jit
+sm.warmup(loss_dtypes=["float32"], label_dtypes=["uint8"], analysis=True)
+before = _jit.counts()
+analysis = sm.LossAnalysis(background=0, levels=[200, 100])
+analysis.update(np.ones((7, 300), np.float32), np.zeros((7, 300), np.uint8))
+analysis.update(np.ones((40, 300), np.float16), np.zeros((40, 300), np.int8), valid=np.ones((40, 300), bool))
+print(_jit.counts() == before)
+"""
+
+
+@pytest.mark.full_size
+def test_after_a_warmup_for_it_an_analysis_compiles_nothing():
+    done = subprocess.run([sys.executable, "-c", WARM], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "True\n"
