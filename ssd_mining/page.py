@@ -91,7 +91,7 @@ def render(page: Page) -> str:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
     environment.filters.update(number=number, exact=exact)
-    source = (files("ssd_mining") / "templates" / "report.html").read_text(encoding="utf-8")
+    source = (files("ssd_mining") / "page.html").read_text(encoding="utf-8")
     text: str = environment.from_string(source).render(page=page)
     return text
 
