@@ -22,7 +22,6 @@ from ssd_mining.output import array_writer
 
 ANCHORS = 8732
 POSITIVES = 0.003
-ROUNDS = 3
 
 
 def main() -> None:
@@ -30,9 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("--gib", type=float, default=4.0, help="size of the losses (default %(default)s)")
     parser.add_argument("--folder", type=Path, help="where the file is made (default a temporary directory)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often both are timed (default %(default)s)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        print(json.dumps(measured(Path(folder), int(arguments.gib * (1 << 30)), ROUNDS), indent=2))
+        print(json.dumps(measured(Path(folder), int(arguments.gib * (1 << 30)), arguments.rounds), indent=2))
 
 
 def measured(folder: Path, num_bytes: int, rounds: int) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
-from ssd_mining.blocks import BLOCK_BYTES
+from ssd_mining._batch import BLOCK_ELEMENTS, SHORTEST_ROW
 from ssd_mining.commands.common import CommandError, in_users_words, mining_of, versions
 from ssd_mining.io import ArraySource, open_array, read_ids, read_lines, stamp
 
 # What an analysis takes per anchor at the worst, beside the blocks that are read.
 ANALYSIS_BYTES = 96
+MOST_BYTES = 32 << 20  # of a block: what is larger leaves the caches of the processor
 BLOCKS_HELD = 3  # one is analysed, one is read, one is about to be freed
 
 _CLASSIFICATIONS = {"softmax": Softmax, "sigmoid": Sigmoid}
@@ -38,10 +39,18 @@ class Inputs:
         return sum(source.outline[:1].nbytes for source in (self.values, self.labels))
 
     def block_rows(self, max_memory: int) -> int:
-        """Return how many samples to read at a time, as MiB allow it; whole chunks of the files, if that can be."""
-        per_sample = BLOCKS_HELD * self.row_bytes + (self.values.shape[1] + 1) * ANALYSIS_BYTES
-        step = max(1, (max_memory << 20) // per_sample)
-        step = min(step, max(1, BLOCK_BYTES // max(1, self.row_bytes)))
+        """Return how many samples to read at a time, as MiB allow it; whole chunks of the files, if that can be.
+
+        An analysis works on `BLOCK_ELEMENTS` anchors at a time: what is read is as much, or a multiple of it.
+        """
+        num_anchors, memory = self.values.shape[1], max_memory << 20
+        inner = max(1, BLOCK_ELEMENTS // max(num_anchors, SHORTEST_ROW))
+        read, worked_on = BLOCKS_HELD * self.row_bytes, (num_anchors + 1) * ANALYSIS_BYTES
+        if memory >= inner * (read + worked_on):
+            most = min(memory - inner * worked_on, BLOCKS_HELD * MOST_BYTES) // max(1, read)
+            step = max(1, most // inner) * inner
+        else:
+            step = max(1, memory // (read + worked_on))
         chunk = max(source.chunks[0] if source.chunks else 1 for source in (self.values, self.labels))
         return step - step % chunk if step >= chunk else step
 

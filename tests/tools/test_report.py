@@ -167,16 +167,23 @@ def test_files_of_every_format_give_the_same_numbers(data, kind):
         assert pair[0][name] == pair[1][name]
 
 
-def test_blocks_are_whole_chunks_of_the_files_where_memory_allows(data):
-    folder, _ = data
-    with files.open_array(folder / "losses.npy") as values:
-        values.chunks = (8, 40)
+@pytest.mark.parametrize("num_anchors", [1, 40, 8732, 3_000_000])
+def test_blocks_keep_to_their_memory_and_are_whole_blocks_of_the_analysis_or_chunks(tmp_path, num_anchors):
+    np.save(tmp_path / "a.npy", np.zeros((1, num_anchors), np.uint8))
+    inner = max(1, 2_000_000 // max(64, num_anchors))
+    with files.open_array(tmp_path / "a.npy") as values:
         given = inputs.Inputs(values, values, None, {}, {}, {}, [])
-        most = given.block_rows(1)
-        assert most > 8
-        assert most % 8 == 0
-        values.chunks = (10**6, 40)
-        assert given.block_rows(1) == (1 << 20) // (6 * 160 + 41 * inputs.ANALYSIS_BYTES)
+        per_sample = (num_anchors + 1) * inputs.ANALYSIS_BYTES
+        for memory in (1, 16, 256, 1000, 10_000):
+            step = given.block_rows(memory)
+            taken = inputs.BLOCKS_HELD * step * given.row_bytes + min(step, inner) * per_sample
+            assert step == 1 or taken <= memory << 20
+            assert step < inner or step % inner == 0
+            assert step <= inner or step * given.row_bytes <= inputs.MOST_BYTES
+        values.chunks = (7, num_anchors)
+        assert given.block_rows(256) % 7 == 0 or given.block_rows(256) < 7
+        values.chunks = (10**9, num_anchors)
+        assert given.block_rows(256) < 10**9
 
 
 @pytest.mark.parametrize("name", REAL_FILES)
