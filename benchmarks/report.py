@@ -45,15 +45,16 @@ def measured(folder: Path, num_bytes: int, rounds: int) -> dict[str, Any]:
         report(folder, name, "warm")
         peaks.append(peak())
     total(folder)
-    seconds: dict[str, list[float]] = {"numpy.sum": [], "report": []}
+    spent: dict[str, list[tuple[float, float]]] = {"numpy.sum": [], "report": []}
     for turn in range(rounds):
-        seconds["numpy.sum"].append(timed(lambda: total(folder)))
-        seconds["report"].append(timed(lambda turn=turn: report(folder, "large", str(turn))))
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+        spent["numpy.sum"].append(timed(lambda: total(folder)))
+        spent["report"].append(timed(lambda turn=turn: report(folder, "large", str(turn))))
+    seconds, cpu_seconds = ({name: float(np.median(v, axis=0)[i]) for name, v in spent.items()} for i in (0, 1))
     return {
         "losses_gib": rows * ANCHORS * 4 / (1 << 30),
-        "seconds": medians,
-        "share_of_numpy_sum": medians["numpy.sum"] / medians["report"],
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,  # what a busy machine does not change, but for threads that wait for one another
+        "share_of_numpy_sum": seconds["numpy.sum"] / seconds["report"],
         "memory_mib": (peaks[1] - peaks[0]) / (1 << 20),
     }
 
@@ -86,11 +87,11 @@ def report(folder: Path, name: str, turn: str) -> None:
         assert cli.main(["report", *arrays, *options]) == 0
 
 
-def timed(function: Callable[[], None]) -> float:
-    """Return the seconds that a call takes."""
-    start = time.perf_counter()
+def timed(function: Callable[[], None]) -> tuple[float, float]:
+    """Return the seconds that a call takes, and those of all processors."""
+    wall, cpu = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def peak() -> int:
