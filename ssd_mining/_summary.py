@@ -64,15 +64,15 @@ class Summary:
         return parts.sample_columns(mined, loss, start, ids)
 
     def _count_anchors(self, batch: Batch, selected: Selected, num_neg: NDArray[np.int64]) -> None:
-        kept = ~selected.is_positive
-        for role, chosen in (("positives", selected.is_positive), ("kept", kept)):
-            losses = selected.loss[chosen]
-            self._count_losses(role, losses)
-            if self.spec.classification is not None or (role == "positives" and parts.form_of(batch) != POS_MASK):
-                self.totals[f"class {role}"].add(*parts.by_sample(selected, chosen, selected.label))
+        tells_class = parts.form_of(batch) != POS_MASK
+        for role, chosen in (("positives", selected.is_positive), ("kept", ~selected.is_positive)):
+            own = selected.only(chosen)
+            self._count_losses(role, own.loss)
+            if self.spec.classification is not None or (role == "positives" and tells_class):
+                self.totals[f"class {role}"].add(*parts.by_sample(own, own.label))
             if self.spec.levels is not None:
-                level = np.searchsorted(np.cumsum(self.spec.levels), selected.anchor, "right")
-                self.totals[f"level {role}"].add(*parts.by_sample(selected, chosen, level))
+                level = np.searchsorted(np.cumsum(self.spec.levels), own.anchor, "right")
+                self.totals[f"level {role}"].add(*parts.by_sample(own, level))
         if self.spec.levels is not None:
             counts = num_neg.reshape(-1, len(self.spec.levels)).sum(axis=0)
             self.totals["level negatives"].add_counts(range(counts.size), counts)

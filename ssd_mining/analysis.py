@@ -254,7 +254,7 @@ class LossAnalysis:
         positives, kept = self.summary.totals["class positives"], self.summary.totals["class kept"]
         if self.summary.labels in (None, POS_MASK) and self.spec.classification is None:
             return None
-        label = sorted(positives.counts.keys() | kept.counts.keys())
+        label = sorted(positives.groups | kept.groups)
         return ClassTable(
             label=np.array(label, np.int64),
             num_pos=positives.counts_of(label),
