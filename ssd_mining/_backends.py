@@ -27,7 +27,11 @@ PARALLEL_ANCHORS = 300_000
 PARALLEL_LOGITS = 500_000
 
 _MODULES = {"cpu": "ssd_mining.kernels.cpu", "cuda": "ssd_mining.kernels.cuda", "reference": "ssd_mining.reference"}
-_LOGITS = {"cpu": "ssd_mining.kernels.cpu_logits", "reference": "ssd_mining.reference_losses"}
+_LOGITS = {
+    "cpu": "ssd_mining.kernels.cpu_logits",
+    "cuda": "ssd_mining.kernels.cuda_logits",
+    "reference": "ssd_mining.reference_losses",
+}
 _ANALYSES = {"cpu": "ssd_mining.kernels.cpu_analysis", "reference": "ssd_mining.reference_analysis"}
 _FORKED_NO_EXEC = 0x40  # PF_FORKNOEXEC of Linux
 
@@ -69,11 +73,11 @@ def load_logits(backend: Backend | None) -> LogitsTwin:
     return cast("LogitsTwin", _module(_named(backend, _LOGITS)))
 
 
-def on_device(conf_loss: Any, backend: Backend | None) -> Any:
-    """Return the module that mines device arrays, or None if a call is not for it."""
-    if type(conf_loss) is np.ndarray or backend not in (None, "cuda") or not is_on_device(conf_loss):
+def on_device(array: Any, backend: Backend | None, module: str = "_device") -> Any:
+    """Return the module that works on device arrays, of losses or of logits, or None if a call is not for it."""
+    if type(array) is np.ndarray or backend not in (None, "cuda") or not is_on_device(array):
         return None
-    return _module("ssd_mining._device")
+    return _module(f"ssd_mining.{module}")
 
 
 def load_analysis(backend: Backend | None) -> Any:
@@ -84,7 +88,7 @@ def load_analysis(backend: Backend | None) -> Any:
 def _named(backend: Backend | None, modules: dict[str, str]) -> str:
     name = "cpu" if backend is None else backend
     if name == "cuda" and name not in modules:
-        msg = "backend: 'cuda' is not built into this version but for mining; use 'cpu' or leave it out"
+        msg = "backend: 'cuda' does not do analyses in this version; use 'cpu' or leave it out"
         raise NotImplementedError(msg)
     if not isinstance(name, str) or name not in modules:
         msg = f"backend: expected 'cpu', 'cuda', 'reference' or None, got {backend!r}"

@@ -53,6 +53,9 @@ class _Simulated:
 
     def array(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return the shared array of the line that asks for it."""
+        if shape == 0:  # as many as fit into the bytes that the launch asks for
+            every: NDArray[Any] = _running().shared.array(0, np.dtype(dtype))
+            return every
         frame = sys._getframe(1)  # noqa: SLF001 - as the simulator does
         with self._lock:
             arrays: dict[Any, NDArray[Any]] = _running().shared._allocations  # noqa: SLF001
@@ -265,16 +268,16 @@ class Kernel:
             self._compiled[device] = cuda.jit(self.signature, **options)(self.function)
         return self._compiled[device]
 
-    def launch(self, grid: int | tuple[int, int], stream: Stream, *arguments: Any) -> None:
-        """Enqueue the kernel on a stream of the current device."""
+    def launch(self, grid: int | tuple[int, int], stream: Stream, *arguments: Any, shared_bytes: int = 0) -> None:
+        """Enqueue the kernel on a stream of the current device; `shared_bytes` are those of arrays of size 0."""
         if SIMULATED:  # its launchers are one object, with the configuration last asked for
-            self.on(stream.device)[grid, self.threads](*arguments)
+            self.on(stream.device)[grid, self.threads, 0, shared_bytes](*arguments)
         else:
-            _launcher(self, grid, stream)(*arguments)
+            _launcher(self, grid, stream, shared_bytes)(*arguments)
 
 
 @functools.lru_cache(maxsize=512)
-def _launcher(kernel: Kernel, grid: int | tuple[int, int], stream: Stream) -> Any:
+def _launcher(kernel: Kernel, grid: int | tuple[int, int], stream: Stream, shared_bytes: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba finds grids below 128 blocks too small: 32 samples are 32 blocks
-        return kernel.on(stream.device)[grid, kernel.threads, _queue(stream)]
+        return kernel.on(stream.device)[grid, kernel.threads, _queue(stream), shared_bytes]

@@ -56,15 +56,9 @@ class OnDevice(NamedTuple):
 
 def mine(conf_loss: Any, labels: Any, mining: Mining, extras: Extras, *, masks: bool) -> OnDevice:
     """Mine a batch whose losses and labels, and whatever else has their shape, are on one device."""
-    _cuda.check()
-    given: dict[str, Any] = {"conf_loss": conf_loss, "labels": labels}
-    given |= {name: value for name, value in extras.items() if name in ("rank_by", "valid") and value is not None}
-    arrays = {name: _checked(name, value) for name, value in given.items()}
+    others = {name: extras.get(name) for name in ("rank_by", "valid")}
+    arrays = gathered({"conf_loss": conf_loss, "labels": labels, **others})
     first = arrays["conf_loss"]
-    for name, array in arrays.items():
-        if array.stream.device != first.stream.device:
-            expected = f"an array on the device of conf_loss ({first.stream.device})"
-            refuse(name, expected, f"one on device {array.stream.device}")
     batch = _stand_in(arrays, mining, extras)
     with _cuda.current(first.stream.device):
         resident = Resident(arrays, batch, first.stream, _foreign.allocator(first))
@@ -77,20 +71,47 @@ def mine(conf_loss: Any, labels: Any, mining: Mining, extras: Extras, *, masks: 
     return mined
 
 
-def _checked(name: str, value: Any) -> Foreign:
-    if not is_on_device(value):
-        refuse(name, "a device array, as conf_loss is one", type(value).__name__, TypeError)
-    return _foreign.foreign(name, value)
+def gathered(given: dict[str, Any]) -> dict[str, Foreign]:
+    """Describe device arrays, those that are None left out; all must be on the device of the first."""
+    _cuda.check()
+    leader, arrays = next(iter(given)), {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if not is_on_device(value):
+            refuse(name, f"a device array, as {leader} is one", type(value).__name__, TypeError)
+        arrays[name] = _foreign.foreign(name, value)
+        ours, device = arrays[name].stream.device, arrays[leader].stream.device
+        if ours != device:
+            refuse(name, f"an array on the device of {leader} ({device})", f"one on device {ours}")
+    return arrays
+
+
+def stand_ins(arrays: dict[str, Foreign]) -> dict[str, NDArray[Any]]:
+    """Return host arrays of the same types and shapes, which take no memory."""
+    return {name: np.broadcast_to(np.zeros((), each.array.dtype), each.array.shape) for name, each in arrays.items()}
+
+
+def read(given: Foreign, stream: Stream) -> NDArray[Any]:
+    """Copy a device array of any layout to the host, after waiting for the stream."""
+    flat = _cuda.download(given.elements, stream)
+    in_bytes = [stride * flat.itemsize for stride in given.strides]
+    return np.lib.stride_tricks.as_strided(flat, given.array.shape, in_bytes, writeable=False)
+
+
+def refuse_unsupported(extras: Extras) -> None:
+    """Refuse what a batch of device arrays cannot have."""
+    for name in _UNSUPPORTED:
+        if extras.get(name) is not None:
+            not_yet(name, "it")
+    for name in ("num_negatives", "sample_offsets"):
+        if is_on_device(extras.get(name)):
+            refuse(name, "whole numbers on the host", "a device array", TypeError)
 
 
 def _stand_in(arrays: dict[str, Foreign], mining: Mining, extras: Extras) -> Batch:
     """Check the batch by host arrays of the same types and shapes, which take no memory."""
-    for name in _UNSUPPORTED:
-        if extras.get(name) is not None:
-            _not_yet(name, "it")
-    if is_on_device(extras.get("num_negatives")) or is_on_device(extras.get("sample_offsets")):
-        name = "num_negatives" if is_on_device(extras.get("num_negatives")) else "sample_offsets"
-        refuse(name, "whole numbers on the host", "a device array", TypeError)
+    refuse_unsupported(extras)
     described = tuple((name, each.array.dtype, each.array.shape) for name, each in arrays.items())
     others = {name: value for name, value in extras.items() if name not in arrays and value is not None}
     return _described(described, mining, others) if others else _remembered(described, mining)
@@ -118,15 +139,10 @@ def _described(described: Described, mining: Mining, others: dict[str, Any]) -> 
     return batch
 
 
-def _not_yet(name: str, what: str) -> NoReturn:
+def not_yet(name: str, what: str) -> NoReturn:
+    """Raise for what device arrays cannot have in this version."""
     msg = f"{name}: backend 'cuda' does not support {what} with device arrays; pass NumPy arrays"
     raise NotImplementedError(msg)
-
-
-def _spread(array: DeviceArray, strides: tuple[int, ...]) -> DeviceArray:
-    """Return all memory from the first to the last element of an array."""
-    last = sum(stride * (length - 1) for stride, length in zip(strides, array.shape, strict=True))
-    return array._replace(shape=(last + 1 if array.size else 0,))
 
 
 class Resident:
@@ -144,13 +160,13 @@ class Resident:
             name = next(
                 n for n in ("skip_hardest", "pool_size", "tie_policy") if getattr(mining, n) != getattr(Mining, n)
             )
-            _not_yet(name, f"{name}={getattr(mining, name)!r}")
+            not_yet(name, f"{name}={getattr(mining, name)!r}")
         if mining.scope == "batch":
             rows, rule = rows._replace(quotas=self._quotas_of_batch(rows)), mining.rule.unbounded
         elif mining.scope != "sample":
-            _not_yet("scope", f"scope={mining.scope!r}")
+            not_yet("scope", f"scope={mining.scope!r}")
         elif mining.is_share and rows.shortest != rows.longest:
-            _not_yet("min_negatives", "a share of the anchors of samples of unequal length")
+            not_yet("min_negatives", "a share of the anchors of samples of unequal length")
         else:
             rule = mining.rule_for(rows.longest)
         cuda.enqueue(rows, rule, mined, self.stream, self.allocate)
@@ -191,7 +207,7 @@ class Resident:
         strides, dense = self.arrays[name].strides, self.batch.is_dense
         of_sample, of_anchor, *rest = strides if dense else (0, *strides)
         return Strided(
-            elements=argument(_spread(array, strides)),
+            elements=argument(self.arrays[name].elements._replace(dtype=array.dtype)),
             num_anchors=max(1, array.shape[1] if dense else array.shape[0]),
             of_sample=of_sample,
             of_anchor=of_anchor,
@@ -238,25 +254,19 @@ class Resident:
         whole = rows._replace(shortest=self.num_anchors, longest=self.num_anchors)
         together = self._results(1, (self.num_anchors,))
         cuda.enqueue(whole, rule, together, self.stream, self.allocate)
-        quotas = self.allocate((batch.num_samples,), np.int64)
+        offsets, quotas = self._upload(batch.offsets), self.allocate((batch.num_samples,), np.int64)
         if batch.num_samples:
-            addresses = map(argument, (together.hard_negative_mask, self._upload(batch.offsets), quotas))
+            addresses = map(argument, (together.hard_negative_mask, offsets, quotas))
             counter().launch(batch.num_samples, self.stream, *addresses)
         return quotas
 
     def tell(self, extras: Extras) -> NoReturn:
         """Raise what the host has to say about these values."""
         with _cuda.current(self.stream.device):
-            on_host: Any = {name: self._on_host(name) for name in self.arrays}
+            on_host: Any = {name: read(array, self.stream) for name, array in self.arrays.items()}
         others: Any = {name: value for name, value in extras.items() if name not in on_host}
         loss, labels = on_host.pop("conf_loss"), on_host.pop("labels")
         batch = _inputs.check(loss, labels, self.batch.mining, others | on_host)
         _backends.run(batch, masks=False, backend="cpu", num_threads=1)
         msg = "labels: expected labels and losses that nothing changes during the call, got other ones"
         raise ValueError(msg)
-
-    def _on_host(self, name: str) -> NDArray[Any]:
-        array, strides = self.arrays[name].array, self.arrays[name].strides
-        flat = _cuda.download(_spread(array, strides), self.stream)
-        in_bytes = [stride * flat.itemsize for stride in strides]
-        return np.lib.stride_tricks.as_strided(flat, array.shape, in_bytes, writeable=False)

@@ -36,6 +36,12 @@ class Foreign(NamedTuple):
             expected *= length
         return True
 
+    @property
+    def elements(self) -> DeviceArray:
+        """All memory from the first to the last element."""
+        last = sum(stride * (length - 1) for stride, length in zip(self.strides, self.array.shape, strict=True))
+        return self.array._replace(shape=(last + 1 if self.array.size else 0,))
+
 
 def foreign(name: str, value: Any) -> Foreign:
     """Describe a device array."""

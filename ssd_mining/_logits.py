@@ -125,7 +125,7 @@ class LogitLosses:
         _check_done(block, gradients)
 
     def _num_workers(self, rows: LogitRows) -> int:
-        large = rows.logits.size >= _backends.PARALLEL_LOGITS and self.backend != "reference"
+        large = rows.logits.size >= _backends.PARALLEL_LOGITS and self.backend in (None, "cpu")
         return _backends.num_workers(self.num_threads) if large else 1
 
     def _rows(self, block: slice) -> LogitRows:

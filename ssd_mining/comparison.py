@@ -127,8 +127,8 @@ def compare_recipes(
         or mappings.
     ValueError
         If a recipe is unknown, or none is asked for; if a shape or a value is wrong, see `multibox_loss`.
-    NotImplementedError
-        If ``backend="cuda"``.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
 
     Notes
     -----

@@ -5,8 +5,9 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
+from ssd_mining import _backends
 from ssd_mining._backends import Backend
-from ssd_mining._classification import Focal, Sigmoid, Softmax
+from ssd_mining._classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining._logit_inputs import check_logits
 
 
@@ -50,8 +51,8 @@ def softmax_cross_entropy(
         False marks anchors to ignore; their labels are not looked at.
     class_axis : {-1, 2, 1}
         The axis of the classes; 1 says that logits, and scores, are (B, C, A).
-    backend : {None, "cpu", "reference"}
-        Where to compute. ``"reference"`` is the slow NumPy judge.
+    backend : {None, "cpu", "cuda", "reference"}
+        Where to compute; None: where the arrays are. ``"reference"`` is the slow NumPy judge.
     num_threads : int, optional
         Threads to use, at most Numba's own count (the default). The results do not depend on it.
 
@@ -67,8 +68,10 @@ def softmax_cross_entropy(
     ValueError
         If a shape or a value is wrong: logits that are not (B, A, C), a label out of range, scores that do not add up
         to 1, a weight too many. The message names the argument, what was expected, and the first (sample, anchor).
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with one-hot scores, or more classes than a GPU's shared memory holds (docs/cuda.md).
 
     Notes
     -----
@@ -88,7 +91,7 @@ def softmax_cross_entropy(
     array([[6.93147181e-01, 9.35762297e-14]])
     """
     spec = Softmax(class_weights=class_weights, label_smoothing=label_smoothing, prob_floor=prob_floor)
-    losses = check_logits(
+    return _computed(
         logits,
         labels,
         spec,
@@ -99,7 +102,6 @@ def softmax_cross_entropy(
         backend=backend,
         num_threads=num_threads,
     )
-    return losses[:]
 
 
 def sigmoid_cross_entropy(
@@ -142,8 +144,10 @@ def sigmoid_cross_entropy(
         If an argument has the wrong kind; see `softmax_cross_entropy`.
     ValueError
         If a shape or a value is wrong; see `softmax_cross_entropy`.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with one-hot scores, or more classes than a GPU's shared memory holds (docs/cuda.md).
 
     Notes
     -----
@@ -159,7 +163,7 @@ def sigmoid_cross_entropy(
     >>> sm.sigmoid_cross_entropy([[[0.0, 0.0], [0.0, -30.0]]], [[1, 2]], background=2)
     array([[1.38629436, 0.69314718]])
     """
-    losses = check_logits(
+    return _computed(
         logits,
         labels,
         Sigmoid(class_weights=class_weights),
@@ -170,7 +174,6 @@ def sigmoid_cross_entropy(
         backend=backend,
         num_threads=num_threads,
     )
-    return losses[:]
 
 
 def focal_loss(
@@ -213,8 +216,10 @@ def focal_loss(
         If an argument has the wrong kind; see `softmax_cross_entropy`.
     ValueError
         If a shape or a value is wrong; see `softmax_cross_entropy`.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with one-hot scores, or more classes than a GPU's shared memory holds (docs/cuda.md).
 
     Notes
     -----
@@ -230,7 +235,7 @@ def focal_loss(
     >>> sm.focal_loss([[[0.0, 0.0]]], [[1]])
     array([[0.1732868]])
     """
-    losses = check_logits(
+    return _computed(
         logits,
         labels,
         Focal(alpha=alpha, gamma=gamma),
@@ -241,4 +246,12 @@ def focal_loss(
         backend=backend,
         num_threads=num_threads,
     )
-    return losses[:]
+
+
+def _computed(logits: ArrayLike, labels: ArrayLike, classification: Classification, **known: Any) -> NDArray[Any]:
+    """Compute the losses (B, A), where the logits are."""
+    device = _backends.on_device(logits, known["backend"], "_device_losses")
+    losses: NDArray[Any] = (check_logits if device is None else device.check)(
+        logits, labels, classification, **known
+    )[:]
+    return losses

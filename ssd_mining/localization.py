@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining._arrays import as_real_array, kernel_dtype, refuse
+from ssd_mining._arrays import as_array, as_real_array, kernel_dtype, refuse
+from ssd_mining._batch import Batch
 
 
 def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) -> NDArray[Any]:
@@ -70,6 +71,27 @@ def check_locations(loc_pred: ArrayLike, loc_target: ArrayLike, beta: float) -> 
     if target.shape != pred.shape:
         refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
     return pred, target
+
+
+def paired_locations(
+    batch: Batch, loc_pred: ArrayLike | None, loc_target: ArrayLike | None, beta: float
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Check the locations of a batch, (B, A, 4) or (N, 4), if there are any."""
+    if loc_pred is None and loc_target is None:
+        return None
+    if loc_pred is None or loc_target is None:
+        missing, given = ("loc_pred", "loc_target") if loc_pred is None else ("loc_target", "loc_pred")
+        refuse(missing, f"an array, for {given} is given", "None", TypeError)
+    pred, target = as_array("loc_pred", loc_pred), as_array("loc_target", loc_target)
+    anchors = batch.conf_loss.shape
+    if pred.shape[:-1] != anchors or pred.shape[-1] == 0:
+        refuse("loc_pred", f"one box for each of the anchors {anchors}", f"shape {pred.shape}")
+    if target.shape != pred.shape:
+        refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
+    if batch.is_dense:
+        return check_locations(pred, target, beta)
+    pred, target = check_locations(pred[None], target[None], beta)
+    return pred[0], target[0]
 
 
 def check_beta(beta: float) -> None:

@@ -12,7 +12,7 @@ from ssd_mining._backends import Backend
 from ssd_mining._batch import Batch
 from ssd_mining._classification import Classification
 from ssd_mining._logit_inputs import logit_batch
-from ssd_mining._spec import Keywords, Mining, Selection, resolve
+from ssd_mining._spec import Keywords, Mined, Mining, Selection, resolve
 from ssd_mining.kernels.rules import quota
 
 
@@ -257,8 +257,10 @@ def mine_logits(
     ValueError
         If a shape or a value is wrong; see `mine_hard_negatives` and `softmax_cross_entropy`. NaN among the logits of
         an anchor is NaN in its loss.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with a rule that only NumPy arrays can have yet (docs/cuda.md).
 
     Examples
     --------
@@ -268,8 +270,12 @@ def mine_logits(
     >>> res.hard_negative_mask
     array([[False, False,  True, False,  True]])
     """
+    device = _backends.on_device(logits, backend, "_device_losses")
+    call = logits, labels, *resolve(mining, keywords), classification
+    if device is not None:
+        return _on_device(device.LogitBatch(*call, class_axis).mine())
     where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
-    batch, _ = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
+    batch, _ = logit_batch(*call, where)
     return _mined(batch, backend, num_threads)
 
 
@@ -281,18 +287,15 @@ def _mined(batch: Batch, backend: Backend | None, num_threads: int | None) -> Mi
         ranks.append((rows.rank if rows.rank.size else rows.loss)[kept])  # copied: the caller may reuse the arrays
         # By the mask alone: if another thread changes the inputs meanwhile, it need not agree with the counts.
         anchors.append(kept - rows.offsets[np.searchsorted(rows.offsets, kept, "right") - 1])
-    return MiningResult(
-        hard_negative_mask=mined.hard_negative_mask.reshape(batch.conf_loss.shape),
-        pos_mask=mined.pos_mask.reshape(batch.conf_loss.shape),
-        num_pos=mined.num_pos,
-        num_neg=mined.num_neg,
-        num_kept=mined.num_kept,
-        positive_sum=mined.positive_sum,
-        negative_sum=mined.negative_sum,
-        threshold=mined.threshold,
-        _kept_anchors=np.concatenate(anchors),
-        _kept_ranks=np.concatenate(ranks),
-    )
+    masks = (mask.reshape(batch.conf_loss.shape) for mask in (mined.pos_mask, mined.hard_negative_mask))
+    shown = _shown(Mined(mined.counts, mined.sums, *masks))
+    return MiningResult(**shown, _kept_anchors=np.concatenate(anchors), _kept_ranks=np.concatenate(ranks))
+
+
+def _shown(mined: Mined) -> dict[str, Any]:
+    """Return the public fields of a result."""
+    names = (each.name for each in dataclasses.fields(MiningResult))
+    return {name: getattr(mined, name) for name in names if not name.startswith("_")}
 
 
 class _OnDevice(MiningResult):
@@ -310,15 +313,13 @@ class _OnDevice(MiningResult):
     def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
         """Raise: arrays of the caller's library have their own ``where``."""
         msg = (
-            "relabel: not for device arrays, whose library has where(pos_mask | hard_negative_mask, labels, ignored)"
+            "relabel: not for device arrays; their library has where(pos_mask | hard_negative_mask, labels, ignored)"
         )
         raise NotImplementedError(msg)
 
 
 def _on_device(resident: Any) -> MiningResult:
-    names = [field.name for field in dataclasses.fields(MiningResult) if not field.name.startswith("_")]
-    arrays: Any = {name: getattr(resident.owned(), name) for name in names}
-    return _OnDevice(**arrays, _kept_anchors=resident, _kept_ranks=resident.ranks)
+    return _OnDevice(**_shown(resident.owned()), _kept_anchors=resident, _kept_ranks=resident.ranks)
 
 
 def hard_negative_mask(
@@ -343,10 +344,10 @@ def hard_negative_mask(
     >>> sm.hard_negative_mask([[9.0, 0.1, 0.3, 0.2]], [[1, 0, 0, 0]], background=0, neg_pos_ratio=1)
     array([[False, False,  True, False]])
     """
-    device = _backends.on_device(conf_loss, backend)
+    call, device = (conf_loss, labels, *resolve(mining, keywords)), _backends.on_device(conf_loss, backend)
     if device is not None:
-        return _on_device(device.mine(conf_loss, labels, *resolve(mining, keywords), masks=True)).hard_negative_mask
-    batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
+        return _on_device(device.mine(*call, masks=True)).hard_negative_mask
+    batch = _inputs.check(*call)
     mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
     return mined.hard_negative_mask.reshape(batch.conf_loss.shape)
 

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining import _backends
-from ssd_mining._arrays import as_array, kernel_dtype, refuse
+from ssd_mining._arrays import kernel_dtype
 from ssd_mining._backends import Backend
 from ssd_mining._batch import Batch
 from ssd_mining._classification import Classification
 from ssd_mining._logit_inputs import logit_batch
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Keywords, Mined, Mining, check_choice, check_number, resolve
-from ssd_mining.localization import check_beta, check_locations, selected_smooth_l1
+from ssd_mining.localization import check_beta, paired_locations, selected_smooth_l1
 from ssd_mining.losses import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives, loss_divisors, normalized_loss
 
 Divisors = float | NDArray[np.float64]
@@ -22,7 +22,7 @@ Divisors = float | NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class MultiboxLoss:
-    """The loss of a batch of B samples, and its parts.
+    """The loss of a batch of B samples, and its parts; of device arrays, all of them are such arrays.
 
     Attributes
     ----------
@@ -134,8 +134,10 @@ def multibox_loss(
     ValueError
         If a shape or a value is wrong; see `mine_hard_negatives`, `confidence_loss`, `softmax_cross_entropy` and
         `smooth_l1`.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If ``backend="cuda"``.
+        If device arrays come with a rule that only NumPy arrays can have yet (docs/cuda.md).
 
     Notes
     -----
@@ -164,9 +166,19 @@ def multibox_loss(
     check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
     check_number("loc_weight", loc_weight, lowest=0)
     check_beta(beta)
+    device = _backends.on_device(logits, backend, "_device_multibox")
+    if device is not None:
+        how: dict[str, Any] = {
+            "normalize": normalize,
+            "loc_normalize": loc_normalize,
+            "zero_positives": zero_positives,
+        }
+        how |= {"loc_weight": loc_weight, "beta": beta, "with_gradients": with_gradients}
+        spec = *resolve(mining, keywords), classification, class_axis
+        return MultiboxLoss(**device.compute((logits, labels, loc_pred, loc_target), spec, **how))
     where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
     batch, losses = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
-    locations = _locations(batch, loc_pred, loc_target, beta)
+    locations = paired_locations(batch, loc_pred, loc_target, beta)
     is_marked = with_gradients or locations is not None
     mined = _backends.run(batch, masks=is_marked, backend=backend, num_threads=num_threads)
 
@@ -203,27 +215,6 @@ def multibox_loss(
         logits_gradient=logits_gradient,
         loc_gradient=loc_gradient,
     )
-
-
-def _locations(
-    batch: Batch, loc_pred: ArrayLike | None, loc_target: ArrayLike | None, beta: float
-) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Check the locations, (B, A, 4) or (N, 4), if there are any."""
-    if loc_pred is None and loc_target is None:
-        return None
-    if loc_pred is None or loc_target is None:
-        missing, given = ("loc_pred", "loc_target") if loc_pred is None else ("loc_target", "loc_pred")
-        refuse(missing, f"an array, for {given} is given", "None", TypeError)
-    pred, target = as_array("loc_pred", loc_pred), as_array("loc_target", loc_target)
-    anchors = batch.conf_loss.shape
-    if pred.shape[:-1] != anchors or pred.shape[-1] == 0:
-        refuse("loc_pred", f"one box for each of the anchors {anchors}", f"shape {pred.shape}")
-    if target.shape != pred.shape:
-        refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
-    if batch.is_dense:
-        return check_locations(pred, target, beta)
-    pred, target = check_locations(pred[None], target[None], beta)
-    return pred[0], target[0]
 
 
 def _shares(divisors: Divisors, num_samples: int) -> NDArray[np.float64]:

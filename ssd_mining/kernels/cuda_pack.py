@@ -108,7 +108,8 @@ def recode_scores(source, valid, coding, codes, num_anchors):
     codes[i] = code
 
 
-def _source(dtype: np.dtype[Any]) -> Any:
+def source_of(dtype: np.dtype[Any]) -> Any:
+    """Return the type of a source of elements of a type."""
     integers = dict.fromkeys(Strided._fields[1:], _cuda.types.int64)
     return _cuda.record(Strided, elements=_cuda.pointer(dtype), **integers)
 
@@ -116,7 +117,7 @@ def _source(dtype: np.dtype[Any]) -> Any:
 @functools.cache
 def packer(dtype: np.dtype[Any]) -> _cuda.Kernel:
     """Return the kernel that copies elements of a type."""
-    return _cuda.Kernel(pack, _source(dtype), _cuda.pointer(dtype), _cuda.types.int64, threads=THREADS)
+    return _cuda.Kernel(pack, source_of(dtype), _cuda.pointer(dtype), _cuda.types.int64, threads=THREADS)
 
 
 @functools.cache
@@ -134,4 +135,4 @@ def recoder(dtype: np.dtype[Any], *, scores: bool) -> _cuda.Kernel:
     coding = _cuda.record(Coding, background=label, ignored=label, highest=label, **integers)
     byte = _cuda.pointer(np.uint8)
     function = recode_scores if scores else recode_classes
-    return _cuda.Kernel(function, _source(dtype), byte, coding, byte, _cuda.types.int64, threads=THREADS)
+    return _cuda.Kernel(function, source_of(dtype), byte, coding, byte, _cuda.types.int64, threads=THREADS)

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _cuda
+from ssd_mining import _backends, _cuda
 from tests.batches import ROOT
 
 LOSSES, LABELS = np.ones((1, 4), np.float32), np.array([[1, 0, 0, 0]])
+OF_LOSSES = [sm.confidence_loss, sm.mine_hard_negatives, sm.hard_negative_mask]
+OF_LOGITS = [
+    sm.softmax_cross_entropy,
+    sm.sigmoid_cross_entropy,
+    sm.focal_loss,
+    sm.mine_logits,
+    sm.multibox_loss,
+]
 
 
 class Memory:
@@ -44,7 +52,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("what", MISSING)
-@pytest.mark.parametrize("call", [sm.confidence_loss, sm.mine_hard_negatives, sm.hard_negative_mask])
+@pytest.mark.parametrize("call", [*OF_LOSSES, *OF_LOGITS], ids=lambda call: call.__name__)
 def test_what_is_missing_is_said_in_one_sentence(call, what, monkeypatch):
     compiles, module, message = MISSING[what]
     monkeypatch.setattr(_cuda, "SIMULATED", False)
@@ -52,7 +60,7 @@ def test_what_is_missing_is_said_in_one_sentence(call, what, monkeypatch):
     monkeypatch.setattr(_cuda, "cuda", module)
     _cuda._check.cache_clear()
     with pytest.raises(RuntimeError, match=f"^backend: 'cuda' needs {message}") as caught:
-        call(LOSSES, LABELS, background=0, backend="cuda")
+        call(LOSSES[..., None] if call in OF_LOGITS else LOSSES, LABELS, background=0, backend="cuda")
     assert "\n" not in str(caught.value)
     with pytest.raises(RuntimeError, match=f"^backend: 'cuda' needs {message}"):
         call(Memory(), Memory(), background=0)  # device arrays choose the backend by themselves
@@ -109,10 +117,11 @@ def test_a_call_on_the_cpu_does_not_load_the_cuda_packages():
 
 def test_the_other_backends_refuse_device_arrays():
     for backend in ("cpu", "reference"):
-        with pytest.raises((TypeError, ValueError), match=r"^conf_loss: "):
-            sm.confidence_loss(Memory(), LABELS, background=0, backend=backend)
+        for call, name in [(sm.confidence_loss, "conf_loss"), (sm.multibox_loss, "logits")]:
+            with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+                call(Memory(), LABELS, background=0, backend=backend)
 
 
-def test_losses_from_logits_say_that_they_are_not_there():
-    with pytest.raises(NotImplementedError, match="backend: 'cuda' is not built into this version but for mining"):
-        sm.softmax_cross_entropy(np.zeros((1, 2, 3), np.float32), [[0, 1]], background=0, backend="cuda")
+def test_analyses_say_that_they_are_not_there():
+    with pytest.raises(NotImplementedError, match=r"^backend: 'cuda' does not do analyses in this version"):
+        _backends.load_analysis("cuda")

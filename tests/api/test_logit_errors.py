@@ -107,11 +107,6 @@ BAD = {
         "valid: expected the shape of the anchors of logits (2, 3), got shape (1, 2)",
     ),
     "an unknown backend": ({"backend": "gpu"}, ValueError, "backend: expected 'cpu', 'cuda', 'reference' or None"),
-    "a backend that is not built": (
-        {"backend": "cuda"},
-        NotImplementedError,
-        "backend: 'cuda' is not built into this",
-    ),
     "no threads": (
         {"num_threads": 0},
         ValueError,

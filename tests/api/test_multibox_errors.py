@@ -652,11 +652,6 @@ COMPARISON = {
         TypeError,
         "loc_pred: expected an array, for loc_target is given, got None",
     ),
-    "a backend that is not built": (
-        {"backend": "cuda"},
-        NotImplementedError,
-        "backend: 'cuda' is not built into this",
-    ),
 }
 
 

@@ -113,16 +113,27 @@ def test_all_loads_of_a_row_are_under_way_at_once(num_keys, full, capability):
     assert most == num_keys * (3 if full else 2)
 
 
+def handed_over(kernel, *arguments):
+    """Return what numba hands to a kernel: addresses as they are, numbers in their C types."""
+    launch, handed = SimpleNamespace(extensions=[]), []
+    launch._prepare_args = lambda *given: _Kernel._prepare_args(launch, *given)
+    for kind, value in zip(kernel.signature.args, arguments, strict=True):
+        launch._prepare_args(kind, value, None, [], handed)
+    return handed
+
+
+def assert_taken(kernel, capability, *arguments):
+    """Assert that a kernel takes what it is handed, size by size."""
+    sizes = [8 if isinstance(value, int) else ctypes.sizeof(value) for value in handed_over(kernel, *arguments)]
+    entry = re.search(r"\.entry.*?\)", compiled(kernel, capability, "ptx"), re.DOTALL)[0]
+    assert [int(bits) // 8 for bits in re.findall(r"\.param \.[bfsu](\d+)", entry)] == sizes
+
+
 @pytest.mark.parametrize("labels", [UINT8, UINT64], ids=str)
 def test_a_launch_hands_over_what_the_kernel_takes(labels, capability):
     kernel = row_kernel(FLOAT32, labels, 1, full=True)
     rows = cuda_rows.Input(1, 2, 3, 4, 5, codes=(0, 0, 255), num_anchors=8732, is_explicit=0)
-    launch = SimpleNamespace(extensions=[])
-    launch._prepare_args = lambda *given: _Kernel._prepare_args(launch, *given)
-    handed = []
-    for kind, value in zip(kernel.signature.args, (rows, Mining(background=0).rule, Mined(6, 7, 8, 9)), strict=True):
-        launch._prepare_args(kind, value, None, [], handed)
-    assert [value for value in handed if isinstance(value, int)] == list(range(1, 10))  # addresses, as they are
-    sizes = [8 if isinstance(value, int) else ctypes.sizeof(value) for value in handed]
-    entry = re.search(r"\.entry.*?\)", compiled(kernel, capability, "ptx"), re.DOTALL)[0]
-    assert [int(bits) // 8 for bits in re.findall(r"\.param \.[bfsu](\d+)", entry)] == sizes
+    arguments = rows, Mining(background=0).rule, Mined(6, 7, 8, 9)
+    addresses = [value for value in handed_over(kernel, *arguments) if isinstance(value, int)]
+    assert addresses == list(range(1, 10))  # as they are
+    assert_taken(kernel, capability, *arguments)
