@@ -257,6 +257,100 @@ def test_empty_device_arrays_are_defined():
         assert on_host(res.hard_negative_mask).shape == shape
 
 
+class Tensor:
+    """What torch's tensors show of themselves, over the host's memory."""
+
+    is_cuda, requires_grad, device = True, False, SimpleNamespace(index=0)
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, f"torch.{array.dtype}"
+
+    def data_ptr(self):
+        return self.array.ctypes.data
+
+    def stride(self):
+        return tuple(stride // self.array.itemsize for stride in self.array.strides)
+
+    def copy_to_host(self):
+        return self.array
+
+    def __getitem__(self, row):
+        return Tensor(self.array[row])
+
+
+class Chunk(Interface):
+    """What CuPy's arrays show of themselves, likewise."""
+
+    device = SimpleNamespace(id=0)
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.array.ctypes.data)
+
+    def copy_to_host(self):
+        return self.array
+
+    def __getitem__(self, row):
+        return Chunk(self.array[row])
+
+
+@pytest.fixture(params=["torch", "cupy"])
+def library(request, monkeypatch):
+    """Load a stand-in for a library: its stream has the handle 77, and it makes arrays of its own."""
+    if request.param == "torch":
+        dtypes = {name: name for name in ("bool", "uint8", "int32", "int64", "float32", "float64")}
+        module = SimpleNamespace(
+            Tensor=Tensor,
+            cuda=SimpleNamespace(current_stream=lambda _: SimpleNamespace(cuda_stream=77)),
+            empty=lambda shape, dtype, device: Tensor(np.empty(shape, dtype)) if device.index == 0 else None,
+            **dtypes,
+        )
+        kind = Tensor
+    else:
+        stream = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=77))
+        module = SimpleNamespace(ndarray=Chunk, cuda=stream, empty=lambda shape, dtype: Chunk(np.empty(shape, dtype)))
+        kind = Chunk
+    monkeypatch.setitem(sys.modules, request.param, module)
+    return kind
+
+
+@pytest.mark.parametrize("form", ["classes", "valid classes", "one-hot", "a batch"])
+def test_torch_and_cupy_get_arrays_of_their_own_from_their_own_stream(library, form, monkeypatch):
+    launched = []
+    launch = _cuda.Kernel.launch
+    monkeypatch.setattr(
+        _cuda.Kernel, "launch", lambda kernel, *given: launched.append(given[1]) or launch(kernel, *given)
+    )
+    data = drawn()
+    labels, keywords = FORMS[form](data)
+    got = on_device(library, data.conf_loss, labels, **keywords)
+    assert_same(got, sm.mine_hard_negatives(data.conf_loss, labels, backend="reference", **keywords))
+    assert set(launched) == {(0, 77)}  # the device, and the handle of its stream
+    for name in ("hard_negative_mask", "pos_mask", "num_kept", "threshold"):
+        assert isinstance(getattr(got, name), library), name
+
+
+def test_tensors_are_refused_by_name(library):
+    if library is not Tensor:
+        pytest.skip("CuPy has neither gradients nor bfloat16")
+    tensor = Tensor(DATA.conf_loss)
+    tensor.dtype = "torch.bfloat16"
+    with pytest.raises(
+        TypeError, match="conf_loss: expected float32 or float64 on a device, got bfloat16; pass it as"
+    ):
+        sm.confidence_loss(tensor, Tensor(DATA.classes), background=0)
+    tensor = Tensor(DATA.conf_loss)
+    tensor.requires_grad = True
+    with pytest.raises(TypeError, match=r"conf_loss: expected a tensor without gradient, .* tensor.detach\(\)"):
+        sm.confidence_loss(tensor, Tensor(DATA.classes), background=0)
+    elsewhere = Tensor(DATA.classes)
+    elsewhere.device = SimpleNamespace(index=1)
+    with pytest.raises(
+        ValueError, match=r"labels: expected an array on the device of conf_loss \(0\), got one on device 1"
+    ):
+        sm.confidence_loss(Tensor(DATA.conf_loss), elsewhere, background=0)
+
+
 DATA = drawn()
 BAD = {
     "a label below 0": (
