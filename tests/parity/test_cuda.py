@@ -85,6 +85,18 @@ def test_nan_is_the_hardest_and_ties_with_nan(long_rows):  # noqa: ARG001
         check_parity(batch_of(conf_loss, [0, 3, 10, 25], nan_policy="propagate"), "cuda")
 
 
+@pytest.mark.parametrize("is_long", [False, True])
+def test_neither_the_sign_of_zero_nor_the_bits_of_nan_decide(is_long, monkeypatch):
+    if is_long:
+        monkeypatch.setattr(twin, "MAX_KEYS", {4: 1, 8: 1})
+    zeros = np.where(np.arange(80) % 2, -0.0, 0.0).astype(np.float32)[None].repeat(3, axis=0)
+    check_parity(batch_of(zeros, [1, 40, 41]), "cuda")
+    nan = np.array([0x7FC00000, 0xFFC00000, 0xFFFFFFFF, 0x7F800001], np.uint32).view(np.float32)
+    conf_loss = np.ones((3, 80), np.float32)
+    conf_loss[:, 8:72:4] = np.tile(nan, 4)
+    check_parity(batch_of(conf_loss, [1, 7, 30], nan_policy="propagate"), "cuda")
+
+
 def test_a_row_has_the_same_bits_whatever_stands_beside_it(long_rows):  # noqa: ARG001
     rng = np.random.default_rng(2)
     lengths = [3, 32, 33, 600, 0, 20]
@@ -370,6 +382,10 @@ BAD = {
     "scores that are none": (
         lambda d: (d.conf_loss, np.eye(2)[d.classes] * 3, {}),
         (ValueError, "labels: expected one-hot or soft scores, .* at .sample 0, anchor 0."),
+    ),
+    "a score below 0": (
+        lambda d: (d.conf_loss, np.stack([d.classes + 1.0, -1.0 * d.classes], axis=2), {}),
+        (ValueError, "labels: expected one-hot or soft scores, .* got . 2., -1.. at .sample 0, anchor"),
     ),
     "an empty row": (
         lambda d: (d.conf_loss, np.zeros((3, 70, 2)), {"all_zero": "raise"}),
