@@ -91,7 +91,7 @@ class LossAnalysis:
         if extras:
             name = next(iter(extras))
             refuse(name, "it beside each block, in update", "it here", TypeError)
-        _backends.load(backend)
+        _backends.load_analysis(backend)
         _backends.check_threads(num_threads)
         self.spec = AnalysisSpec(
             mining=spec,

@@ -31,7 +31,7 @@ SETTINGS = {
     "ranks": ({"rank_by": LOSS}, TypeError, "rank_by: expected it beside each block, in update, got it here"),
     "an unknown keyword": ({"ratio": 3}, TypeError, "ratio: no such keyword"),
     "both": ({"mining": sm.Mining(background=0)}, TypeError, "mining: expected either mining= or keywords"),
-    "no device": ({"backend": "cuda"}, NotImplementedError, "backend: 'cuda' is not built"),
+    "no device": ({"backend": "cuda"}, NotImplementedError, "backend: 'cuda' does not do analyses"),
     "no threads": (
         {"num_threads": 0},
         ValueError,
