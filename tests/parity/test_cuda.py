@@ -289,6 +289,9 @@ class Tensor:
     def __getitem__(self, row):
         return Tensor(self.array[row])
 
+    def permute(self, *axes):
+        return Tensor(self.array.transpose(axes))
+
 
 class Chunk(Interface):
     """What CuPy's arrays show of themselves, likewise."""
@@ -304,6 +307,9 @@ class Chunk(Interface):
 
     def __getitem__(self, row):
         return Chunk(self.array[row])
+
+    def transpose(self, axes):
+        return Chunk(self.array.transpose(axes))
 
 
 @pytest.fixture(params=["torch", "cupy"])

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
+from ssd_mining import _cuda
 from ssd_mining.losses import NORMALIZE
 from tests.batches import REAL_FILES, load_real
 from tests.device import needs_device, scalar_numpy_warns, to_device, to_host
 from tests.logits import function
 from tests.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, draw, selection_cases
-from tests.parity.test_cuda import quick_threads
+from tests.parity.test_cuda import library, quick_threads
 
-__all__ = ["quick_threads"]  # a fixture
+__all__ = ["library", "quick_threads"]  # fixtures
 
 pytestmark = [needs_device, scalar_numpy_warns]
 
@@ -108,9 +109,10 @@ def test_localization_is_that_of_the_cpu(beta, dtype):
 
 def test_losses_of_inf_and_nan_are_divided_as_on_the_cpu():
     for policy, value in (("raise", -np.inf), ("propagate", np.nan), ("omit", np.nan)):
-        for words in ({}, {"zero_positives": "zero"}, {"normalize": "sample_positives", "zero_positives": "nan"}):
+        for words in ({}, {"zero_positives": "zero"}, {"normalize": "sample_positives", "zero_positives": "zero"}):
             call = draw(positives=(2, 0), min_negatives=2, nan_policy=policy, **words)
             call.logits[0, call.labels[0] > 0, 1:] = value
+            call.logits[1, :4, 0] = -np.inf  # a sample without positives, whose kept negatives cost inf
             check(call)
 
 
@@ -241,6 +243,27 @@ def test_what_is_wrong_with_arrays_is_refused_as_on_the_host():
         sm.mine_logits(logits, labels, background=0, valid=np.ones((3, 14), np.bool_))
     with pytest.raises(ValueError, match=r"^class_axis: expected -1, 2 or 1"):
         sm.softmax_cross_entropy(logits, labels, class_axis=0)
+
+
+@pytest.mark.skipif(not _cuda.SIMULATED, reason="a GPU has the libraries themselves: pytest -m gpu")
+@pytest.mark.parametrize("class_axis", [-1, 1])
+def test_torch_and_cupy_get_the_whole_loss_from_their_own_stream(library, class_axis, monkeypatch):
+    launched, launch = [], _cuda.Kernel.launch
+
+    def watched(kernel, grid, stream, *arguments, **keywords):
+        launched.append(stream)
+        launch(kernel, grid, stream, *arguments, **keywords)
+
+    monkeypatch.setattr(_cuda.Kernel, "launch", watched)
+    call = draw(rank_by="foreground_max", class_axis=class_axis)
+    call.logits = np.ascontiguousarray(np.moveaxis(call.logits, -1, class_axis))
+    expected = call.loss(with_gradients=True)
+    got = sm.multibox_loss(*map(library, call.arrays), with_gradients=True, **call.keywords)
+    for field in dataclasses.fields(expected):
+        ours = getattr(got, field.name)
+        assert isinstance(ours, library), field.name
+        np.testing.assert_allclose(to_host(ours), getattr(expected, field.name), rtol=1e-11, err_msg=field.name)
+    assert set(launched) == {(0, 77)}  # the device, and the handle of its stream
 
 
 @pytest.mark.parametrize("name", REAL_FILES)
