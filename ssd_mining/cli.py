@@ -19,6 +19,8 @@ examples:
       mine losses (N, A) by class numbers (N, A), of which 0 is background
   ssd-mining mine run.npz:losses run.npz:one_hot --out mined
       mine by one-hot labels (N, A, C), the last class background, and keep the hard negatives
+  ssd-mining report logits.zarr:val labels.zarr:val --background 0 --out report
+      analyse a whole data set of logits (N, A, C): tables, and a page of pictures
 """
 
 
@@ -68,7 +70,7 @@ def _failed(code: int, message: object) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ssd-mining",
-        description="SSD hard-negative mining and the confidence loss, for losses in NumPy files.",
+        description="SSD hard-negative mining and the confidence loss, for losses and logits in files.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -112,9 +112,8 @@ def ratio_sweep(table: RatioTable, used: float) -> str | None:
             textcoords="offset points",
             va="top",
         )
-        axes.set(
-            xlabel="negatives kept per positive", ylabel="confidence loss (nats)", xlim=(0, None), ylim=(0, None)
-        )
+        axes.set(xlabel="negatives kept per positive", ylabel="confidence loss (nats)", xlim=(0, None))
+        axes.set_ylim(0, 1.12 * float(table.loss[np.isfinite(table.loss)].max()))
         _short_ticks(axes.xaxis, axes.yaxis)
     return svg[0]
 
@@ -138,7 +137,7 @@ def _against(name: str, across: tuple[NDArray[Any], str], up: tuple[NDArray[Any]
     with _drawing(name) as (axes, svg):
         axes.set(xscale="log", yscale="log", xlabel=across[1], ylabel=up[1])
         if x.size <= MOST_POINTS:
-            axes.scatter(x, y, s=14, color=KEPT, alpha=0.55, linewidth=0)
+            axes.scatter(x, y, s=14 if x.size > 30 else 36, color=KEPT, alpha=0.6, linewidth=0)
         else:
             from matplotlib.colors import LinearSegmentedColormap
 
@@ -223,9 +222,13 @@ def _two_bars(axes: Any, positive: NDArray[Any], negative: NDArray[Any]) -> None
 
 
 def _short_ticks(*every_axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Label an axis in few letters, at few places: of a logarithmic one that is short, at 1, 2 and 5 too."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis in every_axis:
+        if axis.get_scale() == "log":
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 20 * low else (1,), numticks=7))
         axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         axis.set_minor_formatter(NullFormatter())
 

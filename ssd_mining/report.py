@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import pictures
+from ssd_mining._histogram import LossHistogram
 from ssd_mining.page import Column, Fact, Page, Picture, Section, Sheet, lists, share
 from ssd_mining.tables import AnalysisResult
 
@@ -83,11 +84,7 @@ def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
     losses = result.distributions
     shares = [float(p) for p in losses["samples"].to_dict()["quantiles"]]
     quantiles = {name: [losses[name].quantile(p) for p in shares] for name in NAMES}
-    left_out = ", ".join(
-        f"{count:,} {word}"
-        for kind, word in (("zero", "zero"), ("negative", "below zero"), ("inf", "infinite"), ("nan", "NaN"))
-        if (count := sum(getattr(losses[name], f"num_{kind}") for name in ("positives", "negatives")))
-    )
+    left_out = _not_drawn(losses)
     caption = "How many anchors have which loss."
     anchors = Picture(
         pictures.distributions(losses),
@@ -114,6 +111,21 @@ def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
         "Mining helps where the kept negatives are the hard end of the negatives, about as hard as the positives."
     )
     return Section("all-losses", "Where the loss is", [advice, *_tenth(columns)], [anchors, samples], [table])
+
+
+def _not_drawn(losses: Mapping[str, LossHistogram]) -> str:
+    """Say which losses have no place on a logarithmic axis, and how many they are."""
+    drawn = [losses["positives"], losses["negatives"]]
+    counts = {
+        "zero": sum(d.num_zero for d in drawn),
+        f"above zero, but below {pictures.short(pictures.LEAST_LOSS)}": sum(
+            int(d.counts[(d.values > 0) & (d.values < pictures.LEAST_LOSS)].sum()) for d in drawn
+        ),
+        "below zero": sum(d.num_negative for d in drawn),
+        "infinite": sum(d.num_inf for d in drawn),
+        "NaN": sum(d.num_nan for d in drawn),
+    }
+    return ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
 
 
 def _tenth(columns: Columns) -> list[str]:
@@ -235,7 +247,7 @@ def _class_section(result: AnalysisResult, class_names: Sequence[str]) -> Sectio
             Picture(
                 pictures.classes(table, names),
                 "Loss by class, of positives and of the negatives taken for it",
-                f"The {min(len(names), pictures.MOST_BARS)} classes that cost most.",
+                f"The classes that cost most, {pictures.MOST_BARS} at most.",
                 "No class has a loss.",
             )
         ],

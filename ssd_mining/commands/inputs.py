@@ -13,7 +13,7 @@ from ssd_mining.commands.common import CommandError, in_users_words, mining_of, 
 from ssd_mining.io import ArraySource, open_array, read_ids, read_lines, stamp
 
 # What an analysis takes per anchor at the worst, beside the blocks that are read.
-ANALYSIS_BYTES = 96
+ANALYSIS_BYTES = 128
 MOST_BYTES = 32 << 20  # of a block: what is larger leaves the caches of the processor
 BLOCKS_HELD = 3  # one is analysed, one is read, one is about to be freed
 

@@ -562,11 +562,21 @@ def test_a_full_stdout_ends_with_3(tmp_path):
 # Help, speed, memory
 
 
-@pytest.mark.parametrize("words", [["--help"], ["demo", "--help"], ["mine", "--help"]])
+USAGES = {
+    "demo": "demo",
+    "mine": "mine LOSSES LABELS",
+    "report": "report LOSSES-or-LOGITS LABELS --out DIR",
+    "merge": "merge DIR [DIR ...] --out DIR",
+    "compare": "compare A B",
+    "doctor": "doctor",
+}
+
+
+@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in USAGES)])
 def test_help_loads_neither_numpy_nor_numba(words):
     script = "import sys; from ssd_mining import cli\ntry: cli.main(sys.argv[1:])\nfinally: print(*sys.modules)"
     out, err = shell(*words, script=script).communicate()
-    assert out.startswith(f"usage: ssd-mining {'mine LOSSES LABELS' if words[0] == 'mine' else ''}")
+    assert out.startswith(f"usage: ssd-mining {USAGES.get(words[0], '')}")
     assert err == ""
     assert not {"numpy", "numba"} & set(out.split("\n")[-2].split())
 
