@@ -148,6 +148,11 @@ class Selected(NamedTuple):
     is_positive: NDArray[np.bool_]  # (m,)
     label: NDArray[np.int64]  # (m,) class of a positive; what a negative is taken for; -1: not known
 
+    def only(self, chosen: NDArray[np.bool_]) -> "Selected":
+        """Return some of them."""
+        columns: Any = [column[chosen] for column in self]
+        return Selected(*columns)
+
 
 def selected(
     batch: Batch, logits: LogitLosses | None, block: slice, rows: Rows, found: tuple[Mined, NDArray[np.int64]]
@@ -186,19 +191,18 @@ def _taken_for(logits: LogitLosses, row: NDArray[np.int64], column: NDArray[np.i
 
 
 def by_sample(
-    selected: Selected, chosen: NDArray[np.bool_], group: NDArray[np.int64]
+    selected: Selected, group: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sum and count the chosen of the selected anchors, in their order, by sample and group: sums, groups, counts.
+    """Sum and count selected anchors, in their order, by sample and group: sums, groups, counts.
 
     The sums of samples are float64, like all others; their totals are exact.
     """
-    names, rows = numbered(group[chosen])
-    cells, rows = numbered(selected.sample[chosen] * max(1, names.size) + rows)
+    names, rows = numbered(group)
+    cells, rows = numbered(selected.sample * max(1, names.size) + rows)
     counts = np.bincount(rows, minlength=cells.size)
     present = np.flatnonzero(counts)
     with np.errstate(invalid="ignore"):  # some bits of NaN signal when they are widened
-        losses = selected.loss[chosen].astype(np.float64)
-    sums = np.bincount(rows, losses, cells.size)[present].astype(np.float64)
+        sums = np.bincount(rows, selected.loss, cells.size)[present].astype(np.float64)
     return sums, names[cells[present] % max(1, names.size)], counts[present].astype(np.int64)
 
 

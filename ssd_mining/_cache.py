@@ -19,6 +19,7 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -133,7 +134,7 @@ class GuardedCache:
         types = [(str(kind), getattr(kind, "fields", ())) for kind in signature]
         identity = (self._function.__module__, types, sorted(self._options.items()), list(_code(self._function)))
         key = hashlib.sha256(repr(identity).encode()).digest()
-        return Entry(_root() / _environment(codegen) / f"{self._function.__name__}-{key.hex()[:16]}.bin", key)
+        return Entry(directory() / _environment(codegen) / f"{self._function.__name__}-{key.hex()[:16]}.bin", key)
 
 
 class Entry(NamedTuple):
@@ -190,7 +191,7 @@ class Entry(NamedTuple):
         return hashlib.sha256(self.key + payload).digest()
 
 
-def _root() -> Path:
+def directory() -> Path:
     """Return the private directory of this package: in ``SSD_MINING_CACHE_DIR``, else in the user's cache."""
     if moved := os.environ.get("SSD_MINING_CACHE_DIR"):
         return Path(moved).expanduser().absolute() / "ssd_mining"
@@ -201,6 +202,22 @@ def _root() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base.absolute() / "ssd_mining"
+
+
+def refusal() -> str | None:
+    """Say why nothing could be kept in `directory` now; None where it could. Nothing of the trial stays."""
+    if os.environ.get("SSD_MINING_CACHE") == "0":
+        return "switched off by SSD_MINING_CACHE=0"
+    root = directory()
+    try:
+        if root.exists():
+            _check_private(root)
+        existing = next(path for path in (root, *root.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _environment(codegen: Any) -> str:

@@ -15,6 +15,10 @@ _MANTISSA_BITS = 53
 _LOWEST = 1126  # frexp(5e-324) is 0.5 * 2**-1073, whose mantissa has 53 bits
 _HALF = 27  # bits of a half mantissa: 2**26 of them add up without rounding in the float64 of `bincount`
 _MOST_VALUES = 1 << 26
+_SHIFTS = 1 << 12  # more than any shift: 2098
+
+# Values that are summed together: what a sum costs beside its values is shared by so many.
+MOST_WAITING = 1 << 16
 
 K = TypeVar("K", bound=Hashable)
 _NAN, _INF, _NEGATIVE_INF = "nan", "inf", "-inf"
@@ -35,25 +39,36 @@ class Totals:
     counts: dict[int, int] = field(default_factory=dict)
     units: dict[int, int] = field(default_factory=dict)  # the sums of the finite values, in 2**-1126
     special: dict[tuple[int, str], int] = field(default_factory=dict)  # how many of a group are NaN or infinite
+    waiting: list[tuple[NDArray[Any], ...]] = field(default_factory=list)  # values, groups, counts: summed together
 
     def add(self, values: ArrayLike, groups: ArrayLike | int = 0, counts: ArrayLike = 1) -> None:
         """Add values (n,) to their groups, (n,) or one for all.
 
         Each counts as one, or as its part of `counts`, (n,).
         """
-        numbers = np.asarray(values, np.float64)
-        names, rows = numbered(np.broadcast_to(np.asarray(groups, np.int64), numbers.shape))
-        present = np.unique(rows)
-        each = np.zeros(names.size, np.int64)
-        np.add.at(each, rows, np.broadcast_to(np.asarray(counts, np.int64), rows.shape))
-        self.add_counts(names[present], each[present])
+        numbers = np.array(values, np.float64)
+        names, each = (np.broadcast_to(np.array(column, np.int64), numbers.shape) for column in (groups, counts))
+        self.waiting.append((numbers, names, each))
+        self._settle(MOST_WAITING)
+
+    def _settle(self, most: int = 0) -> None:
+        """Sum up what is waiting, if it is more than so many values."""
+        if sum(numbers.size for numbers, _, _ in self.waiting) <= most:
+            return
+        numbers, names, counts = (np.concatenate(columns) for columns in zip(*self.waiting, strict=True))
+        self.waiting.clear()
+        present, rows = numbered(names)
+        each = np.zeros(present.size, np.int64)
+        np.add.at(each, rows, counts)
+        met = np.unique(rows)
+        self.add_counts(present[met], each[met])
         finite = np.isfinite(numbers)
         if not finite.all():
-            self._add_special(numbers[~finite], names[rows[~finite]])
+            self._add_special(numbers[~finite], names[~finite])
             numbers, rows = numbers[finite], rows[finite]
         for start in range(0, numbers.size, _MOST_VALUES):
             part = slice(start, start + _MOST_VALUES)
-            self._add_finite(numbers[part], rows[part], names.tolist())
+            self._add_finite(numbers[part], rows[part], present.tolist())
 
     def add_counts(self, groups: ArrayLike, counts: ArrayLike) -> None:
         """Add to the counts of some groups, (n,), without values."""
@@ -66,23 +81,30 @@ class Totals:
     def _add_finite(self, values: NDArray[np.float64], rows: NDArray[np.int64], names: list[int]) -> None:
         mantissas, exponents = np.frexp(values)
         whole = np.ldexp(mantissas, _MANTISSA_BITS).astype(np.int64)
-        shifts = exponents.astype(np.int64) + (_LOWEST - _MANTISSA_BITS)
-        lowest, width = int(shifts.min()), int(np.ptp(shifts)) + 1
-        keys = rows * width + (shifts - lowest)
-        high = np.bincount(keys, whole >> _HALF)
-        low = np.bincount(keys, whole & ((1 << _HALF) - 1))
-        for key in np.flatnonzero((high != 0) | (low != 0)).tolist():
-            row, shift = key // width, lowest + key % width
-            _add_up(self.units, [(names[row], ((int(high[key]) << _HALF) + int(low[key])) << shift)])
+        keys, places = numbered(rows * _SHIFTS + exponents + (_LOWEST - _MANTISSA_BITS))
+        high = np.bincount(places, whole >> _HALF, keys.size)
+        low = np.bincount(places, whole & ((1 << _HALF) - 1), keys.size)
+        for i in np.flatnonzero((high != 0) | (low != 0)).tolist():
+            row, shift = divmod(int(keys[i]), _SHIFTS)
+            _add_up(self.units, [(names[row], ((int(high[i]) << _HALF) + int(low[i])) << shift)])
 
     def merge(self, other: "Totals") -> None:
         """Add the counts and sums of another to these."""
+        self.waiting += other.waiting
+        self._settle(MOST_WAITING)
         _add_up(self.counts, other.counts.items())
         _add_up(self.units, other.units.items())
         _add_up(self.special, other.special.items())
 
+    @property
+    def groups(self) -> set[int]:
+        """The groups that were met."""
+        self._settle()
+        return set(self.counts)
+
     def count_of(self, group: int = 0) -> int:
         """Return how many values a group has."""
+        self._settle()
         return self.counts.get(group, 0)
 
     def counts_of(self, groups: Iterable[int]) -> NDArray[np.int64]:
@@ -91,6 +113,7 @@ class Totals:
 
     def sum_of(self, group: int = 0) -> float:
         """Return the sum of a group, correctly rounded; 0 of a group without values; NaN of inf - inf."""
+        self._settle()
         kinds = [kind for kind in (_NAN, _INF, _NEGATIVE_INF) if (group, kind) in self.special]
         if kinds:
             return float(kinds[0]) if len(kinds) == 1 else float(_NAN)
@@ -106,6 +129,7 @@ class Totals:
 
     def to_state(self) -> dict[str, Any]:
         """Return all that there is to know, as JSON can hold it."""
+        self._settle()
         return {
             "counts": [[group, count] for group, count in sorted(self.counts.items())],
             "units": [[group, hex(total)] for group, total in sorted(self.units.items())],

@@ -254,7 +254,7 @@ class LossAnalysis:
         positives, kept = self.summary.totals["class positives"], self.summary.totals["class kept"]
         if self.summary.labels in (None, POS_MASK) and self.spec.classification is None:
             return None
-        label = sorted(positives.counts.keys() | kept.counts.keys())
+        label = sorted(positives.groups | kept.groups)
         return ClassTable(
             label=np.array(label, np.int64),
             num_pos=positives.counts_of(label),
@@ -313,13 +313,17 @@ class LossAnalysis:
         Raises
         ------
         ValueError
-            If `state` is none of this version.
+            If `state` is none of this version, or damaged.
         """
         if not isinstance(state, Mapping) or state.get("schema") != SCHEMA:
             got = f"schema {state.get('schema')!r}" if isinstance(state, Mapping) else type(state).__name__
             refuse("state", f"what to_state returns, of schema {SCHEMA}", got)
         analysis = cls.__new__(cls)
-        analysis.__setstate__({"state": state, "num_threads": num_threads})
+        try:
+            analysis.__setstate__({"state": state, "num_threads": num_threads})
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            msg = f"state: expected what to_state returns, got a damaged one: {type(error).__name__}: {error}"
+            raise ValueError(msg) from error
         return analysis
 
     def empty(self) -> "LossAnalysis":

@@ -1,4 +1,4 @@
-"""The command line: ``ssd-mining demo``, ``mine`` and ``warmup``.
+"""The command line: ``ssd-mining`` and its commands.
 
 The result goes to stdout, an error to stderr in one line. NumPy and Numba are imported inside the functions that
 use them, so that ``--help`` is quick.
@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ssd_mining.commands import demo, mine
+from ssd_mining.commands import compare, demo, doctor, merge, mine, report
 from ssd_mining.commands.common import CommandError, say
 
 EXAMPLES = """\
@@ -78,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add(shown)
     shown.set_defaults(run=_demo)
     mine.add(commands.add_parser("mine", help="mine the losses in a file"))
+    report.add(commands.add_parser("report", help="analyse a whole data set; write tables and a page"))
+    merge.add(commands.add_parser("merge", help="make one report of its shards"))
+    compare.add(commands.add_parser("compare", help="say what changed between two reports"))
+    doctor.add(commands.add_parser("doctor", help="say what this machine and this installation have"))
     commands.add_parser("warmup", help="compile the kernels ahead").set_defaults(run=_warmup, out="the cache")
     return parser
 

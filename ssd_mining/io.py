@@ -1,29 +1,36 @@
-"""Files: arrays read row by row from .npy and .npz, and output that appears whole or not at all.
+"""Files: arrays read by rows from .npy, .npz, .safetensors, .zarr and .h5, each opened by the suffix of its name.
 
-Nothing is unpickled, ever. Inputs are read in order into memory of our
-own, not mapped: a mapped file that is cut short during a call kills the process with SIGBUS, where a read tells.
+Nothing is unpickled, ever. What lies raw in a file is read into memory of our own, not mapped: a mapped file that is
+cut short during a call kills the process with SIGBUS, where a read tells.
 """
 
 import contextlib
-import csv
+import importlib
+import json
 import math
 import os
-import secrets
-import shutil
+import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO, Any
-from zipfile import BadZipFile, ZipExtFile, ZipFile, ZipInfo
+from typing import IO, Any, NamedTuple
+from zipfile import BadZipFile, ZipExtFile, ZipFile
 
 import numpy as np
 from numpy.lib import format as npy
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
+
+from ssd_mining.blocks import check_chunks, chunks_of
 
 # The stream of a zip member makes a copy of what it is asked for, so it is asked for little at a time.
 _CHUNK = 1 << 20  # bytes
-_CSV_ROWS = 10_000  # turned into Python numbers at a time
+_SAFETENSORS = {
+    "BOOL": "?",
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
+}
 
 
 class DataError(ValueError):
@@ -31,7 +38,7 @@ class DataError(ValueError):
 
 
 class ArraySource:
-    """The rows of an array in a file, read in order; made by `open_array`.
+    """An array in a file, of which `source[start:stop]` reads some rows; made by `open_array`.
 
     Attributes
     ----------
@@ -41,76 +48,88 @@ class ArraySource:
         Of the whole array, at least one axis.
     dtype : dtype
         Bool, integer or float, as stored.
+    chunks : tuple of int, or None
+        The shape of the pieces that the file stores; None where any row can be read by itself.
     outline : ndarray, the shape and dtype of the whole array
         What it looks like, without its values and its memory.
     """
 
-    def __init__(self, name: str, stream: IO[bytes], size: int) -> None:
-        self.name = name
-        self._stream = stream
-        version = npy.read_magic(stream)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        self.shape, self._fortran, self.dtype = read(stream)
-        self._data = stream.tell()  # where the values begin
-        self._row = 0
-        self._check(size - self._data)
-        self.outline = np.broadcast_to(np.empty((), self.dtype), self.shape)
+    chunks: tuple[int, ...] | None = None
 
-    def _check(self, stored: int) -> None:
-        """Refuse what holds no rows of numbers, and a file shorter than its header promises."""
-        if self.dtype.kind not in "biuf":
-            got = "pickled objects, which are never loaded" if self.dtype.hasobject else f"dtype {self.dtype}"
-            raise DataError(f"{self.name}: expected bools, integers or floats, got {got}")
-        if not self.shape or min(self.shape) < 0:
-            raise DataError(f"{self.name}: expected an array with a row per sample, got shape {self.shape}")
-        promised = math.prod(self.shape) * self.dtype.itemsize
-        if stored < promised:
-            expected = f"{promised:,} bytes of values for shape {self.shape} and dtype {self.dtype}"
-            raise DataError(f"{self.name}: expected {expected}, got {stored:,}: the file is cut short")
-        if self._fortran and isinstance(self._stream, ZipExtFile):  # it cannot jump from column to column
-            advice = "save it again through numpy.ascontiguousarray, or as .npy"
-            raise DataError(f"{self.name}: expected rows in C order, got Fortran order; {advice}")
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.name, self.shape, self.dtype = name, shape, dtype
+        if dtype.kind not in "biuf":
+            got = "pickled objects, which are never loaded" if dtype.hasobject else f"dtype {dtype}"
+            raise DataError(f"{name}: expected bools, integers or floats, got {got}")
+        if not shape or min(shape) < 0:
+            raise DataError(f"{name}: expected an array with a row per sample, got shape {shape}")
+        self.outline = np.broadcast_to(np.empty((), dtype), shape)
 
-    def read(self, count: int) -> NDArray[Any]:
-        """Return the next `count` rows in a new array; fewer at the end, none after it.
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
 
-        Parameters
-        ----------
-        count : int
-            How many rows, at least 0.
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.shape[0]
 
-        Returns
-        -------
-        ndarray, (count, ...), the dtype of the file
-            The rows; of a Fortran-ordered file, in Fortran order.
-
-        Raises
-        ------
-        DataError
-            If the file cannot be read on, or ends too soon.
-        """
-        count = min(count, self.shape[0] - self._row)
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Read some rows into a new array, fewer where the file has fewer; `DataError` if they cannot be read."""
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1:
+            msg = f"rows: expected a slice of step 1, got step {step}"
+            raise ValueError(msg)
         with _explained(self.name):
-            rows = self._read_columns(count) if self._fortran else self._filled((count, *self.shape[1:]))
-        self._row += count
-        if rows.dtype == np.bool_:  # other writers store any byte but 0 as true; NumPy and Numba count on 1
-            np.not_equal(rows.view(np.uint8), 0, out=rows)
+            block = self._read(start, max(start, stop))
+        if block.dtype == np.bool_:  # other writers store any byte but 0 as true; NumPy and Numba count on 1
+            np.not_equal(block.view(np.uint8), 0, out=block)
+        return block
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        raise NotImplementedError
+
+
+class _Layout(NamedTuple):
+    """How the values of an array lie in a stream."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    start: int  # where they begin, in bytes
+    stored: int  # bytes from there to the end
+
+
+class _Raw(ArraySource):
+    """An array whose values lie one after the other in a stream."""
+
+    def __init__(self, name: str, stream: IO[bytes], layout: _Layout) -> None:
+        super().__init__(name, layout.shape, layout.dtype)
+        self._stream, self._fortran, self._data = stream, layout.fortran, layout.start
+        promised = math.prod(self.shape) * self.dtype.itemsize
+        if layout.stored < promised:
+            expected = f"{promised:,} bytes of values for shape {self.shape} and dtype {self.dtype}"
+            raise DataError(f"{name}: expected {expected}, got {layout.stored:,}: the file is cut short")
+        if self._fortran and isinstance(stream, ZipExtFile):  # it would be inflated again for every column
+            advice = "save it again through numpy.ascontiguousarray, or as .npy"
+            raise DataError(f"{name}: expected rows in C order, got Fortran order; {advice}")
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        if self._fortran:
+            return self._read_columns(start, stop)
+        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        self._fill(start * math.prod(self.shape[1:]), rows.reshape(-1))
         return rows
 
-    def _read_columns(self, count: int) -> NDArray[Any]:
-        """Gather `count` rows of a file whose columns lie one after the other."""
-        columns = np.empty((math.prod(self.shape[1:]), count), self.dtype)
+    def _read_columns(self, start: int, stop: int) -> NDArray[Any]:
+        """Gather rows of a file whose columns lie one after the other."""
+        columns = np.empty((math.prod(self.shape[1:]), stop - start), self.dtype)
         for i, column in enumerate(columns):
-            self._stream.seek(self._data + (i * self.shape[0] + self._row) * self.dtype.itemsize)
-            self._fill(column)
-        return columns.reshape(*self.shape[:0:-1], count).T
+            self._fill(i * self.shape[0] + start, column)
+        return columns.reshape(*self.shape[:0:-1], stop - start).T
 
-    def _filled(self, shape: tuple[int, ...]) -> NDArray[Any]:
-        rows = np.empty(shape, self.dtype)
-        self._fill(rows.reshape(-1))
-        return rows
-
-    def _fill(self, values: NDArray[Any]) -> None:
+    def _fill(self, element: int, values: NDArray[Any]) -> None:
+        self._stream.seek(self._data + element * self.dtype.itemsize)
         left = values.view(np.uint8)
         while left.size:
             got = self._stream.readinto(left[:_CHUNK])  # type: ignore[attr-defined]
@@ -119,14 +138,31 @@ class ArraySource:
             left = left[got:]
 
 
+class _Chunked(ArraySource):
+    """An array of zarr or h5py, which keep pieces of it, compressed or not."""
+
+    def __init__(self, name: str, array: Any) -> None:
+        super().__init__(name, tuple(array.shape), np.dtype(array.dtype))
+        self._array, self.chunks = array, chunks_of(array)
+        try:
+            check_chunks(array, self.shape)
+        except ValueError as error:
+            raise DataError(f"{name}: {str(error).partition(': ')[2]}") from error
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        with _foreign(self.name):
+            return np.array(self._array[start:stop])
+
+
 @contextlib.contextmanager
 def open_array(name: str | os.PathLike[str]) -> Iterator[ArraySource]:
-    """Open an array in a file for reading row by row.
+    """Open an array in a file for reading by rows.
 
     Parameters
     ----------
     name : str or path
-        ``file.npy``; or ``file.npz:key``, where ``:key`` may be left out if the archive holds just one array.
+        ``file.npy``; or one of ``file.npz:key``, ``file.safetensors:tensor``, ``store.zarr:path``, ``file.h5:path``
+        and ``file.hdf5:path``, where the colon and what follows it may be left out if there is just one array.
 
     Yields
     ------
@@ -136,8 +172,8 @@ def open_array(name: str | os.PathLike[str]) -> Iterator[ArraySource]:
     Raises
     ------
     DataError
-        If the file is missing, is a directory, is cut short, is no .npy or .npz file or another one than its name
-        says, has no such key, or holds anything but bools, integers or floats.
+        If the file is missing, is cut short, is not what its name says, has no such key, holds anything but bools,
+        integers or floats, has chunks that split a sample, or if the package that reads it is not installed.
 
     Examples
     --------
@@ -146,35 +182,166 @@ def open_array(name: str | os.PathLike[str]) -> Iterator[ArraySource]:
     ...     path = pathlib.Path(folder, "losses.npy")
     ...     np.save(path, np.arange(6.0).reshape(3, 2))
     ...     with open_array(path) as losses:
-    ...         losses.shape, losses.read(2).tolist(), losses.read(2).tolist()
+    ...         losses.shape, losses[:2].tolist(), losses[2:4].tolist()
     ((3, 2), [[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0]])
     """
     name = os.fspath(name)
-    stem, colon, key = name.partition(".npz:")
-    path = f"{stem}.npz" if colon else name
+    found = _NAME.fullmatch(name)
+    if found is None or (found["suffix"] == ".npy" and found["key"] is not None):
+        raise DataError(f"{name}: expected a name that ends in {_KNOWN}, got another")
     with contextlib.ExitStack() as files:
         with _explained(name):
-            if path.endswith(".npz"):
-                archive = files.enter_context(ZipFile(path))
-                member = _member(archive, name, key)
-                source = ArraySource(name, files.enter_context(archive.open(member)), member.file_size)
-            elif path.endswith(".npy"):
-                stream = files.enter_context(Path(path).open("rb", buffering=0))
-                source = ArraySource(name, stream, os.fstat(stream.fileno()).st_size)
-            else:
-                raise DataError(f"{name}: expected a name that ends in .npy, .npz or .npz:key, got another")
+            source = _OPENERS[found["suffix"]](name, found["path"], found["key"] or "", files)
         yield source
 
 
-def _member(archive: ZipFile, name: str, key: str) -> ZipInfo:
-    """Find the array of an archive that `key` names, or the only one."""
-    arrays = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
-    if not key and len(arrays) == 1:
-        return next(iter(arrays.values()))
-    if key not in arrays:
-        expected = f"one of its arrays ({', '.join(arrays)}) after the colon" if arrays else "an array in it"
+def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
+    """Read what a data set calls its samples, one name each, none twice.
+
+    Parameters
+    ----------
+    name : str or path
+        An array of whole numbers, (N,), in a file that `open_array` knows; or text in UTF-8, a line for each sample.
+    count : int
+        How many samples there are.
+
+    Returns
+    -------
+    ndarray, (N,), int64 or str
+        The names.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, has more or fewer names, or has one twice.
+    """
+    name = os.fspath(name)
+    if _NAME.fullmatch(name):
+        with open_array(name) as source:
+            if source.ndim != 1 or source.dtype.kind not in "iu":
+                got = f"dtype {source.dtype} of shape {source.shape}"
+                raise DataError(f"{name}: expected whole numbers, one for each sample, got {got}")
+            ids = source[:].astype(np.int64)
+    else:
+        lines = read_lines(name)
+        ids = np.array(lines, np.str_) if lines else np.empty(0, "<U1")
+    if ids.size != count:
+        raise DataError(f"{name}: expected {count:,} names, one for each sample, got {ids.size:,}")
+    values, first, number = np.unique(ids, return_index=True, return_counts=True)
+    if (number > 1).any():
+        twice = values[number > 1][np.argmin(first[number > 1])]
+        places = np.flatnonzero(ids == twice)[:2]
+        got = f"{twice.item()!r} for samples {places[0]} and {places[1]}"
+        raise DataError(f"{name}: expected another name for every sample, got {got}")
+    return ids
+
+
+def read_lines(name: str | os.PathLike[str]) -> list[str]:
+    """Read text in UTF-8, line by line; `DataError` if there is none."""
+    with _explained(os.fspath(name)):
+        return Path(name).read_text(encoding="utf-8").splitlines()
+
+
+def stamp(name: str | os.PathLike[str]) -> list[Any]:
+    """Return what changes when a file does: where it is, its size, and when it was written."""
+    found = _NAME.fullmatch(os.fspath(name))
+    path = Path(found["path"] if found else name).resolve()
+    status = path.stat()
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
+def _open_npy(name: str, path: str, _: str, files: contextlib.ExitStack) -> ArraySource:
+    stream = files.enter_context(FileIO(path))
+    return _Raw(name, stream, _npy_layout(stream, os.fstat(stream.fileno()).st_size))
+
+
+def _open_npz(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
+    archive = files.enter_context(ZipFile(path))
+    members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
+    member = members[_chosen(name, key, list(members))]
+    stream = files.enter_context(archive.open(member))
+    return _Raw(name, stream, _npy_layout(stream, member.file_size))
+
+
+def _npy_layout(stream: IO[bytes], size: int) -> _Layout:
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    return _Layout(shape, dtype, fortran, stream.tell(), size - stream.tell())
+
+
+def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
+    """Open a tensor: 8 bytes of length, so many of JSON that say where each tensor lies, and their values."""
+    stream = files.enter_context(FileIO(path))
+    size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(stream.read(8), "little")
+    if not 2 <= length <= size - 8:
+        raise DataError(f"{name}: expected a sound file, got a header of {length:,} bytes in one of {size:,}")
+    with _foreign(name):
+        header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        tensor = header[_chosen(name, key, list(header))]
+        shape = tuple(int(count) for count in tensor["shape"])
+        first, last = (8 + length + max(0, int(offset)) for offset in tensor["data_offsets"])
+        if tensor["dtype"] not in _SAFETENSORS:
+            advice = "; save it as float32" if tensor["dtype"] == "BF16" else ""
+            raise DataError(f"{name}: expected a dtype that NumPy has, got {tensor['dtype']}{advice}")
+    dtype = np.dtype(_SAFETENSORS[tensor["dtype"]])
+    return _Raw(name, stream, _Layout(shape, dtype, fortran=False, start=first, stored=min(last, size) - first))
+
+
+def _open_zarr(name: str, path: str, key: str, _: contextlib.ExitStack) -> ArraySource:
+    zarr = _package("zarr", name, "zarr")
+    Path(path).stat()  # says more than the package where there is nothing
+    with _foreign(name):
+        return _Chunked(name, _array_in(zarr.open(path, mode="r"), zarr.Array, name, key))
+
+
+def _open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
+    h5py = _package("h5py", name, "hdf5")
+    FileIO(path).close()
+    with _foreign(name):
+        return _Chunked(name, _array_in(files.enter_context(h5py.File(path, "r")), h5py.Dataset, name, key))
+
+
+def _package(module: str, name: str, extra: str) -> Any:
+    """Import the package that reads a kind of file."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        hint = f"pip install 'ssd_mining[{extra}]'"
+        raise DataError(f"{name}: expected {module}, to read it, got none installed; {hint}") from error
+
+
+def _array_in(root: Any, kind: type, name: str, key: str) -> Any:
+    """Return the array `key` of a group of zarr's or h5py's, or the only one that is in it, or the root itself."""
+    if isinstance(root, kind):
+        return root if not key else _chosen(name, key, [])
+    if key and key in root and isinstance(root[key], kind):
+        return root[key]
+    return root[_chosen(name, key, [inner for inner in root if isinstance(root[inner], kind)])]
+
+
+def _chosen(name: str, key: str, keys: list[str]) -> str:
+    """Return which of the arrays of a file is meant: the one that was named, or the only one."""
+    if not key and len(keys) == 1:
+        return keys[0]
+    if key not in keys:
+        expected = f"one of its arrays ({', '.join(keys)}) after the colon" if keys else "an array in it"
         raise DataError(f"{name}: expected {expected}, got {repr(key) if key else 'none'}")
-    return arrays[key]
+    return key
+
+
+_OPENERS: dict[str, Callable[[str, str, str, contextlib.ExitStack], ArraySource]] = {
+    ".npy": _open_npy,
+    ".npz": _open_npz,
+    ".safetensors": _open_safetensors,
+    ".zarr": _open_zarr,
+    ".h5": _open_hdf5,
+    ".hdf5": _open_hdf5,
+}
+_NAME = re.compile(rf"(?P<path>.*?(?P<suffix>{'|'.join(map(re.escape, _OPENERS))}))/?(:(?P<key>.*))?", re.DOTALL)
+_KNOWN = ".npy, or in .npz, .safetensors, .zarr, .h5 or .hdf5, with or without :key"
 
 
 @contextlib.contextmanager
@@ -188,141 +355,15 @@ def _explained(name: str) -> Iterator[None]:
         raise DataError(f"{name}: expected a readable file, got {error.strerror or error}") from error
     # What zipfile and numpy.lib.format were seen to raise over damaged files; RuntimeError is a password.
     except (ValueError, SyntaxError, EOFError, RuntimeError, TokenError, BadZipFile, zlib.error) as error:
-        raise DataError(f"{name}: expected a sound .npy or .npz file, got this: {error}") from error
+        raise DataError(f"{name}: expected a sound file, got this: {error}") from error
 
 
 @contextlib.contextmanager
-def array_writer(
-    path: Path, dtype: DTypeLike, row_shape: tuple[int, ...] = ()
-) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """Write a .npy file block by block; the file is complete when the ``with`` block ends.
-
-    Parameters
-    ----------
-    path : Path
-        A file that does not exist yet.
-    dtype : dtype
-        Of the array.
-    row_shape : tuple of int
-        Shape of one row; the number of rows is that of the blocks together.
-
-    Yields
-    ------
-    function
-        Call it with every block, an ndarray ``(rows, *row_shape)`` of `dtype`.
-
-    Raises
-    ------
-    ValueError
-        If a block has another dtype or shape.
-    OSError
-        If the file exists or cannot be written.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "anchors.npy")
-    ...     with array_writer(path, np.int64) as append:
-    ...         append(np.arange(2))
-    ...         append(np.arange(3))
-    ...     np.load(path).tolist()
-    [0, 1, 0, 1, 2]
-    """
-    dtype, rows = np.dtype(dtype), 0
-    with path.open("xb") as file:
-
-        def write_header() -> None:
-            shape = (rows, *row_shape)
-            header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            npy.write_array_header_1_0(file, header)
-
-        def append(block: NDArray[Any]) -> None:
-            nonlocal rows
-            if block.dtype != dtype or block.shape[1:] != row_shape:
-                expected, got = f"{dtype} rows of shape {row_shape}", f"{block.dtype} of shape {block.shape}"
-                msg = f"block: expected {expected}, got {got}"
-                raise ValueError(msg)
-            rows += block.shape[0]
-            file.write(np.ascontiguousarray(block).data)
-
-        write_header()
-        values = file.tell()
-        yield append
-        file.seek(0)
-        write_header()
-        if file.tell() != values:  # NumPy leaves room for the number of rows to grow; were it to stop
-            msg = f"{path}: expected a header of {values} bytes, got {file.tell()}"
-            raise RuntimeError(msg)
-
-
-def write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write columns of equal length (n,) as a table with a header; floats read back to the same bits."""
-    with path.open("x", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for start in range(0, max((column.size for column in columns.values()), default=0), _CSV_ROWS):
-            part = (column[start : start + _CSV_ROWS].tolist() for column in columns.values())
-            writer.writerows(zip(*part, strict=True))
-
-
-@contextlib.contextmanager
-def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Make a directory that appears under its name with all its files, or not at all.
-
-    The files are written into a hidden sibling, ``.NAME.partial-XXXXXXXX``, which is renamed when the ``with``
-    block ends and removed if it fails. A process that is killed leaves the sibling behind; it may be deleted.
-
-    Parameters
-    ----------
-    path : str or path
-        A directory that does not exist, or is empty. Its missing parents are made.
-
-    Yields
-    ------
-    Path
-        Where to write the files.
-
-    Raises
-    ------
-    FileExistsError
-        If `path` exists and is anything but an empty directory, or is the working directory.
-    OSError
-        If it cannot be made.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...     with atomic_directory(pathlib.Path(parent, "mined")) as folder:
-    ...         _ = (folder / "note.txt").write_text("whole")
-    ...     (pathlib.Path(parent) / "mined" / "note.txt").read_text()
-    'whole'
-    """
-    final = Path(path).resolve()
-    if final.exists() and (not final.is_dir() or final == Path.cwd() or any(final.iterdir())):
-        msg = f"{os.fspath(path)}: expected a new name or an empty directory, got one that is in use"
-        raise FileExistsError(msg)
-    partial = final.with_name(f".{final.name}.partial-{secrets.token_hex(4)}")
-    partial.mkdir(parents=True)
+def _foreign(name: str) -> Iterator[None]:
+    """Turn whatever foreign code raises over a damaged file into a `DataError` that names it."""
     try:
-        yield partial
-        for written in (*partial.rglob("*"), partial):
-            _sync(written)
-        with contextlib.suppress(FileNotFoundError):
-            final.rmdir()  # Windows does not rename onto a directory, be it empty
-        partial.rename(final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        yield
+    except (DataError, MemoryError):
         raise
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    """Put a file or directory on the disk before the rename: after a power cut, a name without its data is worse."""
-    if os.name == "posix":  # elsewhere a directory cannot be opened, nor a file synced that was opened to read
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except Exception as error:
+        raise DataError(f"{name}: expected a sound file, got this: {error!r}") from error

@@ -50,6 +50,24 @@ def as_json(summary: dict[str, Any]) -> str:
     return json.dumps(json.loads(json.dumps(summary), parse_constant=lambda _: None), indent=2)
 
 
+def versions() -> dict[str, str | None]:
+    """Return the versions that results and their speed depend on."""
+    import platform
+
+    names = ("ssd_mining", "numpy", "numba", "llvmlite")
+    return {"python": platform.python_version(), **{name: version_of(name) for name in names}}
+
+
+def version_of(name: str) -> str | None:
+    """Return the version of an installed package; None where there is none."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def at_least(lowest: int) -> Callable[[str], int]:
     """Return what parses a whole number of at least `lowest`."""
 
@@ -111,7 +129,7 @@ def mining_of(args: argparse.Namespace, files: Mapping[str, str]) -> "Mining":
 def in_users_words(args: argparse.Namespace, files: Mapping[str, str], start: int = 0) -> Iterator[None]:
     """Give an error of the library the names that the user typed, and its sample the number it has in the file.
 
-    `files` are the names of the files, by the names of the arguments that they become.
+    `files` are the names of the files, by the names of the arguments that they become; options of another name, too.
     """
     try:
         yield
@@ -119,7 +137,7 @@ def in_users_words(args: argparse.Namespace, files: Mapping[str, str], start: in
         name, _, rest = str(error).partition(": ")
         rest = re.sub(r"(?<=\(sample )\d+", lambda number: str(int(number[0]) + start), rest)
         if name in files:
-            raise CommandError(3, f"{files[name]}: {rest}") from error
+            raise CommandError(2 if files[name].startswith("--") else 3, f"{files[name]}: {rest}") from error
         if name in vars(args):
             raise CommandError(2, f"--{name.replace('_', '-')}: {rest}") from error
         raise

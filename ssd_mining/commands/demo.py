@@ -17,9 +17,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def write(out: Path, num_samples: int, seed: int) -> None:
     """Write the data set into a new directory."""
-    from ssd_mining import io, synthetic
+    from ssd_mining import output, synthetic
 
-    with io.atomic_directory(out) as folder:
+    with output.atomic_directory(out) as folder:
         _write_arrays(folder, num_samples, seed)
         readme = synthetic.README.format(samples=num_samples, seed=seed)
         (folder / "README.txt").write_text(readme, encoding="utf-8")
@@ -29,7 +29,7 @@ def _write_arrays(folder: Path, num_samples: int, seed: int) -> None:
     import numpy as np
 
     from ssd_mining import synthetic
-    from ssd_mining.io import array_writer
+    from ssd_mining.output import array_writer
 
     boxes = synthetic.default_boxes()
     with (

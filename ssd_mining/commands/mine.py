@@ -15,6 +15,7 @@ from ssd_mining.commands.common import (
     mining_of,
     say,
 )
+from ssd_mining.commands.progress import progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Mine, print the summary, and write what is asked for."""
-    from ssd_mining import _inputs, io
+    from ssd_mining import _inputs, io, output
 
     if args.save and not args.out:
         raise CommandError(2, f"--save: expected --out DIR beside --save {args.save}, got none")
@@ -68,12 +69,12 @@ def run(args: argparse.Namespace) -> None:
         losses, labels = (files.enter_context(io.open_array(name)) for name in (args.losses, args.labels))
         with in_users_words(args, _files(args)):
             _inputs.check(losses.outline, labels.outline, mining)
-        folder = files.enter_context(io.atomic_directory(args.out)) if args.out else None
+        folder = files.enter_context(output.atomic_directory(args.out)) if args.out else None
         with _keeper(folder, args.save, losses.shape[1]) as keep:
             columns = _mine_blocks(args, mining, (losses, labels), keep)
         summary = _summary(args, mining, columns, losses.shape[1])
         if folder:
-            io.write_csv(folder / "per_sample.csv", columns)
+            output.write_csv(folder / "per_sample.csv", columns)
             (folder / "summary.json").write_text(as_json(summary) + "\n", encoding="utf-8")
     say(as_json(summary) if args.json else _table(summary))
     if args.out and not args.json:
@@ -89,7 +90,7 @@ def _keeper(folder: "Path | None", save: str | None, num_anchors: int) -> Iterat
     """Yield what is done with the result of every block: its hard negatives are written, if anywhere."""
     import numpy as np
 
-    from ssd_mining.io import array_writer
+    from ssd_mining.output import array_writer
 
     if folder is None:
         yield lambda _: None
@@ -135,13 +136,17 @@ def _mine_blocks(
     rng = np.random.default_rng(args.seed)  # one for all blocks: their sizes change no draw
 
     def mine_block(start: int) -> "Columns":  # a function, so that no block outlives it
-        losses, labels = (source.read(step) for source in sources)
+        losses, labels = (source[start : start + step] for source in sources)
         with in_users_words(args, _files(args), start):
             mined = mine_hard_negatives(losses, labels, mining=mining, num_threads=args.num_threads, rng=rng)
         keep(mined)
         return mined.to_dict()
 
-    blocks = [mine_block(start) for start in range(0, max(1, num_samples), step)]  # of no samples, an empty one
+    with progress(num_samples, "samples") as advance:
+        blocks = []
+        for start in range(0, max(1, num_samples), step):  # of no samples, an empty one
+            blocks.append(mine_block(start))
+            advance(blocks[-1]["num_pos"].size)
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, as in confidence_loss
         columns["confidence_loss"] = columns["positive_sum"] + columns["negative_sum"]

@@ -120,6 +120,13 @@ def _tally_sample(
 def _tally_serial(
     rows: Rows, spans: Row, rule: Rule, found: tuple[Row, Row, Row], tallied: Tally, slots: tuple[Row, int, int, int]
 ) -> None:
+    _tally_samples(rows, spans, rule, found, tallied, slots)
+
+
+@helper
+def _tally_samples(
+    rows: Rows, spans: Row, rule: Rule, found: tuple[Row, Row, Row], tallied: Tally, slots: tuple[Row, int, int, int]
+) -> None:
     starts, worker, first, last = slots
     for sample in range(first, last):
         _tally_sample(rows, spans, rule, found, tallied, (starts, sample, worker))
@@ -133,7 +140,7 @@ def _tally_parallel(
     for worker in prange(num_workers):
         start = first + worker * (last - first) // num_workers
         stop = first + (worker + 1) * (last - first) // num_workers
-        _tally_serial(rows, spans, rule, found, tallied, (starts, worker, start, stop))
+        _tally_samples(rows, spans, rule, found, tallied, (starts, worker, start, stop))
 
 
 def sweep(rows: Rows, rule: Rule, mined: Mined, ratios: Row, swept: Swept, num_workers: int) -> None:

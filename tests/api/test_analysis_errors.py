@@ -148,6 +148,25 @@ def test_a_state_of_another_kind_is_refused(state):
         sm.LossAnalysis.from_state(state)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: s.pop("summary"),
+        lambda s: s["spec"].update(top=-1),
+        lambda s: s.update(spec={}),
+        lambda s: s["summary"].update(histograms=[]),
+        lambda s: s["summary"].update(seen=[1]),
+    ],
+)
+def test_a_damaged_state_is_refused(damage):
+    analysis = sm.LossAnalysis(background=0)
+    analysis.update(LOSS, CLASSES)
+    state = analysis.to_state()
+    damage(state)
+    with pytest.raises(ValueError, match="state: expected what to_state returns, got a damaged one: "):
+        sm.LossAnalysis.from_state(state)
+
+
 FUNCTIONS = {
     "no ratios": (
         lambda **k: sm.ratio_sweep(LOSS, CLASSES, ratios=[], **k),

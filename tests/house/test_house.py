@@ -34,16 +34,17 @@ FLOORS = [
     ["_logits", "_device", "_passes"],
     ["_logit_inputs", "_recipes"],
     ["_device_losses"],
-    ["_device_losses"],
     ["mining", "losses", "cross_entropy", "localization", "_warmup"],
     ["_device_multibox"],
     ["multibox", "hard_examples", "blocks", "_analysis_parts", "tables"],
     ["comparison", "_summary"],
-    ["analysis"],
-    ["breakdowns", "dask"],
-    ["io", "synthetic"],
-    ["commands.common"],
-    ["commands.demo", "commands.mine"],
+    ["analysis", "page", "pictures"],
+    ["breakdowns", "dask", "report", "shift"],
+    ["io", "output", "synthetic"],
+    ["commands.common", "commands.progress"],
+    ["commands.earlier", "commands.inputs", "commands.parts"],
+    ["commands.demo", "commands.doctor", "commands.mine", "commands.report"],
+    ["commands.compare", "commands.merge"],
     ["cli"],
     ["__main__"],
 ]
@@ -116,6 +117,21 @@ def test_only_two_rooms_name_a_numba_option():
             assert not re.search(r"\bn?jit\(", path.read_text()), name
 
 
+# Each optional package is imported in the one module named for it, inside the function that needs it.
+OPTIONAL = {"rich": "commands.progress", "jinja2": "page", "matplotlib": "pictures", "zarr": "io", "h5py": "io"}
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES)
+def test_optional_packages_are_imported_where_they_belong_and_only_there(name, path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for package in {other.split(".")[0] for other in names} & set(OPTIONAL):
+            assert name == OPTIONAL[package], f"{name} imports {package}"
+            assert node not in tree.body, f"{name} imports {package} outside a function"
+
+
 @pytest.mark.parametrize("name", ["reference", "reference_losses"])
 def test_the_reference_imports_numpy_only(name):
     tree = ast.parse((PACKAGE / f"{name}.py").read_text())
@@ -134,9 +150,8 @@ def test_the_public_names_are_the_contents_page():
 
 
 def test_importing_the_package_loads_neither_numpy_nor_numba_nor_anything_optional():
-    code = (
-        "import sys, ssd_mining; print([m for m in ('numpy', 'numba', 'torch', 'dask', 'rich') if m in sys.modules])"
-    )
+    names = ("numpy", "numba", "torch", "dask", "rich", "matplotlib", "jinja2", "zarr", "h5py")
+    code = f"import sys, ssd_mining; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
 

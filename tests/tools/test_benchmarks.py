@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from benchmarks import cuda, peers, suite
+from benchmarks import cuda, peers, report, suite
 from benchmarks.__main__ import PAGE, RESULTS, TABLES, on_gpu
 from benchmarks.measure import assert_equal
 from benchmarks.render import SECTIONS, render
@@ -28,6 +28,12 @@ def test_a_tiny_case_of_the_table_runs(table):
     assert rows
     for row in rows:
         assert set(columns) <= set(row)
+
+
+def test_a_tiny_report_is_measured(tmp_path):
+    got = report.measured(tmp_path, 200_000, rounds=1)
+    assert got["share_of_numpy_sum"] == got["seconds"]["numpy.sum"] / got["seconds"]["report"] > 0
+    assert json.loads((tmp_path / "large_report0" / "summary.json").read_text())["num_samples"] == 5
 
 
 @pytest.mark.parametrize("peer", peers.NUMPY)

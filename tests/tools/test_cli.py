@@ -3,15 +3,11 @@
 import contextlib
 import csv
 import dataclasses
-import io
 import json
-import os
 import re
 import shlex
 import signal
 import statistics
-import subprocess
-import sys
 import time
 import tracemalloc
 from importlib import metadata
@@ -22,33 +18,13 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _spec, cli, losses, synthetic
+from ssd_mining import _spec, cli, losses, output, synthetic
 from ssd_mining import io as files
 from ssd_mining.commands import common, mine
 from tests.batches import REAL_FILES, ROOT, load_real
+from tests.tools.commands import run, shell
 
 USED = "expected a new name or an empty directory, got one that is in use; name another with --out"
-
-
-def run(*words):
-    """Run a command in this process; return its exit code, stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as stop:  # argparse's
-            code = stop.code
-    return code, out.getvalue(), err.getvalue()
-
-
-def shell(*words, script=None, **options):
-    """Start a command in a process of its own; `script` is Python to run in the place of ours."""
-    start = ["-m", "ssd_mining"] if script is None else ["-c", script]
-    command = [sys.executable, *start, *map(str, words)]
-    ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}  # a buffer that cannot be flushed is a case of its own
-    environment = os.environ | ours | options.pop("env", {})
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen(command, text=True, env=environment, **pipes)
 
 
 def summary_of(*words):
@@ -402,7 +378,7 @@ def test_files_that_do_not_fit_end_with_3(batch):
     numbers = "float16, float32, float64 or integer values"
     for loss_name, label_name, culprit, expected in [
         ("none.npy", "labels.npy", "none.npy", "a readable file, got No such file or directory"),
-        ("losses.npy", "losses.csv", "losses.csv", "a name that ends in .npy, .npz or .npz:key, got another"),
+        ("losses.npy", "losses.csv", "losses.csv", f"a name that ends in {files._KNOWN}, got another"),
         ("all.npz", "labels.npy", "all.npz", f"{keys}, got none"),
         ("complex.npy", "labels.npy", "complex.npy", "bools, integers or floats, got dtype complex64"),
         ("cut.npy", "labels.npy", "cut.npy", promise),
@@ -463,7 +439,7 @@ def test_memory_that_cannot_be_had_ends_with_3(batch, monkeypatch):
     def read(*_):
         raise MemoryError("Unable to allocate 3.97 TiB")
 
-    monkeypatch.setattr(files.ArraySource, "read", read)
+    monkeypatch.setattr(files.ArraySource, "__getitem__", read)
     got = run("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0)
     assert got == (3, "", "ssd-mining: error: Unable to allocate 3.97 TiB\n")
 
@@ -505,7 +481,7 @@ def test_a_full_disk_ends_with_3_and_leaves_nothing(tmp_path):
 def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save):
     folder, _ = batch
     before = sorted(folder.iterdir())
-    write, num_blocks = files.array_writer, []
+    write, num_blocks = output.array_writer, []
 
     @contextlib.contextmanager
     def interrupted(*args):
@@ -519,7 +495,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
 
             yield append_some
 
-    monkeypatch.setattr(files, "array_writer", interrupted)
+    monkeypatch.setattr(output, "array_writer", interrupted)
     monkeypatch.setattr(mine, "MINING_BYTES", 7000)
     words = (folder / "losses.npy", folder / "mask.npy", "--max-memory", 1, "--out", folder / "out", "--save", save)
     assert run("mine", *words) == (130, "", "")
@@ -528,10 +504,10 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
 
 DYING = """
 import contextlib, os, signal, sys
-from ssd_mining import cli, io
+from ssd_mining import cli, output
 from ssd_mining.commands import mine
 
-write, num_blocks = io.array_writer, []
+write, num_blocks = output.array_writer, []
 
 @contextlib.contextmanager
 def dying(*args):
@@ -543,7 +519,7 @@ def dying(*args):
                 os.kill(os.getpid(), signal.SIGKILL)
         yield append_some
 
-io.array_writer = dying
+output.array_writer = dying
 mine.MINING_BYTES = 7000
 cli.main(sys.argv[1:])
 """

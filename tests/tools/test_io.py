@@ -7,7 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from ssd_mining.io import DataError, array_writer, atomic_directory, open_array, write_csv
+from ssd_mining.io import _KNOWN, DataError, open_array
+from ssd_mining.output import array_writer, atomic_directory, write_csv
 
 VALUES = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 SCORES = np.eye(3, dtype=np.float64)[np.random.default_rng(1).integers(0, 3, (7, 5))]
@@ -15,16 +16,14 @@ SCORES = np.eye(3, dtype=np.float64)[np.random.default_rng(1).integers(0, 3, (7,
 
 def read_in_blocks(name, count):
     with open_array(name) as source:
-        blocks = []
-        while not blocks or blocks[-1].shape[0]:
-            blocks.append(source.read(count))
+        blocks = [source[start : start + count] for start in range(0, len(source) + count, count)]
         assert all(block.flags.writeable and block.dtype == source.dtype for block in blocks)
         return np.concatenate(blocks), source
 
 
 def refusal(name, count=100):
     with pytest.raises(DataError) as caught, open_array(name) as source:
-        source.read(count)
+        source[:count]
     return str(caught.value)
 
 
@@ -83,7 +82,7 @@ def test_any_byte_but_0_of_a_stored_bool_is_true(tmp_path):
 
 def test_a_name_that_cannot_be_an_array_is_refused(tmp_path):
     (tmp_path / "folder.npy").mkdir()
-    suffixes = "a name that ends in .npy, .npz or .npz:key"
+    suffixes = f"a name that ends in {_KNOWN}"
     for name, expected in {
         tmp_path / "none.npy": "expected a readable file, got No such file or directory",
         f"{tmp_path}/none.npz:key": "expected a readable file, got No such file or directory",
@@ -131,7 +130,7 @@ def test_a_fortran_ordered_array_of_an_archive_is_refused_with_advice(tmp_path):
 
 
 def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path):
-    sound = f"{tmp_path}/a.{{}}: expected a sound .npy or .npz file, got this: {{}}"
+    sound = f"{tmp_path}/a.{{}}: expected a sound file, got this: {{}}"
     magic = r"the magic string is not correct; expected b'\x93NUMPY', got "
     np.savez(tmp_path / "zip.npz", VALUES)
     for suffix, content, expected in [
@@ -177,10 +176,10 @@ def test_a_shape_that_no_memory_could_hold_is_refused(tmp_path):
 def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", VALUES)
     with open_array(tmp_path / "a.npy") as source:
-        source.read(3)
+        source[:3]
         os.truncate(tmp_path / "a.npy", (tmp_path / "a.npy").stat().st_size - 60)
         with pytest.raises(DataError) as caught:
-            source.read(3)
+            source[3:6]
     assert str(caught.value) == f"{tmp_path}/a.npy: expected 40 more bytes, got the end of the file"
 
 

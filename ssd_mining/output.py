@@ -1,0 +1,172 @@
+"""Output: arrays written block by block, tables, and files and directories that appear whole or not at all."""
+
+import contextlib
+import csv
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import DTypeLike, NDArray
+
+_CSV_ROWS = 10_000  # turned into Python numbers at a time
+
+
+@contextlib.contextmanager
+def array_writer(
+    path: Path, dtype: DTypeLike, row_shape: tuple[int, ...] = ()
+) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """Write a .npy file block by block; the file is complete when the ``with`` block ends.
+
+    Parameters
+    ----------
+    path : Path
+        A file that does not exist yet.
+    dtype : dtype
+        Of the array.
+    row_shape : tuple of int
+        Shape of one row; the number of rows is that of the blocks together.
+
+    Yields
+    ------
+    function
+        Call it with every block, an ndarray ``(rows, *row_shape)`` of `dtype`.
+
+    Raises
+    ------
+    ValueError
+        If a block has another dtype or shape.
+    OSError
+        If the file exists or cannot be written.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "anchors.npy")
+    ...     with array_writer(path, np.int64) as append:
+    ...         append(np.arange(2))
+    ...         append(np.arange(3))
+    ...     np.load(path).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    dtype, rows = np.dtype(dtype), 0
+    with path.open("xb") as file:
+
+        def write_header() -> None:
+            shape = (rows, *row_shape)
+            header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            npy.write_array_header_1_0(file, header)
+
+        def append(block: NDArray[Any]) -> None:
+            nonlocal rows
+            if block.dtype != dtype or block.shape[1:] != row_shape:
+                expected, got = f"{dtype} rows of shape {row_shape}", f"{block.dtype} of shape {block.shape}"
+                msg = f"block: expected {expected}, got {got}"
+                raise ValueError(msg)
+            rows += block.shape[0]
+            file.write(np.ascontiguousarray(block).data)
+
+        write_header()
+        values = file.tell()
+        yield append
+        file.seek(0)
+        write_header()
+        if file.tell() != values:  # NumPy leaves room for the number of rows to grow; were it to stop
+            msg = f"{path}: expected a header of {values} bytes, got {file.tell()}"
+            raise RuntimeError(msg)
+
+
+def write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns of equal length (n,) as a table with a header; floats read back to the same bits."""
+    with path.open("x", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for start in range(0, max((column.size for column in columns.values()), default=0), _CSV_ROWS):
+            part = (column[start : start + _CSV_ROWS].tolist() for column in columns.values())
+            writer.writerows(zip(*part, strict=True))
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that gets its name, or replaces one of that name, when it is whole."""
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def refuse_used(path: str | os.PathLike[str]) -> None:
+    """Raise `FileExistsError` if a name is anything but a new one, or that of an empty directory."""
+    final = Path(path).resolve()
+    if final.exists() and (not final.is_dir() or final == Path.cwd() or any(final.iterdir())):
+        msg = f"{os.fspath(path)}: expected a new name or an empty directory, got one that is in use"
+        raise FileExistsError(msg)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a directory that appears under its name with all its files, or not at all.
+
+    The files are written into a hidden sibling, ``.NAME.partial-XXXXXXXX``, which is renamed when the ``with``
+    block ends and removed if it fails. A process that is killed leaves the sibling behind; it may be deleted.
+
+    Parameters
+    ----------
+    path : str or path
+        A directory that does not exist, or is empty. Its missing parents are made.
+
+    Yields
+    ------
+    Path
+        Where to write the files.
+
+    Raises
+    ------
+    FileExistsError
+        If `path` exists and is anything but an empty directory, or is the working directory.
+    OSError
+        If it cannot be made.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     with atomic_directory(pathlib.Path(parent, "mined")) as folder:
+    ...         _ = (folder / "note.txt").write_text("whole")
+    ...     (pathlib.Path(parent) / "mined" / "note.txt").read_text()
+    'whole'
+    """
+    refuse_used(path)
+    final = Path(path).resolve()
+    partial = final.with_name(f".{final.name}.partial-{secrets.token_hex(4)}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for written in (*partial.rglob("*"), partial):
+            _sync(written)
+        with contextlib.suppress(FileNotFoundError):
+            final.rmdir()  # Windows does not rename onto a directory, be it empty
+        partial.rename(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    """Put a file or directory on the disk before the rename: after a power cut, a name without its data is worse."""
+    if os.name == "posix":  # elsewhere a directory cannot be opened, nor a file synced that was opened to read
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
