@@ -194,6 +194,12 @@ def test_mined_logits_are_those_of_the_cpu(mode):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("mode", ["background", "foreground_max"])
+def test_ranks_are_not_weighted(mode):
+    for spec in (sm.Softmax(class_weights=[0, 1, 2, 3]), sm.Sigmoid(class_weights=[0, 1, 2, 3])):
+        check(draw(rank_by=mode), classification=spec)
+
+
 @pytest.mark.parametrize("name", CLASSIFICATIONS)
 def test_losses_of_device_arrays_have_the_bits_of_host_arrays(name):
     call, (function_name, words) = draw(), function(CLASSIFICATIONS[name])
@@ -244,6 +250,15 @@ def test_what_is_wrong_with_arrays_is_refused_as_on_the_host():
         sm.mine_logits(logits, labels, background=0, valid=np.ones((3, 14), np.bool_))
     with pytest.raises(ValueError, match=r"^class_axis: expected -1, 2 or 1"):
         sm.softmax_cross_entropy(logits, labels, class_axis=0)
+
+
+def test_recipes_are_compared_as_on_the_cpu():
+    call, names = draw(positives=(2, 1), num_anchors=12), ["torchvision", "nvidia", "ssd_keras", "mmdetection"]
+    ours, cpu = (
+        sm.compare_recipes(call.logits, call.labels, background=0, recipes=names, backend=backend)
+        for backend in ("cuda", "cpu")
+    )
+    assert str(ours) == str(cpu)
 
 
 @pytest.mark.skipif(not _cuda.SIMULATED, reason="a GPU has the libraries themselves: pytest -m gpu")
