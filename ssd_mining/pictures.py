@@ -25,7 +25,7 @@ LEAST_LOSS = 1e-8  # of the axis; float32 losses from logits reach down to 1e-45
 MOST_POINTS = 2000  # samples that are drawn one by one
 MOST_BARS = 20
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # it comes with matplotlib, and is wider than what the page will use
     "font.size": 11,
@@ -56,7 +56,8 @@ def _drawing(name: str, height: float = HEIGHT) -> Iterator[tuple[Any, list[str]
     from matplotlib.figure import Figure
 
     svg: list[str] = []
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "svg.hashsalt": name}):
+    defaults: dict[Any, Any] = dict(mpl.rcParamsDefault)  # not what the user has set
+    with mpl.rc_context(defaults | _STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure.add_subplot(), svg
         file = io.StringIO()
