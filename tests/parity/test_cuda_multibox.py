@@ -81,8 +81,8 @@ def test_every_classification_is_that_of_the_cpu(name):
 def test_every_divisor_is_that_of_the_cpu(normalize, zero_positives):
     others = dict(zip(NORMALIZE, (*NORMALIZE[3:], *NORMALIZE[:3]), strict=True))
     words = {"normalize": normalize, "loc_normalize": others[normalize], "zero_positives": zero_positives}
-    check(draw(positives=(3, 0, 2, 5), num_anchors=9, loc_weight=0.7, **words))
-    check(draw(positives=(0, 0), num_anchors=3, **words))
+    check(draw(positives=(3, 0, 5), num_anchors=9, loc_weight=0.7, **words))
+    check(draw(positives=(0,), num_anchors=3, **words))
 
 
 def test_nothing_to_divide_by_is_an_error_where_it_shall_be():
@@ -286,7 +286,7 @@ def test_torch_and_cupy_get_the_whole_loss_from_their_own_stream(library, class_
 def test_the_real_files_reduced(name):
     real = load_real(name, "first")
     logits, labels = real["logits"][:2], real["labels"][:2]
-    near = np.flatnonzero((labels > 0).any(axis=0))[:20]
-    anchors = np.union1d(np.arange(0, labels.shape[1], labels.shape[1] // 80), near)
+    near = np.flatnonzero((labels > 0).any(axis=0))[:12]
+    anchors = np.union1d(np.arange(0, labels.shape[1], labels.shape[1] // 40), near)
     boxes = np.random.default_rng(0).normal(size=(2, 2, anchors.size, 4)).astype(np.float32)
     check(Call(logits[:, anchors], labels[:, anchors], *boxes, {"background": 0}))
