@@ -1,56 +1,14 @@
-"""Every kernel of the CUDA twin, compiled to machine code without a GPU: no spills, no local memory, free loads.
+"""Every kernel of the CUDA twin, compiled to machine code without a GPU: no spills, no local memory, free loads."""
 
-Needs the package numba-cuda with its toolchain (``pip install ssd_mining[cuda13]``), and no simulator.
-"""
-
-import ctypes
-import importlib.util
 import re
-from types import SimpleNamespace
 
-import numba
-import numpy as np
 import pytest
-
-if numba.config.ENABLE_CUDASIM:
-    pytest.skip("the simulator compiles nothing", allow_module_level=True)
-if importlib.util.find_spec("numba_cuda") is None:
-    pytest.skip("numba-cuda is not installed: pip install ssd_mining[cuda13]", allow_module_level=True)
-
-from cuda.core import Linker, LinkerOptions, ObjectCode
-from numba import cuda
-from numba.cuda.dispatcher import _Kernel
 
 from ssd_mining._spec import Mined, Mining
 from ssd_mining.kernels import cuda_long, cuda_pack, cuda_rows
+from tests.compiled import FLOAT32, FLOAT64, UINT8, UINT64, assert_taken, capability, compiled, handed_over, usage
 
-FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-UINT8, UINT64 = np.dtype(np.uint8), np.dtype(np.uint64)
-ARCHITECTURES = [(8, 0), (9, 0)]
-
-
-@pytest.fixture(params=ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
-def capability(request, monkeypatch):
-    """Pretend that the current device is of some capability: numba asks it when it compiles a helper."""
-    device = SimpleNamespace(compute_capability=request.param)
-    monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: device)
-    return request.param
-
-
-def compiled(kernel, capability, output):
-    options = {"device": False, "abi": "numba", "cc": capability, "launch_bounds": kernel.threads}
-    return cuda.compile(kernel.function, kernel.signature, output=output, **options)[0]
-
-
-def usage(kernel, capability):
-    """Link a kernel to machine code; return its registers, and its bytes of stack, of spilled stores and loads."""
-    arch = f"sm_{capability[0]}{capability[1]}"
-    options = LinkerOptions(arch=arch, link_time_optimization=True, ptxas_options=["-v"])
-    linker = Linker(ObjectCode.from_ltoir(compiled(kernel, capability, "ltoir")), options=options)
-    assert linker.link("cubin").code
-    log = linker.get_info_log()
-    memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
-    return int(re.search(r"Used (\d+) registers", log)[1]), tuple(map(int, memory.groups()))
+__all__ = ["capability"]  # a fixture
 
 
 def row_kernel(dtype, labels, num_keys, *, full, dense=True):
@@ -111,22 +69,6 @@ def test_all_loads_of_a_row_are_under_way_at_once(num_keys, full, capability):
         straight = 0 if re.match(r"\$L|(@\S+\s+)?bra", line) else straight + bool(re.match(r"ld\.global", line))
         most = max(most, straight)
     assert most == num_keys * (3 if full else 2)
-
-
-def handed_over(kernel, *arguments):
-    """Return what numba hands to a kernel: addresses as they are, numbers in their C types."""
-    launch, handed = SimpleNamespace(extensions=[]), []
-    launch._prepare_args = lambda *given: _Kernel._prepare_args(launch, *given)
-    for kind, value in zip(kernel.signature.args, arguments, strict=True):
-        launch._prepare_args(kind, value, None, [], handed)
-    return handed
-
-
-def assert_taken(kernel, capability, *arguments):
-    """Assert that a kernel takes what it is handed, size by size."""
-    sizes = [8 if isinstance(value, int) else ctypes.sizeof(value) for value in handed_over(kernel, *arguments)]
-    entry = re.search(r"\.entry.*?\)", compiled(kernel, capability, "ptx"), re.DOTALL)[0]
-    assert [int(bits) // 8 for bits in re.findall(r"\.param \.[bfsu](\d+)", entry)] == sizes
 
 
 @pytest.mark.parametrize("labels", [UINT8, UINT64], ids=str)

@@ -8,7 +8,7 @@ import pytest
 from ssd_mining._classification import Focal, SigmoidRule, Softmax, SoftmaxRule
 from ssd_mining.kernels import cuda_classes, cuda_gradients, cuda_logits, cuda_multibox
 from ssd_mining.kernels.cuda_pack import Strided
-from tests.parity.test_cuda_compile import FLOAT32, FLOAT64, UINT8, assert_taken, capability, compiled, usage
+from tests.compiled import FLOAT32, FLOAT64, UINT8, assert_taken, capability, compiled, usage
 
 __all__ = ["capability"]  # a fixture
 
