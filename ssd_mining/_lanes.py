@@ -181,22 +181,29 @@ def copy(_: Any, row: Any, start: Any, target: Any, place: Any) -> Any:
     return types.void(row, types.intp, target, types.intp), codegen
 
 
-@_native(lambda _row, _start: None)
-def prefetch(_: Any, row: Any, start: Any) -> Any:
-    """Ask for a block some pages ahead of this one; any address is safe to ask for."""
+def _prefetching(level: int, ahead: int) -> Any:
+    """Make ``(row, start)``: ask for 64 elements so many bytes behind `start`; any address is safe to ask for."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), _I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
-        for line in range(size):  # 64 elements of so many bytes are as many cache lines of 64 bytes
-            ahead = builder.gep(pointer, [_I64(PREFETCH_BYTES + line * LANES)])
-            builder.call(function, [ahead, _I32(0), _I32(2), _I32(1)])  # to read, into the second-level cache, data
-        return context.get_dummy_value()
+    @_native(lambda _row, _start: None)
+    def prefetch(_: Any, row: Any, start: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = make_array(signature.args[0])(context, builder, args[0]).data
+            pointer = builder.bitcast(builder.gep(data, [args[1]]), _I8.as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+            size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
+            for line in range(size):  # 64 elements of so many bytes are as many cache lines of 64 bytes
+                there = builder.gep(pointer, [_I64(ahead + line * LANES)])
+                builder.call(function, [there, _I32(0), _I32(4 - level), _I32(1)])  # to read; data
+            return context.get_dummy_value()
 
-    return types.void(row, types.intp), codegen
+        return types.void(row, types.intp), codegen
+
+    return prefetch
+
+
+prefetch = _prefetching(level=2, ahead=PREFETCH_BYTES)
+prefetch_near = _prefetching(level=1, ahead=0)
 
 
 @_native(lambda word: int(word).bit_count())

@@ -118,7 +118,7 @@ def _find_quickly(tile: Row, num_classes: int, most: float, vectors: Row, flat: 
         vectors[LOWEST + j], vectors[HIGHEST + j], vectors[ROUNDER + j] = own - depth(own), own + reach, rounder(own)
     for group in range(0, num_classes, GROUP):
         for c in range(group, group + GROUP):
-            prefetch_class(flat, place, c)
+            prefetch_class(flat, place, num_classes, c)
         _add_to_quick(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
         own, total = vectors[OWN + j], vectors[TOTAL + j] + vectors[LOST + j]
@@ -179,7 +179,7 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int)
         )
     for group in range(0, num_classes, GROUP):
         for c in range(group, group + GROUP):
-            prefetch_class(flat, place, c)
+            prefetch_class(flat, place, num_classes, c)
         _add_exp_over_top(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
         top, total = vectors[TOP + j], vectors[TOTAL + j] + vectors[LOST + j]
@@ -334,7 +334,7 @@ def _sigmoid_sample(rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles:
             clear(vectors)
             fill(vectors, SHARE, SHARE + WIDTH, 1.0)
             for c in range(num_classes):
-                prefetch_class(flat, (begin + start) * num_classes, c)
+                prefetch_class(flat, (begin + start) * num_classes, num_classes, c)
                 if rule.gamma > 0.0:
                     _find_focus(tile, targets, c, rule.gamma, vectors)
                 shares = (weights[c] * rule.positive, weights[c] * rule.negative)

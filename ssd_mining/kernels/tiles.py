@@ -20,6 +20,8 @@ GROUP = 3
 
 WIDTH = np.uint64(LANES)
 
+SOON = 1024  # elements that are asked for ahead, where a tile is smaller
+
 MIXED = -2  # the labels of a tile differ
 
 # Where in `vectors` stands what is known of each lane. Slices instead would cost more than the arithmetic.
@@ -64,9 +66,9 @@ def load_tile(flat: Row, start: int, num_classes: int, tile: Row, tail: Row) -> 
 
 
 @helper
-def prefetch_class(flat: Row, place: int, c: int) -> None:
-    """Ask for a part of a later tile, between the sums over one class and the next: all at once would wait."""
-    lanes.prefetch(flat, place + c * LANES)
+def prefetch_class(flat: Row, place: int, num_classes: int, c: int) -> None:
+    """Ask for a part of the next tile, between the sums over one class and the next: all at once would wait."""
+    lanes.prefetch_near(flat, place + max(LANES * num_classes, SOON) + c * LANES)
 
 
 @helper
