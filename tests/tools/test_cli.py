@@ -717,6 +717,6 @@ def test_the_session_in_the_docs_is_what_is_printed(tmp_path, monkeypatch):
 def test_warmup_says_what_was_compiled(monkeypatch, capsys):
     from ssd_mining import Warmup
 
-    monkeypatch.setattr("ssd_mining._warmup.warmup", lambda **_: Warmup(compiled=12, loaded=4, seconds=1.25))
+    monkeypatch.setattr("ssd_mining.warmup", lambda **_: Warmup(compiled=12, loaded=4, seconds=1.25))
     assert cli.main(["warmup"]) == 0
     assert capsys.readouterr().out == "compiled 12 kernels, found 4 in the cache, in 1.2 s\n"
