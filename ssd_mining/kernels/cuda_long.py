@@ -31,6 +31,7 @@ from ssd_mining.kernels.cuda_rows import (
     find,
     finish,
     keep,
+    keeper,
     loader,
     signature,
     span,
@@ -181,8 +182,8 @@ def build_advance(dtype: np.dtype[Any], *, first: bool) -> Callable[..., None]:
 
 def build_sum(dtype: np.dtype[Any], *, ranked: bool, masked: bool) -> Callable[..., None]:
     """Return the kernel that sums every chunk, and writes its masks."""
-    unsigned, _, _, _, decode = codec(dtype)
-    load = loader(dtype, ranked=ranked)
+    unsigned, load = codec(dtype).unsigned, loader(dtype, ranked=ranked)
+    sum_kept = keeper(dtype, ranked=ranked, masked=masked)
 
     def sum_chunks(rows, rule, mined, scratch):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
@@ -194,19 +195,9 @@ def build_sum(dtype: np.dtype[Any], *, ranked: bool, masked: bool) -> Callable[.
         if size == 0:
             return
         thread = cuda.threadIdx.x
-        threshold, cut = scratch.keys[sample], scratch.states[sample * NUM_STATE + CUT]
         lanes[0, thread] = load(rows, rule.omit_nan, (start, size), keys, histogram, shared)
-        negative_sum = np.float64(0.0)
-        for j in range(NUM_KEYS):
-            anchor, key = np.int32(thread + j * THREADS), keys[j]
-            if anchor < size:
-                kept = key > threshold or (key == threshold and chunk * CHUNK + anchor <= cut)
-                if kept:
-                    negative_sum += rows.loss[start + anchor] if ranked else decode(key)
-                if masked:
-                    mined.pos_mask[start + anchor] = key == POSITIVE
-                    mined.hard_negative_mask[start + anchor] = kept
-        lanes[1, thread] = negative_sum
+        own_cut = scratch.states[sample * NUM_STATE + CUT] - chunk * CHUNK  # as the chunk counts its anchors
+        lanes[1, thread] = sum_kept(rows, mined, keys, (start, size), (scratch.keys[sample], own_cut))
         totals(lanes, sums)
         if thread < 2:
             scratch.sums[2 * cuda.blockIdx.x + thread] = sums[thread]

@@ -274,6 +274,29 @@ def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
     return select
 
 
+@functools.cache
+def keeper(dtype: np.dtype[Any], *, ranked: bool, masked: bool, whole: int = 0) -> Callable[..., Any]:
+    """Return the third stage: the sum of the kept negatives of a thread, and the masks of its anchors."""
+    decode = codec(dtype).decode
+
+    @_cuda.helper
+    def sum_kept(rows, mined, keys, place, easiest):
+        (start, size), (threshold, cut) = place, easiest
+        negative_sum = np.float64(0.0)
+        for j in range(keys.shape[0]):
+            anchor, key = np.int32(cuda.threadIdx.x + j * THREADS), keys[j]
+            if anchor < size or j < whole:
+                kept = key > threshold or (key == threshold and anchor <= cut)
+                if kept:
+                    negative_sum += rows.loss[start + anchor] if ranked else decode(key)
+                if masked:
+                    mined.pos_mask[start + anchor] = key == POSITIVE
+                    mined.hard_negative_mask[start + anchor] = kept
+        return negative_sum
+
+    return sum_kept
+
+
 def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, masked: bool) -> Callable[..., None]:
     """Return the kernel for so many keys per thread, as Python; a sample that has more anchors is left alone.
 
@@ -282,6 +305,7 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
     unsigned, _, _, _, decode = codec(dtype)
     whole = num_keys - 1 if dense else 0
     load, select = loader(dtype, ranked=ranked, whole=whole), selector(dtype)
+    sum_kept = keeper(dtype, ranked=ranked, masked=masked, whole=whole)
 
     def mine_rows(rows, rule, mined):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
@@ -306,17 +330,7 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
         num_kept = np.int32(keep(rows, rule, mined, (num_pos, num_neg), shared))
         threshold, cut = select(keys, histogram, segments, shared, easiest, num_kept)
         start, _ = span(rows, sample)
-        negative_sum = np.float64(0.0)
-        for j in range(num_keys):
-            anchor, key = np.int32(thread + j * THREADS), keys[j]
-            if anchor < size or j < whole:
-                kept = key > threshold or (key == threshold and anchor <= cut)
-                if kept:
-                    negative_sum += rows.loss[start + anchor] if ranked else decode(key)
-                if masked:
-                    mined.pos_mask[start + anchor] = key == POSITIVE
-                    mined.hard_negative_mask[start + anchor] = kept
-        lanes[1, thread] = negative_sum
+        lanes[1, thread] = sum_kept(rows, mined, keys, (start, size), (threshold, cut))
         totals(lanes, sums)
         if thread == 0:
             finish(mined, sample, (sums[0], sums[1], decode(threshold)))
