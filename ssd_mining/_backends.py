@@ -139,8 +139,7 @@ def mine_rows(
 ) -> None:
     """Mine the rows of one block as a spec says, in one pass or in several."""
     twin = load(backend)
-    large = rows.loss.size >= PARALLEL_ANCHORS and backend in (None, "cpu")
-    workers = num_workers(num_threads) if large else 1
+    workers = workers_for(rows.loss.size, PARALLEL_ANCHORS, backend, num_threads)
     if mining.is_plain:
         twin.mine(rows, mining.rule, mined, workers)
         return
@@ -168,6 +167,11 @@ def _part(mined: Mined, block: slice, anchors: slice, *, own_masks: bool) -> Min
     if own_masks:
         return own
     return own._replace(pos_mask=mined.pos_mask[anchors], hard_negative_mask=mined.hard_negative_mask[anchors])
+
+
+def workers_for(size: int, least: int, backend: Backend | None, num_threads: int | None) -> int:
+    """Say how many threads a pass over so many elements may use: 1 below `least`, and off the CPU."""
+    return num_workers(num_threads) if size >= least and backend in (None, "cpu") else 1
 
 
 def num_workers(num_threads: int | None) -> int:

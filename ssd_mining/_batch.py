@@ -137,6 +137,11 @@ def dense_offsets(num_samples: int, num_anchors: int) -> NDArray[np.int64]:
     return read_only(np.arange(num_samples + 1) * num_anchors)
 
 
+def in_samples(offsets: NDArray[np.int64], anchors: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return which anchors of their samples some anchors of a block are."""
+    return anchors - offsets[np.searchsorted(offsets, anchors, "right") - 1]
+
+
 def locate(offsets: NDArray[np.int64], first_sample: int, anchor: int) -> str:
     """Say which anchor of which sample the anchor of a block is; a sample may have none."""
     sample = int(np.searchsorted(offsets, anchor, "right")) - 1

@@ -94,11 +94,7 @@ def total(_: Any, row: Any, start: Any, word: Any) -> Any:
         block = builder.select(chosen, block, ir.Constant(block.type, None))
         if block.type.element != _DOUBLE:
             block = builder.fpext(block, ir.VectorType(_DOUBLE, LANES))
-        lanes = LANES
-        while lanes > 1:  # halves onto each other: one fixed tree of additions on every processor
-            lanes //= 2
-            block = builder.fadd(_part(builder, block, 0, lanes), _part(builder, block, lanes, lanes))
-        return builder.extract_element(block, _I32(0))
+        return _folded(builder, block, builder.fadd)
 
     return types.float64(row, types.intp, types.uint64), codegen
 
@@ -116,15 +112,19 @@ def least(_: Any, row: Any, start: Any, value: Any) -> Any:
         block, _ = _load(context, builder, signature.args[0], args[0], args[1])
         reaches = builder.fcmp_ordered(">=", block, _splat(builder, args[2]))
         block = builder.select(reaches, block, ir.Constant(block.type, [float("inf")] * LANES))
-        lanes = LANES
-        while lanes > 1:
-            lanes //= 2
-            low, high = _part(builder, block, 0, lanes), _part(builder, block, lanes, lanes)
-            block = builder.select(builder.fcmp_ordered("<", low, high), low, high)
-        least = builder.extract_element(block, _I32(0))
+        least = _folded(builder, block, lambda a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
         return least if least.type == _DOUBLE else builder.fpext(least, _DOUBLE)
 
     return types.float64(row, types.intp, row.dtype), codegen
+
+
+def _folded(builder: Any, block: Any, pair: Callable[[Any, Any], Any]) -> Any:
+    """Put the halves of a block onto each other down to one element: one fixed tree on every processor."""
+    lanes = LANES
+    while lanes > 1:
+        lanes //= 2
+        block = pair(_part(builder, block, 0, lanes), _part(builder, block, lanes, lanes))
+    return builder.extract_element(block, _I32(0))
 
 
 def _part(builder: Any, vector: Any, first: int, number: int) -> Any:

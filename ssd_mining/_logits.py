@@ -125,8 +125,7 @@ class LogitLosses:
         _check_done(block, gradients)
 
     def _num_workers(self, rows: LogitRows) -> int:
-        large = rows.logits.size >= _backends.PARALLEL_LOGITS and self.backend in (None, "cpu")
-        return _backends.num_workers(self.num_threads) if large else 1
+        return _backends.workers_for(rows.logits.size, _backends.PARALLEL_LOGITS, self.backend, self.num_threads)
 
     def _rows(self, block: slice) -> LogitRows:
         """Return the rows of one block as a twin takes them; the logits are a view where that is possible."""

@@ -39,8 +39,8 @@ def _twin(backend: Backend | None) -> AnalysisTwin:
 
 def empty_tables(num_anchors: int, backend: Backend | None, num_threads: int | None) -> Counts:
     """Return tables for as many threads as may work on a block with so many anchors."""
-    large = num_anchors >= _backends.PARALLEL_ANCHORS and backend != "reference"
-    return np.zeros((_backends.num_workers(num_threads) if large else 1, BINS, TABLES), np.int64)
+    workers = _backends.workers_for(num_anchors, _backends.PARALLEL_ANCHORS, backend, num_threads)
+    return np.zeros((workers, BINS, TABLES), np.int64)
 
 
 def tally_rows(
@@ -74,8 +74,7 @@ def sweep_rows(
     shape = mined.num_pos.size, len(ratios)
     swept = Swept(np.zeros(shape, np.int64), np.empty(shape), np.empty(shape), np.zeros(shape[0], np.int64))
     if mining.is_plain and not rows.rank.size and not rows.quotas.size:
-        large = rows.loss.size >= _backends.PARALLEL_ANCHORS and backend != "reference"
-        workers = _backends.num_workers(num_threads) if large else 1
+        workers = _backends.workers_for(rows.loss.size, _backends.PARALLEL_ANCHORS, backend, num_threads)
         falling = np.argsort(-np.array(ratios, np.float64), kind="stable")
         in_order = swept._replace(**{name: np.empty_like(getattr(swept, name)) for name in _OF_RATIOS})
         given = read_only(np.array(ratios, np.float64)[falling])

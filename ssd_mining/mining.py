@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining import _backends, _inputs, _labels
 from ssd_mining._backends import Backend
-from ssd_mining._batch import Batch
+from ssd_mining._batch import Batch, in_samples
 from ssd_mining._classification import Classification
 from ssd_mining._logit_inputs import logit_batch
 from ssd_mining._spec import Keywords, Mined, Mining, Selection, resolve
@@ -286,7 +286,7 @@ def _mined(batch: Batch, backend: Backend | None, num_threads: int | None) -> Mi
         kept = np.flatnonzero(part.hard_negative_mask)
         ranks.append((rows.rank if rows.rank.size else rows.loss)[kept])  # copied: the caller may reuse the arrays
         # By the mask alone: if another thread changes the inputs meanwhile, it need not agree with the counts.
-        anchors.append(kept - rows.offsets[np.searchsorted(rows.offsets, kept, "right") - 1])
+        anchors.append(in_samples(rows.offsets, kept))
     masks = (mask.reshape(batch.conf_loss.shape) for mask in (mined.pos_mask, mined.hard_negative_mask))
     shown = _shown(Mined(mined.counts, mined.sums, *masks))
     return MiningResult(**shown, _kept_anchors=np.concatenate(anchors), _kept_ranks=np.concatenate(ranks))
@@ -305,7 +305,7 @@ class _OnDevice(MiningResult):
         """Return the kept negatives as CSR indices on the host; waits for the device."""
         resident: Any = self._kept_anchors
         kept = np.flatnonzero(resident.read(resident.mined.hard_negative_mask))
-        anchors = kept - resident.offsets[np.searchsorted(resident.offsets, kept, "right") - 1]
+        anchors = in_samples(resident.offsets, kept)
         num_kept, ranks = resident.read_numbers().num_kept, resident.read(resident.ranks)[kept]
         on_host = dataclasses.replace(self, num_kept=num_kept, _kept_anchors=anchors, _kept_ranks=ranks)
         return MiningResult.indices(on_host)

@@ -77,7 +77,7 @@ def _facts(result: AnalysisResult) -> list[Fact]:
     ]
 
 
-NAMES = {"positives": "positives", "negatives": "negatives", "kept": "kept", "samples": "samples"}
+NAMES = ("positives", "negatives", "kept", "samples")
 
 
 def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
@@ -102,7 +102,7 @@ def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
     table = Sheet(
         "quantiles",
         "Quantiles, to 0.4 %: this share of the losses is at most so large",
-        [Column("probability", "Share"), *(Column(name, title.capitalize()) for name, title in NAMES.items())],
+        [Column("probability", "Share"), *(Column(name, name.capitalize()) for name in NAMES)],
         {"probability": shares, **quantiles},
         "probability",
         "ascending",

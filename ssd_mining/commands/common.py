@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssd_mining import Mining
+    from ssd_mining.io import ArraySource
 
 NORMALIZE = (
     "none",
@@ -21,6 +22,19 @@ NORMALIZE = (
     "selected",
     "sample_selected",
 )
+
+
+# Of the summary of a report: the one that writes it and the one that reads it agree.
+REPORT_SCHEMA = 1
+
+# What mining takes per anchor at the worst, beside its loss and its labels: two masks, and where every negative is
+# kept, its place in the indices and what sorts them; a sample's counts and sums are less than one anchor more.
+MINING_BYTES = 64
+
+
+def mining_bytes(values: "ArraySource", labels: "ArraySource") -> int:
+    """Return how much memory a sample takes that is read and mined."""
+    return sum(source.outline[:1].nbytes for source in (values, labels)) + (values.shape[1] + 1) * MINING_BYTES
 
 
 class CommandError(Exception):

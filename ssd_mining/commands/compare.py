@@ -4,7 +4,7 @@ import argparse
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from ssd_mining.commands.common import CommandError, as_json, at_least, say
+from ssd_mining.commands.common import CommandError, as_json, at_least, mining_bytes, say
 from ssd_mining.commands.report import check_page
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def _churn(args: argparse.Namespace, reports: "tuple[Earlier, Earlier]", matched
             raise CommandError(3, f"{b.values}: expected anchors as in {a.values} {shapes[0]}, got {shapes[1]}")
         step = max(
             1,
-            (args.max_memory << 20)
-            // sum(report.row_memory(*pair) for report, pair in zip(reports, sources, strict=True)),
+            (args.max_memory << 20) // sum(mining_bytes(*pair) for pair in sources),
         )
         advance = files.enter_context(progress(a.size, "samples"))
         for start in range(0, a.size, step):

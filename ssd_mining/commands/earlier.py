@@ -13,13 +13,8 @@ from numpy.typing import NDArray
 
 from ssd_mining import hard_negative_mask, mine_logits
 from ssd_mining._analysis_parts import AnalysisSpec
-from ssd_mining.commands.common import CommandError
+from ssd_mining.commands.common import REPORT_SCHEMA, CommandError
 from ssd_mining.io import ArraySource, DataError, open_array, read_lines
-
-SCHEMA = 1
-
-# What mining takes per anchor at the worst, beside the rows themselves.
-MINING_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -57,10 +52,6 @@ class Earlier:
                 )
         return pair[0], pair[1]
 
-    def row_memory(self, values: ArraySource, labels: ArraySource) -> int:
-        """Return how much memory a sample takes, in bytes."""
-        return values.outline[:1].nbytes + labels.outline[:1].nbytes + (values.shape[1] + 1) * MINING_BYTES
-
     def mask(
         self, values: ArraySource, labels: ArraySource, rows: slice, num_threads: int | None
     ) -> NDArray[np.bool_]:
@@ -82,8 +73,8 @@ def load(name: str, inputs: Sequence[str] | None) -> Earlier:
         values, labels = inputs or (arguments["values"], arguments["labels"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise DataError(f"{summary_file}: expected the summary of a report, got this: {error!r}") from error
-    if schema != SCHEMA:
-        raise DataError(f"{summary_file}: expected schema {SCHEMA}, got {schema!r}")
+    if schema != REPORT_SCHEMA:
+        raise DataError(f"{summary_file}: expected schema {REPORT_SCHEMA}, got {schema!r}")
     lines = read_lines(table_file)
     try:
         rows = list(csv.reader(lines))

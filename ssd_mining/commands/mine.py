@@ -12,6 +12,7 @@ from ssd_mining.commands.common import (
     as_json,
     at_least,
     in_users_words,
+    mining_bytes,
     mining_of,
     say,
 )
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from ssd_mining.io import ArraySource
 
     Columns = dict[str, NDArray[Any]]  # per sample, of equal length
-
-# What mining takes per anchor at the worst, beside its loss and its labels: two masks, and where every negative is
-# kept, its place in the indices and what sorts them; a sample's counts and sums are less than one anchor more.
-MINING_BYTES = 64
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -125,9 +122,7 @@ def _mine_blocks(
 
     from ssd_mining import mine_hard_negatives
 
-    num_samples, num_anchors = sources[0].shape
-    stored = sum(source.outline[:1].nbytes for source in sources)  # bytes of a sample
-    per_sample = stored + (num_anchors + 1) * MINING_BYTES
+    num_samples, per_sample = len(sources[0]), mining_bytes(*sources)
     step = max(1, (args.max_memory << 20) // per_sample)
     if mining.scope != "sample" and step < num_samples:
         need = -(-num_samples * per_sample >> 20)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ssd_mining.commands.common import (
+    REPORT_SCHEMA,
     CommandError,
     add_selection,
     as_json,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ssd_mining.commands.inputs import Inputs
     from ssd_mining.commands.parts import Part, Rows
 
-SCHEMA = 1
 SHARD_FILE = "shard.npz"
 
 
@@ -163,7 +163,12 @@ def finish(args: argparse.Namespace, whole: "Part") -> None:
     from ssd_mining import output, page, report
 
     result = whole.analysis.result()
-    summary = {"schema": SCHEMA, "versions": versions(), "arguments": whole.run["arguments"], **result.to_dict()}
+    summary = {
+        "schema": REPORT_SCHEMA,
+        "versions": versions(),
+        "arguments": whole.run["arguments"],
+        **result.to_dict(),
+    }
     with output.atomic_directory(args.out) as folder:
         output.write_csv(folder / "per_sample.csv", whole.columns)
         output.write_csv(folder / "top_losses.csv", result.top_samples.to_dict())

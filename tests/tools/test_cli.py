@@ -20,7 +20,7 @@ import pytest
 import ssd_mining as sm
 from ssd_mining import _spec, cli, losses, output, synthetic
 from ssd_mining import io as files
-from ssd_mining.commands import common, mine
+from ssd_mining.commands import common
 from tests.batches import REAL_FILES, ROOT, load_real
 from tests.tools.commands import run, shell
 
@@ -395,7 +395,7 @@ def test_files_that_do_not_fit_end_with_3(batch):
 @pytest.mark.parametrize("sample", [0, 17, 39])
 def test_values_that_are_refused_are_found_where_they_stand_in_the_file(batch, monkeypatch, sample):
     folder, arrays = batch
-    monkeypatch.setattr(mine, "MINING_BYTES", 7000)  # of 30 anchors: four samples make a block of 1 MiB
+    monkeypatch.setattr(common, "MINING_BYTES", 7000)  # of 30 anchors: four samples make a block of 1 MiB
     where = f"(sample {sample}, anchor 4)"
     bad = {name: array.copy() for name, array in arrays.items()}
     bad["losses"][sample, 4] = np.nan
@@ -496,7 +496,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
             yield append_some
 
     monkeypatch.setattr(output, "array_writer", interrupted)
-    monkeypatch.setattr(mine, "MINING_BYTES", 7000)
+    monkeypatch.setattr(common, "MINING_BYTES", 7000)
     words = (folder / "losses.npy", folder / "mask.npy", "--max-memory", 1, "--out", folder / "out", "--save", save)
     assert run("mine", *words) == (130, "", "")
     assert sorted(folder.iterdir()) == before
@@ -505,7 +505,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
 DYING = """
 import contextlib, os, signal, sys
 from ssd_mining import cli, output
-from ssd_mining.commands import mine
+from ssd_mining.commands import common
 
 write, num_blocks = output.array_writer, []
 
@@ -520,7 +520,7 @@ def dying(*args):
         yield append_some
 
 output.array_writer = dying
-mine.MINING_BYTES = 7000
+common.MINING_BYTES = 7000
 cli.main(sys.argv[1:])
 """
 
