@@ -47,7 +47,7 @@ def logit_batch(
         whole = check_logits(x[None], y[None], classification, **known)
         whole = dataclasses.replace(whole, offsets=checked_offsets)
         losses = RaggedLosses(whole)
-    if y.ndim == losses.ndim and whole.background is not None:  # with logits, -1 is the last class
+    if y.ndim == losses.ndim and whole.background != mining.background:  # with logits, -1 is the last class
         mining = dataclasses.replace(mining, background=whole.background)
     ranks = None
     if mining.rank_by != "loss":
