@@ -152,7 +152,7 @@ class LogitRows(NamedTuple):
     """What a twin reads: C-contiguous, read-only rows."""
 
     logits: NDArray[Any]  # (b, A, C) float32 or float64
-    labels: NDArray[np.int32]  # (b, A) classes 0 to C - 1; C: none of them; below 0: ignored
+    labels: NDArray[np.int64]  # (b, A) classes 0 to C - 1; C: none of them; below 0: ignored
     scores: NDArray[Any]  # (b, A, C) targets, the dtype of logits; or (0, 0, 0): the labels are
     weights: NDArray[Any]  # (C,) of the classes, the dtype of logits
 
@@ -161,7 +161,9 @@ class Computed(NamedTuple):
     """What a twin writes."""
 
     values: NDArray[Any]  # (b, A) losses or (b, A, C) gradients, the dtype of logits
-    done: NDArray[np.int64]  # (b,) 0 until the sample is written; then 1, and 1 for each tile that took a second path
+    # (b,) 0 until the sample is written; then 1, and 1 for each tile that took a second path; of losses that number
+    # is negative where a label is none of the C classes, for the caller to judge.
+    done: NDArray[np.int64]
 
 
 def _weights(weights: Any) -> tuple[float, ...] | None:

@@ -148,6 +148,11 @@ def _targets(rows: Any, sample: int, anchor: int) -> list[float]:
     return [float(c == label) for c in range(num_classes)]
 
 
+def _are_classes(rows: Any) -> Any:
+    """Say of every sample whether all its labels are classes."""
+    return ((rows.labels >= 0) & (rows.labels < rows.logits.shape[2])).all(axis=1)
+
+
 def _anchors(rows: Any) -> Any:
     """Yield the index and the logits of every anchor that is not ignored."""
     for sample, anchor in np.argwhere(rows.labels >= 0).tolist():
@@ -169,7 +174,7 @@ def softmax_losses(rows: Any, rule: Any, losses: Any, num_workers: int = 1) -> N
         losses.values[sample, anchor] = softmax_loss(
             logits, targets, weights, label_smoothing=rule.smoothing, most=rule.most
         )
-    losses.done[...] = 1
+    losses.done[...] = np.where(_are_classes(rows), 1, -1)
 
 
 def sigmoid_losses(rows: Any, rule: Any, losses: Any, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins'
@@ -186,7 +191,7 @@ def sigmoid_losses(rows: Any, rule: Any, losses: Any, num_workers: int = 1) -> N
         losses.values[sample, anchor] = sigmoid_loss(
             logits, targets, weights, positive=rule.positive, negative=rule.negative, gamma=rule.gamma
         )
-    losses.done[...] = 1
+    losses.done[...] = np.where(_are_classes(rows), 1, -1)
 
 
 def softmax_gradients(rows: Any, rule: Any, factors: Any, gradients: Any, num_workers: int = 1) -> None:  # noqa: ARG001

@@ -26,6 +26,7 @@ TESTS = {
     "ssd_mining/_plan.py": MINING,
     "ssd_mining/kernels/cpu_analysis.py": ANALYSIS,
     "ssd_mining/kernels/cpu_logits.py": LOGITS,
+    "ssd_mining/kernels/cpu_sigmoid.py": LOGITS,
     "ssd_mining/kernels/tiles.py": LOGITS,
     "ssd_mining/kernels/cpu_gradients.py": LOGITS,
     "ssd_mining/_elementary.py": LOGITS,

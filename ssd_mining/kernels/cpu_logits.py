@@ -1,9 +1,9 @@
-"""The CPU twin of the losses from logits: tiles of 64 anchors, two forms of loss, two drivers over each.
+"""The CPU twin of the losses from logits; here stands the softmax: tiles of 64 anchors, two paths, two drivers.
 
-A softmax has two paths. The quick one, for labels that are classes, takes the label's logit as its origin: a loss
-is ``log1p(sum of exp(x_c - x_label))`` over all other classes, which needs no pass for the largest logit. Where
-that sum is too large to be trusted, or no number, the anchor is left to the careful path. Its neighbours are not: an
-anchor has the same bits in any tile.
+The quick path, for labels that are classes, takes the label's logit as its origin: a loss is the logarithm of 1 plus
+the odds against the label, ``log1p(sum of exp(x_c - x_label))`` over all other classes, which needs no pass for the
+largest logit. Where these odds are too large to be trusted, or no number, the anchor is left to the careful path. Its
+neighbours are not: an anchor has the same bits in any tile.
 
 The careful one takes the largest logit of an anchor as its origin and leaves that class out of the sum:
 ``rest = log1p(sum of exp(x_c - top))`` over all others is what the largest class costs, and ``rest + (top - x_c)``
@@ -12,15 +12,15 @@ what any class costs. Nothing overflows, nothing cancels: on both paths a loss o
 
 import numpy as np
 
-from ssd_mining._classification import Computed, LogitRows, SigmoidRule, SoftmaxRule
-from ssd_mining._elementary import add_exp, depth, exp, log1p, rounder, settle
+from ssd_mining._classification import Computed, LogitRows, SoftmaxRule
+from ssd_mining._elementary import add_exp, depth, log1p, rounder, settle
 from ssd_mining._jit import helper, inlined, parallel, prange, serial
 from ssd_mining._lanes import LANES, Row
 from ssd_mining.kernels.cpu_gradients import sigmoid_gradients, softmax_gradients
+from ssd_mining.kernels.cpu_sigmoid import sigmoid_losses
 from ssd_mining.kernels.tiles import (
     BASE,
     COUNT,
-    DONE,
     GROUP,
     HIGHEST,
     LOST,
@@ -33,17 +33,19 @@ from ssd_mining.kernels.tiles import (
     TOTAL,
     WIDTH,
     Index,
+    are_classes,
     clear,
-    common_label,
     fill,
     find_own,
+    find_top_besides,
     height,
+    is_left,
     load_tile,
-    mark_own,
     prefetch_class,
     rounded_off,
     scratch,
     store,
+    take_own,
 )
 
 __all__ = ["sigmoid_gradients", "sigmoid_losses", "softmax_gradients", "softmax_losses"]
@@ -61,13 +63,6 @@ def softmax_losses(rows: LogitRows, rule: SoftmaxRule, losses: Computed, num_wor
     driver(rows, rule, losses, *scratch(rows, num_workers), (0, rows.logits.shape[0]))
 
 
-def sigmoid_losses(rows: LogitRows, rule: SigmoidRule, losses: Computed, num_workers: int) -> None:
-    """Compute the sigmoid or focal losses of every sample of `rows`, by `num_workers` threads."""
-    num_workers = max(1, min(num_workers, rows.logits.shape[0]))
-    driver = _sigmoid_serial if num_workers == 1 else _sigmoid_parallel
-    driver(rows, rule, losses, *scratch(rows, num_workers), (0, rows.logits.shape[0]))
-
-
 @helper
 def _find_top(tile: Row, num_classes: int, vectors: Row) -> None:
     """Find the largest logit of every lane, NaN left out."""
@@ -79,18 +74,6 @@ def _find_top(tile: Row, num_classes: int, vectors: Row) -> None:
             top, a, b, c = vectors[TOP + j], tile[first + j], tile[second + j], tile[third + j]
             a, b = (a if a > top else top), (b if b > c else c)
             vectors[TOP + j] = a if a > b else b
-
-
-@helper
-def _find_top_besides(tile: Row, num_classes: int, besides: int, vectors: Row, place: Index) -> None:
-    """Find the largest logit of every lane among all classes but one, NaN above all."""
-    fill(vectors, place, place + WIDTH, -np.inf)
-    for c in range(num_classes):
-        if c != besides:
-            first = np.uint64(c) * WIDTH
-            for j in range(WIDTH):
-                top, x = vectors[place + j], tile[first + j]
-                vectors[place + j] = x if x > top or x != x else top
 
 
 @helper
@@ -108,10 +91,10 @@ def _add_to_quick(tile: Row, first: Index, vectors: Row) -> None:
 
 
 @helper
-def _find_quickly(tile: Row, num_classes: int, most: float, vectors: Row, flat: Row, place: int) -> None:
-    """Set the total of every lane to what its own class costs, -inf in the tile, and say where that is `DONE`."""
+def _sum_quickly(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int) -> None:
+    """Set the total of every lane to the odds against its own class, -inf in the tile; to NaN where not trusted."""
     real = vectors.dtype.type
-    zero, one, highest, reach, trusted, far = real(0), real(1), real(most), real(REACH), real(TRUSTED), real(FAR)
+    reach, trusted, far, left = real(REACH), real(TRUSTED), real(FAR), real(np.nan)
     clear(vectors)
     for j in range(WIDTH):
         own = vectors[OWN + j]
@@ -121,24 +104,34 @@ def _find_quickly(tile: Row, num_classes: int, most: float, vectors: Row, flat: 
             prefetch_class(flat, place, num_classes, c)
         _add_to_quick(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
-        own, total = vectors[OWN + j], vectors[TOTAL + j] + vectors[LOST + j]
-        total = settle(total, own)
-        vectors[TOTAL + j] = total
-        vectors[DONE + j] = one if total < trusted and abs(own) < far else zero
-    for j in range(WIDTH):  # a loop of its own: the constants of both are more than there are registers
-        share, cost = vectors[SHARE + j], log1p(vectors[TOTAL + j])
-        cost = highest if cost > highest else cost
-        vectors[TOTAL + j] = share * cost if share != zero else zero
-        vectors[LOST + j] = zero
+        own, total = vectors[OWN + j], settle(vectors[TOTAL + j] + vectors[LOST + j], vectors[OWN + j])
+        vectors[TOTAL + j] = total if total < trusted and abs(own) < far else left
+        vectors[LOST + j] = real(0)
 
 
 @helper
-def _num_left(labels: Row, start: int, vectors: Row) -> int:
-    """Count the anchors that the quick path has left to the careful one."""
-    first, left = np.uint64(start), 0
-    for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
-        left += 1 if vectors[DONE + j] == 0.0 and labels[first + j] >= 0 else 0
-    return left
+def _take_logarithms(values: Row, most: float) -> int:
+    """Turn the odds of a sample into costs; count those that are NaN."""
+    highest, num_left = values.dtype.type(most), 0
+    for i in range(np.uint64(values.shape[0])):
+        cost = log1p(values[i])
+        values[i] = highest if cost > highest else cost
+        num_left += cost != cost
+    return num_left
+
+
+@helper
+def _weigh(labels: Row, weights: Row, values: Row) -> None:
+    """Multiply the costs of a sample by the weights of their classes; a weight of 0 silences even NaN."""
+    zero, num_classes, num_weighed = values.dtype.type(0), np.uint64(weights.shape[0]), 0
+    for weight in weights:
+        num_weighed += weight != 1.0
+    if num_weighed == 0:
+        return
+    for i in range(np.uint64(values.shape[0])):
+        label = np.uint64(labels[i])
+        if label < num_classes:
+            values[i] = weights[label] * values[i] if weights[label] != zero else zero
 
 
 @helper
@@ -217,6 +210,19 @@ def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], mos
         vectors[LOST + j] += rounded_off(total, more)
 
 
+@helper
+def _softmax_quickly(rows: LogitRows, flat: Row, values: Row, scratch: tuple[Row, Row, Row], sample: int) -> None:
+    """Write the odds against the label of every anchor of a sample, NaN where they are left to the careful path."""
+    labels, (tile, vectors, tail) = rows.labels[sample], scratch
+    num_anchors, num_classes = rows.logits.shape[1:]
+    for start in range(0, num_anchors, LANES):
+        first = sample * num_anchors + start
+        load_tile(flat, first, num_classes, tile, tail)
+        take_own(labels, start, tile, num_classes, vectors)
+        _sum_quickly(tile, num_classes, vectors, flat, first * num_classes)
+        store(labels, values, start, vectors, again=False)
+
+
 @inlined
 def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles: Row, tail: Row, sample: int) -> None:
     labels, values, weights = rows.labels[sample], losses.values[sample], rows.weights
@@ -226,121 +232,34 @@ def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles:
     begin = sample * num_anchors
     tile, targets, vectors = tiles[:size], tiles[size : 2 * size], tiles[2 * size :]
     keep, spread = 1.0 - rule.smoothing, rule.smoothing / num_classes
-    quick = not scored and spread == 0.0 and rule.besides < 0
+    is_quick, num_left, num_again = not scored and spread == 0.0 and rule.besides < 0, num_anchors, 0
+    if is_quick:
+        _softmax_quickly(rows, flat, values, (tile, vectors, tail), sample)
+        num_left = _take_logarithms(values, rule.most)
+        _weigh(labels, weights, values)
     fill(targets, 0, size, 0.0)
-    fill(vectors, DONE, DONE + WIDTH, 0.0)
-    num_again = 0
-    for start in range(0, num_anchors, LANES):
-        place = (begin + start) * num_classes
-        load_tile(flat, begin + start, num_classes, tile, tail)
-        common = common_label(labels, start)
-        find_own(labels, common, weights, start, tile, vectors)
-        if quick:
-            mark_own(labels, common, start, tile, num_classes, -np.inf)
-            _find_quickly(tile, num_classes, rule.most, vectors, flat, place)
-            store(labels, values, start, vectors, 1.0)
-            if _num_left(labels, start, vectors) == 0:
+    for start in range(0, num_anchors if num_left > 0 else 0, LANES):
+        if is_quick:
+            if not is_left(values, start):
                 continue
             num_again += 1
-            load_tile(flat, begin + start, num_classes, tile, tail)
+        load_tile(flat, begin + start, num_classes, tile, tail)
+        find_own(labels, weights, start, tile, vectors)
         _find_top(tile, num_classes, vectors)
-        _find_rest(tile, num_classes, vectors, flat, place)
+        _find_rest(tile, num_classes, vectors, flat, (begin + start) * num_classes)
         if scored:
             load_tile(scores, begin + start, num_classes, targets, tail)
             clear(vectors)
         else:
             if rule.besides >= 0:
-                _find_top_besides(tile, num_classes, rule.besides, vectors, OWN)
+                find_top_besides(tile, num_classes, rule.besides, vectors, OWN)
             _add_own(vectors, keep, rule.most)
         if scored or spread > 0.0:
             for c in range(num_classes):
                 shares = (keep * weights[c] if scored else 0.0, spread * weights[c])
                 _add_class(tile, targets, c, shares, rule.most, vectors)
-        store(labels, values, start, vectors, 0.0)
-    losses.done[sample] = 1 + num_again
-
-
-@helper
-def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], vectors: Row) -> None:
-    """Add the binary cross-entropy of one class, in a share for targets of 1 and one for targets of 0."""
-    real, first = vectors.dtype.type, np.uint64(c) * WIDTH
-    zero, one, positive, negative = real(0), real(1), real(shares[0]), real(shares[1])
-    for j in range(WIDTH):
-        x, t = tile[first + j], targets[first + j]
-        size = abs(x)
-        tail = exp(-size)
-        wrong = one - t if x > zero else t  # how far the target is on the other side
-        cost = log1p(tail) + (size * wrong if wrong != zero else zero)
-        share = positive * t + negative * (one - t)
-        total, more = vectors[TOTAL + j], share * vectors[SHARE + j] * cost if share != zero else zero
-        vectors[TOTAL + j] = total + more
-        vectors[LOST + j] += rounded_off(total, more)
-
-
-@helper
-def _find_focus(tile: Row, targets: Row, c: int, gamma: float, vectors: Row) -> None:
-    """Compute ``(1 - p_t) ** gamma`` of one class, where p_t is the probability that the target has."""
-    real, first = vectors.dtype.type, np.uint64(c) * WIDTH
-    zero, one = real(0), real(1)
-    for j in range(WIDTH):
-        x, t = tile[first + j], targets[first + j]
-        size = abs(x)
-        tail = exp(-size)
-        likely = one / (one + tail)
-        p = likely if x > zero else tail * likely
-        q = tail * likely if x > zero else likely
-        vectors[SHARE + j] = p * (one - t) + q * t
-    if gamma == 2.0:
-        for j in range(WIDTH):
-            vectors[SHARE + j] *= vectors[SHARE + j]
-    else:
-        for j in range(WIDTH):
-            vectors[SHARE + j] = vectors[SHARE + j] ** real(gamma)
-
-
-@helper
-def _softplus_of_negative(vectors: Row) -> None:
-    """Set the total of every lane to ``-log(sigmoid(top))``."""
-    real = vectors.dtype.type
-    zero = real(0)
-    for j in range(WIDTH):
-        top = vectors[TOP + j]
-        size = abs(top)
-        tail = exp(-size)
-        vectors[TOTAL + j] = log1p(tail) + (size if top < zero else zero)
-        vectors[LOST + j] = zero
-
-
-@inlined
-def _sigmoid_sample(rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles: Row, tail: Row, sample: int) -> None:
-    logits, labels, values, weights = rows.logits[sample], rows.labels[sample], losses.values[sample], rows.weights
-    num_anchors, num_classes = logits.shape
-    size, scored = height(num_classes) * LANES, rows.scores.shape[0] > 0
-    flat, scores = rows.logits.reshape(rows.logits.size), rows.scores.reshape(rows.scores.size)
-    begin = sample * num_anchors
-    tile, targets, vectors = tiles[:size], tiles[size : 2 * size], tiles[2 * size :]
-    fill(vectors, DONE, DONE + WIDTH, 0.0)
-    for start in range(0, num_anchors, LANES):
-        load_tile(flat, begin + start, num_classes, tile, tail)
-        if rule.besides >= 0:
-            _find_top_besides(tile, num_classes, rule.besides, vectors, TOP)
-            _softplus_of_negative(vectors)
-        else:
-            if scored:
-                load_tile(scores, begin + start, num_classes, targets, tail)
-            else:
-                fill(targets, 0, size, 0.0)
-                mark_own(labels, common_label(labels, start), start, targets, num_classes, 1.0)
-            clear(vectors)
-            fill(vectors, SHARE, SHARE + WIDTH, 1.0)
-            for c in range(num_classes):
-                prefetch_class(flat, (begin + start) * num_classes, num_classes, c)
-                if rule.gamma > 0.0:
-                    _find_focus(tile, targets, c, rule.gamma, vectors)
-                shares = (weights[c] * rule.positive, weights[c] * rule.negative)
-                _add_binary(tile, targets, c, shares, vectors)
-        store(labels, values, start, vectors, 0.0)
-    losses.done[sample] = 1
+        store(labels, values, start, vectors, again=is_quick)
+    losses.done[sample] = 1 + num_again if are_classes(labels, num_classes) else -1 - num_again
 
 
 @serial
@@ -361,23 +280,3 @@ def _softmax_parallel(
         stop = span[0] + (worker + 1) * num_samples // num_workers
         own = slice(worker, worker + 1)
         _softmax_serial(rows, rule, losses, tiles[own], tails[own], (start, stop))
-
-
-@serial
-def _sigmoid_serial(
-    rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles: Row, tails: Row, span: tuple[int, int]
-) -> None:
-    for sample in range(span[0], span[1]):
-        _sigmoid_sample(rows, rule, losses, tiles[0], tails[0], sample)
-
-
-@parallel
-def _sigmoid_parallel(
-    rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles: Row, tails: Row, span: tuple[int, int]
-) -> None:
-    num_workers, num_samples = tiles.shape[0], span[1] - span[0]
-    for worker in prange(num_workers):
-        start = span[0] + worker * num_samples // num_workers
-        stop = span[0] + (worker + 1) * num_samples // num_workers
-        own = slice(worker, worker + 1)
-        _sigmoid_serial(rows, rule, losses, tiles[own], tails[own], (start, stop))

@@ -45,6 +45,7 @@ sigmoid_gradients = softmax_gradients
 def compute(enqueue: Callable[..., None], rows: Any, given: tuple[Any, ...], computed: Computed) -> None:
     """Compute by way of the current device what is on the host."""
     stream = Stream(_cuda.current_device())
+    rows = rows._replace(labels=rows.labels.astype(np.int32))
     with _cuda.current(stream.device):
         arrays = rows._make(_cuda.upload(array, stream) for array in rows)
         others = (_cuda.upload(each, stream) if isinstance(each, np.ndarray) else each for each in given)

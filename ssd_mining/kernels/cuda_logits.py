@@ -42,6 +42,8 @@ SHARED_BYTES = 48 * 1024  # what every device has for a block
 def softmax_losses(rows: LogitRows, rule: SoftmaxRule, losses: Computed, num_workers: int) -> None:  # noqa: ARG001
     """Compute the losses of every sample of `rows`."""
     compute(enqueue_losses, rows, (rule,), losses)
+    are_classes = (rows.labels >= 0) & (rows.labels < rows.logits.shape[2])
+    losses.done[~are_classes.all(axis=1)] = -1
 
 
 sigmoid_losses = softmax_losses

@@ -24,9 +24,11 @@ SOON = 1024  # elements that are asked for ahead, where a tile is smaller
 
 MIXED = -2  # the labels of a tile differ
 
+LINE = 64  # bytes
+
 # Where in `vectors` stands what is known of each lane. Slices instead would cost more than the arithmetic.
-NUM_VECTORS = 12
-(TOP, REST, OWN, SHARE, TOTAL, COUNT, LOST, BASE, LOWEST, HIGHEST, ROUNDER, DONE) = (
+NUM_VECTORS = 11
+(TOP, REST, OWN, SHARE, TOTAL, COUNT, LOST, BASE, LOWEST, HIGHEST, ROUNDER) = (
     np.uint64(i * LANES) for i in range(NUM_VECTORS)
 )
 
@@ -34,9 +36,17 @@ NUM_VECTORS = 12
 def scratch(rows: LogitRows, num_workers: int) -> tuple[Any, Any]:
     """Allocate what a worker needs: a tile of logits, one of targets, the vectors; and a padded copy of a tail."""
     num_classes = rows.logits.shape[2]
-    tiles = np.empty((num_workers, (2 * height(num_classes) + NUM_VECTORS) * LANES), rows.logits.dtype)
+    tiles = aligned((num_workers, (2 * height(num_classes) + NUM_VECTORS) * LANES), rows.logits.dtype)
     tails = np.zeros((num_workers, LANES * num_classes + COLUMNS), rows.logits.dtype)
     return tiles, tails
+
+
+def aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> Any:
+    """Allocate an array that begins at a cache line: a vector that lies on two of them is loaded twice."""
+    size = shape[0] * shape[1]
+    room = np.empty(size + LINE // dtype.itemsize, dtype)
+    first = -room.__array_interface__["data"][0] % LINE // dtype.itemsize
+    return room[first : first + size].reshape(shape)
 
 
 @helper
@@ -62,7 +72,8 @@ def load_tile(flat: Row, start: int, num_classes: int, tile: Row, tail: Row) -> 
         _transpose_rows(tail, 0, num_classes, tile)
     else:
         _transpose_rows(flat, first, num_classes, tile)
-    fill(tile, num_classes * LANES, tile.shape[0], -np.inf)  # classes that fill up a group: exp is 0
+    groups = -(-num_classes // GROUP)
+    fill(tile, num_classes * LANES, groups * GROUP * LANES, -np.inf)  # classes that fill up a group: exp is 0
 
 
 @helper
@@ -95,7 +106,7 @@ def common_label(labels: Row, start: int) -> int:
     """Return the label of the 64 anchors from `start` where they share one, `MIXED` where not."""
     if start + LANES > labels.shape[0]:
         return MIXED
-    first, differs = np.uint64(start), np.int32(0)
+    first, differs = np.uint64(start), np.int64(0)
     usual = labels[first]
     for j in range(WIDTH):
         differs |= labels[first + j] ^ usual
@@ -103,9 +114,19 @@ def common_label(labels: Row, start: int) -> int:
 
 
 @helper
-def find_own(labels: Row, common: int, weights: Row, start: int, tile: Row, vectors: Row) -> None:
+def are_classes(labels: Row, num_classes: int) -> bool:
+    """Say whether all labels of a sample are classes; as unsigned numbers, those below 0 are large."""
+    largest = np.uint64(0)
+    for i in range(np.uint64(labels.shape[0])):
+        label = np.uint64(labels[i])
+        largest = label if label > largest else largest
+    return bool(largest < np.uint64(num_classes))
+
+
+@helper
+def find_own(labels: Row, weights: Row, start: int, tile: Row, vectors: Row) -> None:
     """Look up the logit of every lane's label, and its weight: 0 where the anchor is ignored."""
-    first, num_classes = np.uint64(start), np.uint64(weights.shape[0])
+    first, num_classes, common = np.uint64(start), np.uint64(weights.shape[0]), common_label(labels, start)
     if 0 <= common < weights.shape[0]:  # most tiles are background alone
         lanes.copy(tile, common * LANES, vectors, OWN)
         fill(vectors, SHARE, SHARE + WIDTH, weights[common])
@@ -120,8 +141,9 @@ def find_own(labels: Row, common: int, weights: Row, start: int, tile: Row, vect
 
 
 @helper
-def mark_own(labels: Row, common: int, start: int, tile: Row, num_classes: int, value: float) -> None:
-    """Write a value to the class of every lane's label; so the loops over the classes need not look for it."""
+def mark_own(labels: Row, start: int, tile: Row, num_classes: int, value: float) -> None:
+    """Write a value to the class of every lane's label."""
+    common = common_label(labels, start)
     if 0 <= common < num_classes:
         fill(tile, common * LANES, common * LANES + LANES, value)
         return
@@ -133,10 +155,49 @@ def mark_own(labels: Row, common: int, start: int, tile: Row, num_classes: int, 
 
 
 @helper
-def store(labels: Row, values: Row, start: int, vectors: Row, done: float) -> None:
-    """Write the totals of the anchors from `start` whose `DONE` is this, 0 for the ignored ones."""
-    first, zero, done = np.uint64(start), values.dtype.type(0), values.dtype.type(done)
+def take_own(labels: Row, start: int, tile: Row, num_classes: int, vectors: Row) -> None:
+    """Move the logit of every lane's label out of the tile; -inf is left there."""
+    common = common_label(labels, start)
+    if 0 <= common < num_classes:  # most tiles are background alone
+        lanes.copy(tile, common * LANES, vectors, OWN)
+        fill(tile, common * LANES, common * LANES + LANES, -np.inf)
+        return
+    fill(vectors, OWN, OWN + WIDTH, 0.0)
+    first, last = np.uint64(start), np.uint64(num_classes)
+    for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
+        label = np.uint64(labels[first + j])
+        if label < last:
+            vectors[OWN + j] = tile[label * WIDTH + j]
+            tile[label * WIDTH + j] = -np.inf
+
+
+@helper
+def find_top_besides(tile: Row, num_classes: int, besides: int, vectors: Row, place: Index) -> None:
+    """Find the largest logit of every lane among all classes but one, NaN above all."""
+    fill(vectors, place, place + WIDTH, -np.inf)
+    for c in range(num_classes):
+        if c != besides:
+            first = np.uint64(c) * WIDTH
+            for j in range(WIDTH):
+                top, x = vectors[place + j], tile[first + j]
+                vectors[place + j] = x if x > top or x != x else top
+
+
+@helper
+def store(labels: Row, values: Row, start: int, vectors: Row, again: bool) -> None:
+    """Write the totals of the anchors from `start`, 0 for the ignored ones; `again`: of those that have NaN."""
+    first, zero = np.uint64(start), values.dtype.type(0)
     for j in range(np.uint64(min(LANES, values.shape[0] - start))):
-        total, lost, ignored = vectors[TOTAL + j], vectors[LOST + j], labels[first + j] < 0
-        total = zero if ignored else (total + lost if lost == lost else total)
-        values[first + j] = total if ignored or vectors[DONE + j] == done else values[first + j]
+        total, lost, old = vectors[TOTAL + j], vectors[LOST + j], values[first + j]
+        total = total + lost if lost == lost else total
+        total = zero if labels[first + j] < 0 else total
+        values[first + j] = old if again and old == old else total
+
+
+@helper
+def is_left(values: Row, start: int) -> bool:
+    """Say whether a loss of the 64 anchors from `start` is NaN."""
+    for i in range(np.uint64(start), np.uint64(min(start + LANES, values.shape[0]))):
+        if values[i] != values[i]:
+            return True
+    return False

@@ -25,7 +25,7 @@ FLOORS = [
         *("_labels", "_foreign"),
     ],
     ["kernels.tiles", "kernels.cuda_rows", "kernels.cuda_pack"],
-    ["kernels.cuda_long", "kernels.cuda_classes"],
+    ["kernels.cpu_sigmoid", "kernels.cuda_long", "kernels.cuda_classes"],
     [
         *("kernels.cpu", "kernels.cpu_logits", "kernels.cuda", "kernels.cuda_logits", "kernels.cuda_multibox"),
         *("_batch", "_plan"),

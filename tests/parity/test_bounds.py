@@ -82,6 +82,7 @@ def run_logit_cases(number):
     """Compute losses and gradients whose arrays, scratch and results all lie against protected pages."""
     from ssd_mining._classification import Computed, Focal, LogitRows, Sigmoid, Softmax
     from ssd_mining.kernels import cpu_logits as cpu
+    from ssd_mining.kernels import cpu_sigmoid
     from tests.logits import KINDS, logits, targets
 
     names = ("logits", "labels", "scores", "weights", "factors", "values", "tiles", "tails")
@@ -93,7 +94,7 @@ def run_logit_cases(number):
         scored, ranked = case % 5 == 0, case % 7 == 0
         plain = LogitRows(
             logits=logits(KINDS[case % len(KINDS)], shape, rng).astype(dtype),
-            labels=rng.integers(-1, shape[2] + 1, shape[:2]).astype(np.int32),
+            labels=rng.integers(-1, shape[2] + 1, shape[:2]).astype(np.int64),
             scores=targets("soft", shape, rng).astype(dtype) if scored else np.empty((0, 0, 0), dtype),
             weights=rng.random(shape[2]).astype(dtype),
         )
@@ -117,13 +118,13 @@ def run_logit_cases(number):
                     arrays = zip(("tiles", "tails"), allocate(rows, workers), strict=True)
                     return tuple(pools[n].put(a, at_end=at_end) if guarded else a for n, a in arrays)  # noqa: B023
 
-                cpu.scratch = scratch
+                cpu.scratch = cpu_sigmoid.scratch = scratch
                 arguments = (given, rule, computed) if what == "losses" else (given, rule, factors, computed)
                 getattr(cpu, f"{form}_{what}")(*arguments, 1)
                 assert computed.done.all()
                 results.append(values)
             np.testing.assert_array_equal(*results, err_msg=f"{case} {what}")
-    cpu.scratch = allocate
+    cpu.scratch = cpu_sigmoid.scratch = allocate
     print("in bounds", number)
 
 
