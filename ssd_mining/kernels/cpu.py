@@ -202,6 +202,7 @@ def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
     """
     stop = np.uint64(0)  # unsigned indices need no test for being negative
     for block in range(negatives.shape[0]):
+        lanes.prefetch(rank, rank.shape[0] + block * LANES)  # of the next sample: memory would rest meanwhile
         word = lanes.above(rank, block * LANES, pivot) & negatives[block]
         start, place = np.uint64(block * LANES), stop
         stop += np.uint64(lanes.count(word))
