@@ -1,8 +1,6 @@
 """A checked batch: its blocks, their rows as the kernels take them, and the errors that only those can see."""
 
 import functools
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
@@ -75,22 +73,23 @@ class Batch:
         self.num_samples = self.offsets.size - 1
 
     @property
-    def blocks(self) -> Iterator[slice]:
+    def blocks(self) -> list[slice]:
         """Slices of the batch, each of at most `BLOCK_ELEMENTS` losses or scores but for a single sample."""
-        if self.num_samples == 1 or (self.num_samples and self.mining.scope != "sample"):
-            yield slice(0, self.num_samples)  # a batch that is mined as one is one block
-            return
-        most = BLOCK_ELEMENTS // max(1, math.prod(self.labels.shape[self.conf_loss.ndim :]))
+        num_samples, most = self.num_samples, BLOCK_ELEMENTS
+        if num_samples == 1 or (num_samples and self.mining.scope != "sample"):
+            return [slice(0, num_samples)]  # a batch that is mined as one is one block
+        if self.labels.ndim > self.conf_loss.ndim:
+            most //= self.labels.shape[-1]
         if self.is_dense:
             step = max(1, most // max(self.conf_loss.shape[1], SHORTEST_ROW))
-            yield from (slice(i, min(i + step, self.num_samples)) for i in range(0, self.num_samples, step))
-            return
+            return [slice(i, min(i + step, num_samples)) for i in range(0, num_samples, step)]
         room = np.concatenate([[0], np.cumsum(np.maximum(np.diff(self.offsets), SHORTEST_ROW))])
-        start = 0
-        while start < self.num_samples:
+        blocks, start = [], 0
+        while start < num_samples:
             stop = max(start + 1, int(np.searchsorted(room, room[start] + most, "right")) - 1)
-            yield slice(start, stop)
+            blocks.append(slice(start, stop))
             start = stop
+        return blocks
 
     def anchors(self, block: slice) -> slice:
         """Return which anchors the samples of a block own."""
