@@ -35,7 +35,7 @@ from ssd_mining._spec import (
 from ssd_mining.kernels import rules
 
 THREADS = _cuda.THREADS
-CHAINS = 32
+CHAINS = 4 if _cuda.SIMULATED else 32
 
 # Keys that a thread holds in its registers, by the bytes of a rank.
 MAX_KEYS = {4: 32, 8: 16}

@@ -12,6 +12,9 @@ from hypothesis import given, settings
 import ssd_mining as sm
 from tests.batches import REAL_FILES, Batch, batches, load_real, losses
 from tests.parity.test_generated import check as check_parity
+from tests.simulator import turns
+
+__all__ = ["turns"]  # a fixture
 
 pytestmark = [
     pytest.mark.skipif(not numba.config.ENABLE_CUDASIM, reason="the simulator is off: set NUMBA_ENABLE_CUDASIM=1"),
@@ -25,15 +28,6 @@ if numba.config.ENABLE_CUDASIM:
     from ssd_mining.kernels import cuda_long, cuda_rows
 
 KINDS = ["gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending"]
-
-
-@pytest.fixture(autouse=True)
-def quick_threads():
-    """Let the simulator's threads take turns often: they wait for each other all the time."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(5e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -99,7 +93,8 @@ def test_neither_the_sign_of_zero_nor_the_bits_of_nan_decide(is_long, monkeypatc
 
 def test_a_row_has_the_same_bits_whatever_stands_beside_it(long_rows):  # noqa: ARG001
     rng = np.random.default_rng(2)
-    lengths = [3, 32, 33, 600, 0, 20]
+    most = cuda_rows.THREADS  # one more is a long row
+    lengths = [3, most, most + 1, 3 * cuda_long.CHUNK - 5, 0, most - 2]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     conf_loss, pos_mask = rng.gamma(0.3, 1.0, offsets[-1]), rng.random(offsets[-1]) < 0.1
     together = sm.confidence_loss(conf_loss, pos_mask, sample_offsets=offsets, backend="cuda")
@@ -479,6 +474,11 @@ FAULTS = {
     "a segment too narrow": ("bin_of", lambda _: lambda digit: 2 + digit + (digit >> 6)),
     "a missing barrier": ("totals", lambda _: no_barrier),
 }
+
+
+def test_threads_that_run_at_once_are_right_too(monkeypatch):
+    monkeypatch.undo()  # as the simulator comes
+    check_parity(hostile("ties", 40, np.float32), "cuda")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
