@@ -114,7 +114,7 @@ def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[
         if thread < NUM_SHARED:
             shared[thread] = 0
         clear(histogram)
-        load(rows, rule.omit_nan, (start, size), keys, histogram, shared)
+        load(rows, rule.omit_nan, (start, size, (0, NUM_KEYS)), keys, histogram, shared)
         cuda.syncthreads()
         if first:
             if thread == 0:
@@ -195,7 +195,7 @@ def build_sum(dtype: np.dtype[Any], *, ranked: bool, masked: bool) -> Callable[.
         if size == 0:
             return
         thread = cuda.threadIdx.x
-        lanes[0, thread] = load(rows, rule.omit_nan, (start, size), keys, histogram, shared)
+        lanes[0, thread] = load(rows, rule.omit_nan, (start, size, (0, NUM_KEYS)), keys, histogram, shared)
         own_cut = scratch.states[sample * NUM_STATE + CUT] - chunk * CHUNK  # as the chunk counts its anchors
         lanes[1, thread] = sum_kept(rows, mined, keys, (start, size), (scratch.keys[sample], own_cut))
         totals(lanes, sums)

@@ -40,18 +40,26 @@ CHAINS = 4 if _cuda.SIMULATED else 32
 # Keys that a thread holds in its registers, by the bytes of a rank.
 MAX_KEYS = {4: 32, 8: 16}
 
+# So many keys are loaded at once. A barrier parts them from the next ones: of more, the compiler would hold labels and
+# flags until the registers are full.
+GROUP = 10
+
 # Below the key of -inf of either type.
 IGNORED, POSITIVE = 0, 1
 
 DIGIT_BITS = 11
 SEGMENTS, SEGMENT = 64, 32
-NUM_BINS = 2 + SEGMENTS * (SEGMENT + 1)  # ignored, positive, and the digits, every segment one bank further
+# Ignored, positive, and the digits, every segment one bank further; as many for every thread.
+NUM_BINS = -(-(2 + SEGMENTS * (SEGMENT + 1)) // THREADS) * THREADS
+
+# How often a block has to take turns, so that every segment has had its thread.
+TURNS = -(-SEGMENTS // THREADS)
 
 # Where the block shares what it found.
 BIN, ABOVE, SIZE, NAN, BAD, NUM_SHARED = range(6)
 
-# Of an anchor index counted from behind, in two digits.
-LAST = 2 ** (2 * DIGIT_BITS) - 1
+# The largest digit, from which threads and their keys are counted backwards; no anchor comes after the last one.
+MOST, LAST = 2**DIGIT_BITS - 1, 2**31 - 1
 
 _quota: Any = _cuda.helper(rules.quota)
 
@@ -80,14 +88,14 @@ def span(rows, sample):
 @_cuda.helper
 def bin_of(digit):
     """Return where a digit is counted."""
-    return 2 + digit + (digit >> 5)
+    return np.uint32(2 + digit + (digit >> 5))
 
 
 @_cuda.helper
 def clear(histogram):
     """Set all bins to 0, and wait for it."""
-    for i in range(cuda.threadIdx.x, NUM_BINS, THREADS):
-        histogram[i] = 0
+    for i in range(0, NUM_BINS, THREADS):
+        histogram[np.uint32(cuda.threadIdx.x + i)] = 0
     cuda.syncthreads()
 
 
@@ -95,11 +103,10 @@ def clear(histogram):
 def find(histogram, segments, shared, wanted):
     """Find the bin of the element that is `wanted`-th from above, how many lie above that bin, and how many in it."""
     cuda.syncthreads()
-    for segment in range(cuda.threadIdx.x, SEGMENTS, THREADS):
-        total = np.int32(0)
-        for i in range(SEGMENT * cuda.blockDim.y):  # times 1: unrolled, this loop takes the registers of the keys
-            total = np.int32(total + histogram[2 + segment * (SEGMENT + 1) + i])
-        segments[segment] = total
+    for turn in range(TURNS):
+        segment = np.int32(cuda.threadIdx.x + turn * THREADS)
+        if segment < SEGMENTS:
+            segments[np.uint32(segment)] = added(histogram, 2 + segment * (SEGMENT + 1), SEGMENT, -1)
     cuda.syncthreads()
     locate(segments, 0, SEGMENTS, shared, (wanted, 0))
     segment = shared[BIN]
@@ -108,17 +115,27 @@ def find(histogram, segments, shared, wanted):
 
 
 @_cuda.helper
+def added(counts, first, number, floor):
+    """Add up those of some counts that lie above one of them."""
+    total, i = np.int32(0), number * cuda.blockDim.y  # times 1: unrolled, this loop takes the registers of the keys
+    while i > 0:
+        i -= 1
+        if i > floor:
+            total = np.int32(total + counts[np.uint32(first + i)])
+    return total
+
+
+@_cuda.helper
 def locate(counts, first, number, shared, state):
     """Find which of some counts, of which `state` says how many lie above them all, holds the wanted one."""
     wanted, beyond = state
     cuda.syncthreads()
-    for i in range(cuda.threadIdx.x, number, THREADS):
-        above = np.int32(beyond)
-        for other in range(i + 1, number):
-            above = np.int32(above + counts[first + other])
-        size = np.int32(counts[first + i])
-        if above < wanted <= above + size:
-            shared[BIN], shared[ABOVE], shared[SIZE] = i, above, size
+    for turn in range(TURNS):
+        i = np.int32(cuda.threadIdx.x + turn * THREADS)
+        if i < number:
+            above, size = np.int32(beyond + added(counts, first, number, i)), np.int32(counts[np.uint32(first + i)])
+            if above < wanted <= above + size:
+                shared[BIN], shared[ABOVE], shared[SIZE] = i, above, size
     cuda.syncthreads()
 
 
@@ -183,10 +200,10 @@ def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..
 
     @_cuda.helper
     def load(rows, omit_nan, place, keys, histogram, shared):
-        start, size = place  # of the anchors of this block
+        start, size, (first, last) = place  # of the anchors of this block; which keys of every thread
         background, ignored, highest = rows.codes
         positive_sum, flaws = np.float64(0.0), np.uint32(0)
-        for j in range(keys.shape[0]):
+        for j in range(last - 1, first - 1, -1):  # backwards: the last one alone has to know the size
             anchor = np.int32(cuda.threadIdx.x + j * THREADS)
             inside = (anchor < size) | (j < whole)
             index = start + cuda.selp(j < whole, anchor, np.int32(min(anchor, np.int32(size - 1))))
@@ -223,18 +240,20 @@ def least(keys, shift, prefix, easiest):
 @_cuda.helper
 def last_tie(keys, histogram, segments, shared, easiest, wanted):
     """Say which anchor is the last of so many ties at the easiest key: the lower index wins."""
-    back = 0
-    for low in range(DIGIT_BITS, -1, -DIGIT_BITS):  # counted from behind, that is the larger one
-        clear(histogram)
-        tied = easiest[0]  # read anew: comparisons kept from one round to the next would fill the registers
-        for j in range(keys.shape[0]):
-            place = LAST - (cuda.threadIdx.x + j * THREADS)
-            if keys[j] == tied and place >> (low + DIGIT_BITS) == back:
-                cuda.atomic.add(histogram, bin_of((place >> low) & ((1 << DIGIT_BITS) - 1)), 1)
-        digit, above, _ = find(histogram, segments, shared, wanted)
-        back = (back << DIGIT_BITS) | digit
-        wanted -= above
-    return LAST - back
+    clear(histogram)
+    tied = easiest[0]
+    for j in range(keys.shape[0]):
+        if keys[j] == tied:
+            cuda.atomic.add(histogram, bin_of(MOST - j), 1)
+    behind, above, _ = find(histogram, segments, shared, wanted)
+    clear(histogram)
+    last, is_tied = MOST - behind, False
+    for j in range(keys.shape[0]):
+        is_tied |= (keys[j] == tied) & (j == last)
+    if is_tied:
+        cuda.atomic.add(histogram, bin_of(MOST - cuda.threadIdx.x), 1)
+    behind, _, _ = find(histogram, segments, shared, wanted - above)
+    return last * THREADS + MOST - behind
 
 
 @functools.cache
@@ -257,12 +276,12 @@ def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
                 break
             clear(histogram)
             width = min(DIGIT_BITS, shift)
+            first, low = unsigned(prefix << shift), (shift - width) & (bits - 1)
             for j in range(keys.shape[0]):
-                key = keys[j]
-                if (
-                    key >> shift
-                ) == prefix:  # true of no negatives too, perhaps: they come last, and are never wanted
-                    cuda.atomic.add(histogram, bin_of((key >> (shift - width)) & ((1 << width) - 1)), 1)
+                # No negatives too, perhaps, have this prefix: they come last, and are never wanted.
+                digit = unsigned(unsigned(keys[j] - first) >> low)
+                if digit >> width == 0:
+                    cuda.atomic.add(histogram, bin_of(digit), 1)
         if thread == 0:
             easiest[0] = prefix if shift == 0 else highest
         cuda.syncthreads()
@@ -315,7 +334,7 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
         shared = cuda.shared.array(NUM_SHARED, np.int32)
         easiest = cuda.shared.array(1, unsigned)
         keys = cuda.local.array(num_keys, unsigned)
-        sample, thread = cuda.blockIdx.x, cuda.threadIdx.x
+        sample, thread = cuda.blockIdx.x, np.uint32(cuda.threadIdx.x)
         start, size = span(rows, sample)
         if size > num_keys * THREADS:
             return
@@ -323,14 +342,21 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
         if thread < NUM_SHARED:
             shared[thread] = 0
         clear(histogram)
-        lanes[0, thread] = load(rows, rule.omit_nan, (start, size), keys, histogram, shared) if size > 0 else 0.0
-        cuda.syncthreads()
+        lanes[0, thread] = 0.0
+        if size > 0:
+            for last in range(num_keys, 0, -GROUP):
+                place = start, size, (max(last - GROUP, 0), last)
+                lanes[0, thread] += load(rows, rule.omit_nan, place, keys, histogram, shared)
+                cuda.syncthreads()
+        else:
+            histogram[IGNORED] = num_keys * THREADS
+            cuda.syncthreads()
         num_ignored, num_pos = histogram[IGNORED], histogram[POSITIVE]
-        num_neg = num_keys * THREADS - num_ignored - num_pos if size > 0 else 0
+        num_neg = num_keys * THREADS - num_ignored - num_pos
         num_kept = np.int32(keep(rows, rule, mined, (num_pos, num_neg), shared))
         threshold, cut = select(keys, histogram, segments, shared, easiest, num_kept)
-        start, _ = span(rows, sample)
-        lanes[1, thread] = sum_kept(rows, mined, keys, (start, size), (threshold, cut))
+        start, size = span(rows, sample)
+        lanes[1, thread] = sum_kept(rows, mined, keys, (start, np.int32(size)), (threshold, cut))
         totals(lanes, sums)
         if thread == 0:
             finish(mined, sample, (sums[0], sums[1], decode(threshold)))
