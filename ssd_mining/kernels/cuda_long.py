@@ -15,7 +15,7 @@ import numpy as np
 
 from ssd_mining import _cuda
 from ssd_mining._cuda import Stream, cuda
-from ssd_mining.kernels.cuda_rows import (
+from ssd_mining.kernels.cuda_digits import (
     BAD,
     DIGIT_BITS,
     IGNORED,
@@ -29,14 +29,8 @@ from ssd_mining.kernels.cuda_rows import (
     clear,
     codec,
     find,
-    finish,
-    keep,
-    keeper,
-    loader,
-    signature,
-    span,
-    totals,
 )
+from ssd_mining.kernels.cuda_rows import finish, keep, keeper, loader, signature, span, totals
 
 Allocate = Callable[[tuple[int, ...], Any], _cuda.DeviceArray]
 

@@ -1,11 +1,12 @@
 """The kernel of the CUDA twin: one block of threads per sample, which reads it once and keeps it in registers.
 
 Ranks become *keys*, unsigned integers of the same order: NaN above all, -0.0 and 0.0 the same. What is no negative
-has a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, with
-no branch, so that all loads are under way at once, and counts their first digits; two bins of that histogram say how
-many are ignored and positive. *Select*: the digit of the easiest kept negative is looked up, then the next one among
-the keys that share it, until a bin is kept whole; where ties are cut, the digits of the anchor index go on. *Keep*:
-the kept keys are summed. No stage sorts, and none takes more than eight passes over registers.
+has a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, ten at
+once and with no branch, so that their loads are under way together, and counts their first digits; two bins of that
+histogram say how many are ignored and positive. *Select*: the digit of the easiest kept negative is looked up, then the
+next one among the keys that share it, until a bin is kept whole; where ties are cut, it is asked which key of the
+threads has the last one, and then which thread. *Keep*: the kept keys are summed. No stage sorts, and none takes more
+than eight passes over registers.
 
 Integers alone are added atomically; sums are float64, over lanes and then over 32 chains of them, in one order. What
 a thread does not hold in registers is mined by `cuda_long`.
@@ -33,33 +34,34 @@ from ssd_mining._spec import (
     Rule,
 )
 from ssd_mining.kernels import rules
+from ssd_mining.kernels.cuda_digits import (
+    BAD,
+    DIGIT_BITS,
+    IGNORED,
+    MOST,
+    NAN,
+    NUM_BINS,
+    NUM_SHARED,
+    POSITIVE,
+    SEGMENTS,
+    THREADS,
+    bin_of,
+    clear,
+    codec,
+    find,
+)
 
-THREADS = _cuda.THREADS
 CHAINS = 4 if _cuda.SIMULATED else 32
 
 # Keys that a thread holds in its registers, by the bytes of a rank.
 MAX_KEYS = {4: 32, 8: 16}
 
-# So many keys are loaded at once. A barrier parts them from the next ones: of more, the compiler would hold labels and
-# flags until the registers are full.
-GROUP = 10
+# Keys that are made at once, likewise. A barrier parts them from the next ones: of more, the compiler would load
+# labels ahead, and put off sums, until the registers overflow.
+GROUP = {4: 10, 8: 6}
 
-# Below the key of -inf of either type.
-IGNORED, POSITIVE = 0, 1
-
-DIGIT_BITS = 11
-SEGMENTS, SEGMENT = 64, 32
-# Ignored, positive, and the digits, every segment one bank further; as many for every thread.
-NUM_BINS = -(-(2 + SEGMENTS * (SEGMENT + 1)) // THREADS) * THREADS
-
-# How often a block has to take turns, so that every segment has had its thread.
-TURNS = -(-SEGMENTS // THREADS)
-
-# Where the block shares what it found.
-BIN, ABOVE, SIZE, NAN, BAD, NUM_SHARED = range(6)
-
-# The largest digit, from which threads and their keys are counted backwards; no anchor comes after the last one.
-MOST, LAST = 2**DIGIT_BITS - 1, 2**31 - 1
+# No anchor of a row comes after this one.
+LAST = 2**31 - 1
 
 _quota: Any = _cuda.helper(rules.quota)
 
@@ -86,60 +88,6 @@ def span(rows, sample):
 
 
 @_cuda.helper
-def bin_of(digit):
-    """Return where a digit is counted."""
-    return np.uint32(2 + digit + (digit >> 5))
-
-
-@_cuda.helper
-def clear(histogram):
-    """Set all bins to 0, and wait for it."""
-    for i in range(0, NUM_BINS, THREADS):
-        histogram[np.uint32(cuda.threadIdx.x + i)] = 0
-    cuda.syncthreads()
-
-
-@_cuda.helper
-def find(histogram, segments, shared, wanted):
-    """Find the bin of the element that is `wanted`-th from above, how many lie above that bin, and how many in it."""
-    cuda.syncthreads()
-    for turn in range(TURNS):
-        segment = np.int32(cuda.threadIdx.x + turn * THREADS)
-        if segment < SEGMENTS:
-            segments[np.uint32(segment)] = added(histogram, 2 + segment * (SEGMENT + 1), SEGMENT, -1)
-    cuda.syncthreads()
-    locate(segments, 0, SEGMENTS, shared, (wanted, 0))
-    segment = shared[BIN]
-    locate(histogram, 2 + segment * (SEGMENT + 1), SEGMENT, shared, (wanted, shared[ABOVE]))
-    return segment * SEGMENT + shared[BIN], shared[ABOVE], shared[SIZE]
-
-
-@_cuda.helper
-def added(counts, first, number, floor):
-    """Add up those of some counts that lie above one of them."""
-    total, i = np.int32(0), number * cuda.blockDim.y  # times 1: unrolled, this loop takes the registers of the keys
-    while i > 0:
-        i -= 1
-        if i > floor:
-            total = np.int32(total + counts[np.uint32(first + i)])
-    return total
-
-
-@_cuda.helper
-def locate(counts, first, number, shared, state):
-    """Find which of some counts, of which `state` says how many lie above them all, holds the wanted one."""
-    wanted, beyond = state
-    cuda.syncthreads()
-    for turn in range(TURNS):
-        i = np.int32(cuda.threadIdx.x + turn * THREADS)
-        if i < number:
-            above, size = np.int32(beyond + added(counts, first, number, i)), np.int32(counts[np.uint32(first + i)])
-            if above < wanted <= above + size:
-                shared[BIN], shared[ABOVE], shared[SIZE] = i, above, size
-    cuda.syncthreads()
-
-
-@_cuda.helper
 def totals(lanes, shared_sums):
     """Add up two numbers of every thread, in an order that is always the same."""
     thread = cuda.threadIdx.x
@@ -157,35 +105,6 @@ def totals(lanes, shared_sums):
             chain += lanes[thread, i]
         shared_sums[thread] = chain
     cuda.syncthreads()
-
-
-class Codec(NamedTuple):
-    """Keys of ranks of one type."""
-
-    unsigned: Any
-    bits: int
-    highest: Any  # the key of NaN
-    encode: Callable[..., Any]
-    decode: Callable[..., Any]
-
-
-@functools.cache
-def codec(dtype: np.dtype[Any]) -> Codec:
-    """Return how ranks of a type become keys, and what they were."""
-    real, unsigned, bits = (np.float32, np.uint32, 32) if dtype.itemsize == 4 else (np.float64, np.uint64, 64)
-    sign, ones, zero = unsigned(1 << bits - 1), unsigned(2**bits - 1), real(0.0)
-
-    @_cuda.helper
-    def encode(rank):
-        image = (rank + zero).view(unsigned)  # -0.0 + 0.0 is 0.0
-        key = cuda.selp((image & sign) != 0, unsigned(image ^ ones), unsigned(image | sign))
-        return cuda.selp(rank != rank, ones, key)
-
-    @_cuda.helper
-    def decode(key):
-        return cuda.selp((key & sign) != 0, unsigned(key ^ sign), unsigned(key ^ ones)).view(real)
-
-    return Codec(unsigned, bits, ones, encode, decode)
 
 
 @functools.cache
@@ -322,7 +241,7 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
     If `dense`, no sample could do with a key less per thread.
     """
     unsigned, _, _, _, decode = codec(dtype)
-    whole = num_keys - 1 if dense else 0
+    whole, group = num_keys - 1 if dense else 0, GROUP[dtype.itemsize]
     load, select = loader(dtype, ranked=ranked, whole=whole), selector(dtype)
     sum_kept = keeper(dtype, ranked=ranked, masked=masked, whole=whole)
 
@@ -344,8 +263,8 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
         clear(histogram)
         lanes[0, thread] = 0.0
         if size > 0:
-            for last in range(num_keys, 0, -GROUP):
-                place = start, size, (max(last - GROUP, 0), last)
+            for last in range(num_keys, 0, -group):
+                place = start, size, (max(last - group, 0), last)
                 lanes[0, thread] += load(rows, rule.omit_nan, place, keys, histogram, shared)
                 cuda.syncthreads()
         else:

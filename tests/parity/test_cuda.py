@@ -57,7 +57,7 @@ def test_the_twin_equals_the_reference(batch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("num_anchors", [1, 33, 70])
+@pytest.mark.parametrize("num_anchors", [1, 33, 180])  # of 180, a thread has more keys than it makes at once
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_rows_are_right(kind, num_anchors, dtype):
     check_parity(hostile(kind, num_anchors, dtype), "cuda")
@@ -70,6 +70,14 @@ def test_long_rows_are_right(kind, dtype, long_rows):  # noqa: ARG001 - for its 
     num_anchors = cuda_long.CHUNK + 7
     conf_loss = losses(kind, (3, num_anchors), np.random.default_rng(3)).astype(dtype)
     check_parity(batch_of(conf_loss, [1, num_anchors // 3, num_anchors]), "cuda")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beyond", [0, 1], ids=["the longest of the short rows", "the shortest of the long rows"])
+def test_rows_about_as_long_as_a_block_holds_are_right(beyond, dtype):
+    num_anchors = cuda_rows.MAX_KEYS[np.dtype(dtype).itemsize] * cuda_rows.THREADS + beyond
+    conf_loss = losses("ties", (2, num_anchors), np.random.default_rng(4)).astype(dtype)
+    check_parity(batch_of(conf_loss, [num_anchors // 3, num_anchors - 1]), "cuda")
 
 
 def test_nan_is_the_hardest_and_ties_with_nan(long_rows):  # noqa: ARG001
