@@ -32,8 +32,11 @@ else:
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM) and _module is not None
 
-# The simulator runs one Python thread for each of a block's.
-THREADS = 32 if SIMULATED else 1024
+if SIMULATED:
+    from numba.cuda.simulator import kernel as _simulator
+
+# Of a block; the simulator runs a Python thread for each.
+THREADS = 16 if SIMULATED else 1024
 
 
 class _Simulated:
@@ -70,9 +73,7 @@ class _Simulated:
 
 
 def _running() -> Any:
-    from numba.cuda.simulator import kernel
-
-    return kernel._get_kernel_context()  # noqa: SLF001 - where the simulator keeps the kernel that runs
+    return _simulator._get_kernel_context()  # noqa: SLF001 - where the simulator keeps the kernel that runs
 
 
 # What kernels mean by `cuda`: numba wants it to be called so.

@@ -6,7 +6,8 @@ from ssd_mining import _cuda
 from ssd_mining._cuda import Stream, argument
 from ssd_mining._spec import Mined, Rows, Rule
 from ssd_mining.kernels import cuda_long, cuda_rows
-from ssd_mining.kernels.cuda_rows import MAX_KEYS, THREADS, Input
+from ssd_mining.kernels.cuda_digits import THREADS
+from ssd_mining.kernels.cuda_rows import MAX_KEYS, Input
 
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:  # noqa: ARG001 - the twins' signature

@@ -15,7 +15,7 @@ import numpy as np
 
 from ssd_mining import _cuda
 from ssd_mining._cuda import Stream, cuda
-from ssd_mining.kernels.cuda_rows import (
+from ssd_mining.kernels.cuda_digits import (
     BAD,
     DIGIT_BITS,
     IGNORED,
@@ -29,14 +29,8 @@ from ssd_mining.kernels.cuda_rows import (
     clear,
     codec,
     find,
-    finish,
-    keep,
-    keeper,
-    loader,
-    signature,
-    span,
-    totals,
 )
+from ssd_mining.kernels.cuda_rows import finish, keep, keeper, loader, signature, span, totals
 
 Allocate = Callable[[tuple[int, ...], Any], _cuda.DeviceArray]
 
@@ -114,7 +108,7 @@ def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[
         if thread < NUM_SHARED:
             shared[thread] = 0
         clear(histogram)
-        load(rows, rule.omit_nan, (start, size), keys, histogram, shared)
+        load(rows, rule.omit_nan, (start, size, (0, NUM_KEYS)), keys, histogram, shared)
         cuda.syncthreads()
         if first:
             if thread == 0:
@@ -195,7 +189,7 @@ def build_sum(dtype: np.dtype[Any], *, ranked: bool, masked: bool) -> Callable[.
         if size == 0:
             return
         thread = cuda.threadIdx.x
-        lanes[0, thread] = load(rows, rule.omit_nan, (start, size), keys, histogram, shared)
+        lanes[0, thread] = load(rows, rule.omit_nan, (start, size, (0, NUM_KEYS)), keys, histogram, shared)
         own_cut = scratch.states[sample * NUM_STATE + CUT] - chunk * CHUNK  # as the chunk counts its anchors
         lanes[1, thread] = sum_kept(rows, mined, keys, (start, size), (scratch.keys[sample], own_cut))
         totals(lanes, sums)

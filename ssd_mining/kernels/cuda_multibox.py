@@ -13,7 +13,8 @@ import numpy as np
 from ssd_mining import _cuda
 from ssd_mining._cuda import DeviceArray, Kernel, Stream, cuda, types
 from ssd_mining._spec import NEGATIVE_SUM, NUM_KEPT, NUM_POS, POSITIVE_SUM
-from ssd_mining.kernels.cuda_rows import THREADS, span, totals
+from ssd_mining.kernels.cuda_digits import THREADS
+from ssd_mining.kernels.cuda_rows import span, totals
 
 Pointer = Any
 

@@ -1,11 +1,12 @@
 """The kernel of the CUDA twin: one block of threads per sample, which reads it once and keeps it in registers.
 
 Ranks become *keys*, unsigned integers of the same order: NaN above all, -0.0 and 0.0 the same. What is no negative
-has a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, with
-no branch, so that all loads are under way at once, and counts their first digits; two bins of that histogram say how
-many are ignored and positive. *Select*: the digit of the easiest kept negative is looked up, then the next one among
-the keys that share it, until a bin is kept whole; where ties are cut, the digits of the anchor index go on. *Keep*:
-the kept keys are summed. No stage sorts, and none takes more than eight passes over registers.
+has a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, ten at
+once and with no branch, so that their loads are under way together, and counts their first digits; two bins of that
+histogram say how many are ignored and positive. *Select*: the digit of the easiest kept negative is looked up, then the
+next one among the keys that share it, until a bin is kept whole; where ties are cut, it is asked which key of the
+threads has the last one, and then which thread. *Keep*: the kept keys are summed. No stage sorts, and none takes more
+than eight passes over registers.
 
 Integers alone are added atomically; sums are float64, over lanes and then over 32 chains of them, in one order. What
 a thread does not hold in registers is mined by `cuda_long`.
@@ -33,25 +34,34 @@ from ssd_mining._spec import (
     Rule,
 )
 from ssd_mining.kernels import rules
+from ssd_mining.kernels.cuda_digits import (
+    BAD,
+    DIGIT_BITS,
+    IGNORED,
+    MOST,
+    NAN,
+    NUM_BINS,
+    NUM_SHARED,
+    POSITIVE,
+    SEGMENTS,
+    THREADS,
+    bin_of,
+    clear,
+    codec,
+    find,
+)
 
-THREADS = _cuda.THREADS
-CHAINS = 32
+CHAINS = 4 if _cuda.SIMULATED else 32
 
 # Keys that a thread holds in its registers, by the bytes of a rank.
 MAX_KEYS = {4: 32, 8: 16}
 
-# Below the key of -inf of either type.
-IGNORED, POSITIVE = 0, 1
+# Keys that are made at once, likewise. A barrier parts them from the next ones: of more, the compiler would load
+# labels ahead, and put off sums, until the registers overflow.
+GROUP = {4: 10, 8: 6}
 
-DIGIT_BITS = 11
-SEGMENTS, SEGMENT = 64, 32
-NUM_BINS = 2 + SEGMENTS * (SEGMENT + 1)  # ignored, positive, and the digits, every segment one bank further
-
-# Where the block shares what it found.
-BIN, ABOVE, SIZE, NAN, BAD, NUM_SHARED = range(6)
-
-# Of an anchor index counted from behind, in two digits.
-LAST = 2 ** (2 * DIGIT_BITS) - 1
+# No anchor of a row comes after this one.
+LAST = 2**31 - 1
 
 _quota: Any = _cuda.helper(rules.quota)
 
@@ -78,51 +88,6 @@ def span(rows, sample):
 
 
 @_cuda.helper
-def bin_of(digit):
-    """Return where a digit is counted."""
-    return 2 + digit + (digit >> 5)
-
-
-@_cuda.helper
-def clear(histogram):
-    """Set all bins to 0, and wait for it."""
-    for i in range(cuda.threadIdx.x, NUM_BINS, THREADS):
-        histogram[i] = 0
-    cuda.syncthreads()
-
-
-@_cuda.helper
-def find(histogram, segments, shared, wanted):
-    """Find the bin of the element that is `wanted`-th from above, how many lie above that bin, and how many in it."""
-    cuda.syncthreads()
-    for segment in range(cuda.threadIdx.x, SEGMENTS, THREADS):
-        total = np.int32(0)
-        for i in range(SEGMENT * cuda.blockDim.y):  # times 1: unrolled, this loop takes the registers of the keys
-            total = np.int32(total + histogram[2 + segment * (SEGMENT + 1) + i])
-        segments[segment] = total
-    cuda.syncthreads()
-    locate(segments, 0, SEGMENTS, shared, (wanted, 0))
-    segment = shared[BIN]
-    locate(histogram, 2 + segment * (SEGMENT + 1), SEGMENT, shared, (wanted, shared[ABOVE]))
-    return segment * SEGMENT + shared[BIN], shared[ABOVE], shared[SIZE]
-
-
-@_cuda.helper
-def locate(counts, first, number, shared, state):
-    """Find which of some counts, of which `state` says how many lie above them all, holds the wanted one."""
-    wanted, beyond = state
-    cuda.syncthreads()
-    for i in range(cuda.threadIdx.x, number, THREADS):
-        above = np.int32(beyond)
-        for other in range(i + 1, number):
-            above = np.int32(above + counts[first + other])
-        size = np.int32(counts[first + i])
-        if above < wanted <= above + size:
-            shared[BIN], shared[ABOVE], shared[SIZE] = i, above, size
-    cuda.syncthreads()
-
-
-@_cuda.helper
 def totals(lanes, shared_sums):
     """Add up two numbers of every thread, in an order that is always the same."""
     thread = cuda.threadIdx.x
@@ -142,35 +107,6 @@ def totals(lanes, shared_sums):
     cuda.syncthreads()
 
 
-class Codec(NamedTuple):
-    """Keys of ranks of one type."""
-
-    unsigned: Any
-    bits: int
-    highest: Any  # the key of NaN
-    encode: Callable[..., Any]
-    decode: Callable[..., Any]
-
-
-@functools.cache
-def codec(dtype: np.dtype[Any]) -> Codec:
-    """Return how ranks of a type become keys, and what they were."""
-    real, unsigned, bits = (np.float32, np.uint32, 32) if dtype.itemsize == 4 else (np.float64, np.uint64, 64)
-    sign, ones, zero = unsigned(1 << bits - 1), unsigned(2**bits - 1), real(0.0)
-
-    @_cuda.helper
-    def encode(rank):
-        image = (rank + zero).view(unsigned)  # -0.0 + 0.0 is 0.0
-        key = cuda.selp((image & sign) != 0, unsigned(image ^ ones), unsigned(image | sign))
-        return cuda.selp(rank != rank, ones, key)
-
-    @_cuda.helper
-    def decode(key):
-        return cuda.selp((key & sign) != 0, unsigned(key ^ sign), unsigned(key ^ ones)).view(real)
-
-    return Codec(unsigned, bits, ones, encode, decode)
-
-
 @functools.cache
 def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..., Any]:
     """Return the first stage: keys, first digits and flaws of the anchors of a thread; the sum of its positives.
@@ -183,10 +119,10 @@ def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..
 
     @_cuda.helper
     def load(rows, omit_nan, place, keys, histogram, shared):
-        start, size = place  # of the anchors of this block
+        start, size, (first, last) = place  # of the anchors of this block; which keys of every thread
         background, ignored, highest = rows.codes
         positive_sum, flaws = np.float64(0.0), np.uint32(0)
-        for j in range(keys.shape[0]):
+        for j in range(last - 1, first - 1, -1):  # backwards: the last one alone has to know the size
             anchor = np.int32(cuda.threadIdx.x + j * THREADS)
             inside = (anchor < size) | (j < whole)
             index = start + cuda.selp(j < whole, anchor, np.int32(min(anchor, np.int32(size - 1))))
@@ -223,18 +159,20 @@ def least(keys, shift, prefix, easiest):
 @_cuda.helper
 def last_tie(keys, histogram, segments, shared, easiest, wanted):
     """Say which anchor is the last of so many ties at the easiest key: the lower index wins."""
-    back = 0
-    for low in range(DIGIT_BITS, -1, -DIGIT_BITS):  # counted from behind, that is the larger one
-        clear(histogram)
-        tied = easiest[0]  # read anew: comparisons kept from one round to the next would fill the registers
-        for j in range(keys.shape[0]):
-            place = LAST - (cuda.threadIdx.x + j * THREADS)
-            if keys[j] == tied and place >> (low + DIGIT_BITS) == back:
-                cuda.atomic.add(histogram, bin_of((place >> low) & ((1 << DIGIT_BITS) - 1)), 1)
-        digit, above, _ = find(histogram, segments, shared, wanted)
-        back = (back << DIGIT_BITS) | digit
-        wanted -= above
-    return LAST - back
+    clear(histogram)
+    tied = easiest[0]
+    for j in range(keys.shape[0]):
+        if keys[j] == tied:
+            cuda.atomic.add(histogram, bin_of(MOST - j), 1)
+    behind, above, _ = find(histogram, segments, shared, wanted)
+    clear(histogram)
+    last, is_tied = MOST - behind, False
+    for j in range(keys.shape[0]):
+        is_tied |= (keys[j] == tied) & (j == last)
+    if is_tied:
+        cuda.atomic.add(histogram, bin_of(MOST - cuda.threadIdx.x), 1)
+    behind, _, _ = find(histogram, segments, shared, wanted - above)
+    return last * THREADS + MOST - behind
 
 
 @functools.cache
@@ -257,12 +195,12 @@ def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
                 break
             clear(histogram)
             width = min(DIGIT_BITS, shift)
+            first, low = unsigned(prefix << shift), (shift - width) & (bits - 1)
             for j in range(keys.shape[0]):
-                key = keys[j]
-                if (
-                    key >> shift
-                ) == prefix:  # true of no negatives too, perhaps: they come last, and are never wanted
-                    cuda.atomic.add(histogram, bin_of((key >> (shift - width)) & ((1 << width) - 1)), 1)
+                # No negatives too, perhaps, have this prefix: they come last, and are never wanted.
+                digit = unsigned(unsigned(keys[j] - first) >> low)
+                if digit >> width == 0:
+                    cuda.atomic.add(histogram, bin_of(digit), 1)
         if thread == 0:
             easiest[0] = prefix if shift == 0 else highest
         cuda.syncthreads()
@@ -303,7 +241,7 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
     If `dense`, no sample could do with a key less per thread.
     """
     unsigned, _, _, _, decode = codec(dtype)
-    whole = num_keys - 1 if dense else 0
+    whole, group = num_keys - 1 if dense else 0, GROUP[dtype.itemsize]
     load, select = loader(dtype, ranked=ranked, whole=whole), selector(dtype)
     sum_kept = keeper(dtype, ranked=ranked, masked=masked, whole=whole)
 
@@ -315,7 +253,7 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
         shared = cuda.shared.array(NUM_SHARED, np.int32)
         easiest = cuda.shared.array(1, unsigned)
         keys = cuda.local.array(num_keys, unsigned)
-        sample, thread = cuda.blockIdx.x, cuda.threadIdx.x
+        sample, thread = cuda.blockIdx.x, np.uint32(cuda.threadIdx.x)
         start, size = span(rows, sample)
         if size > num_keys * THREADS:
             return
@@ -323,14 +261,21 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
         if thread < NUM_SHARED:
             shared[thread] = 0
         clear(histogram)
-        lanes[0, thread] = load(rows, rule.omit_nan, (start, size), keys, histogram, shared) if size > 0 else 0.0
-        cuda.syncthreads()
+        lanes[0, thread] = 0.0
+        if size > 0:
+            for last in range(num_keys, 0, -group):
+                place = start, size, (max(last - group, 0), last)
+                lanes[0, thread] += load(rows, rule.omit_nan, place, keys, histogram, shared)
+                cuda.syncthreads()
+        else:
+            histogram[IGNORED] = num_keys * THREADS
+            cuda.syncthreads()
         num_ignored, num_pos = histogram[IGNORED], histogram[POSITIVE]
-        num_neg = num_keys * THREADS - num_ignored - num_pos if size > 0 else 0
+        num_neg = num_keys * THREADS - num_ignored - num_pos
         num_kept = np.int32(keep(rows, rule, mined, (num_pos, num_neg), shared))
         threshold, cut = select(keys, histogram, segments, shared, easiest, num_kept)
-        start, _ = span(rows, sample)
-        lanes[1, thread] = sum_kept(rows, mined, keys, (start, size), (threshold, cut))
+        start, size = span(rows, sample)
+        lanes[1, thread] = sum_kept(rows, mined, keys, (start, np.int32(size)), (threshold, cut))
         totals(lanes, sums)
         if thread == 0:
             finish(mined, sample, (sums[0], sums[1], decode(threshold)))

@@ -22,7 +22,7 @@ FLOORS = [
     ["_jit", "_cuda", "reference_analysis"],
     [
         *("_lanes", "_elementary", "kernels.rules", "kernels.cpu_gradients", "kernels.cuda_gradients"),
-        *("_labels", "_foreign"),
+        *("_labels", "_foreign", "kernels.cuda_digits"),
     ],
     ["kernels.tiles", "kernels.cuda_rows", "kernels.cuda_pack"],
     ["kernels.cpu_sigmoid", "kernels.cuda_long", "kernels.cuda_classes"],

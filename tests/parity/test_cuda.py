@@ -12,6 +12,9 @@ from hypothesis import given, settings
 import ssd_mining as sm
 from tests.batches import REAL_FILES, Batch, batches, load_real, losses
 from tests.parity.test_generated import check as check_parity
+from tests.simulator import turns
+
+__all__ = ["turns"]  # a fixture
 
 pytestmark = [
     pytest.mark.skipif(not numba.config.ENABLE_CUDASIM, reason="the simulator is off: set NUMBA_ENABLE_CUDASIM=1"),
@@ -25,15 +28,6 @@ if numba.config.ENABLE_CUDASIM:
     from ssd_mining.kernels import cuda_long, cuda_rows
 
 KINDS = ["gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending"]
-
-
-@pytest.fixture(autouse=True)
-def quick_threads():
-    """Let the simulator's threads take turns often: they wait for each other all the time."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(5e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -63,7 +57,7 @@ def test_the_twin_equals_the_reference(batch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("num_anchors", [1, 33, 70])
+@pytest.mark.parametrize("num_anchors", [1, 33, 180])  # of 180, a thread has more keys than it makes at once
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_rows_are_right(kind, num_anchors, dtype):
     check_parity(hostile(kind, num_anchors, dtype), "cuda")
@@ -76,6 +70,14 @@ def test_long_rows_are_right(kind, dtype, long_rows):  # noqa: ARG001 - for its 
     num_anchors = cuda_long.CHUNK + 7
     conf_loss = losses(kind, (3, num_anchors), np.random.default_rng(3)).astype(dtype)
     check_parity(batch_of(conf_loss, [1, num_anchors // 3, num_anchors]), "cuda")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beyond", [0, 1], ids=["the longest of the short rows", "the shortest of the long rows"])
+def test_rows_about_as_long_as_a_block_holds_are_right(beyond, dtype):
+    num_anchors = cuda_rows.MAX_KEYS[np.dtype(dtype).itemsize] * cuda_rows.THREADS + beyond
+    conf_loss = losses("ties", (2, num_anchors), np.random.default_rng(4)).astype(dtype)
+    check_parity(batch_of(conf_loss, [num_anchors // 3, num_anchors - 1]), "cuda")
 
 
 def test_nan_is_the_hardest_and_ties_with_nan(long_rows):  # noqa: ARG001
@@ -99,7 +101,8 @@ def test_neither_the_sign_of_zero_nor_the_bits_of_nan_decide(is_long, monkeypatc
 
 def test_a_row_has_the_same_bits_whatever_stands_beside_it(long_rows):  # noqa: ARG001
     rng = np.random.default_rng(2)
-    lengths = [3, 32, 33, 600, 0, 20]
+    most = cuda_rows.THREADS  # one more is a long row
+    lengths = [3, most, most + 1, 3 * cuda_long.CHUNK - 5, 0, most - 2]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     conf_loss, pos_mask = rng.gamma(0.3, 1.0, offsets[-1]), rng.random(offsets[-1]) < 0.1
     together = sm.confidence_loss(conf_loss, pos_mask, sample_offsets=offsets, backend="cuda")
@@ -479,6 +482,11 @@ FAULTS = {
     "a segment too narrow": ("bin_of", lambda _: lambda digit: 2 + digit + (digit >> 6)),
     "a missing barrier": ("totals", lambda _: no_barrier),
 }
+
+
+def test_threads_that_run_at_once_are_right_too(monkeypatch):
+    monkeypatch.undo()  # as the simulator comes
+    check_parity(hostile("ties", 40, np.float32), "cuda")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

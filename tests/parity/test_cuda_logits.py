@@ -13,10 +13,10 @@ from ssd_mining.kernels.cuda_classes import Meaning
 from ssd_mining.kernels.cuda_pack import Strided
 from tests.device import needs_device, scalar_numpy_warns
 from tests.logits import KINDS, TARGETS, expected, function, logits, targets
-from tests.parity.test_cuda import quick_threads
 from tests.parity.test_logits import calls, relative
+from tests.simulator import turns
 
-__all__ = ["quick_threads"]  # a fixture
+__all__ = ["turns"]  # a fixture
 
 pytestmark = [needs_device, scalar_numpy_warns]
 

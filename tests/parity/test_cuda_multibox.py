@@ -12,9 +12,10 @@ from tests.batches import REAL_FILES, load_real
 from tests.device import needs_device, scalar_numpy_warns, to_device, to_host
 from tests.logits import function
 from tests.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, draw, selection_cases
-from tests.parity.test_cuda import library, quick_threads
+from tests.parity.test_cuda import library
+from tests.simulator import turns
 
-__all__ = ["library", "quick_threads"]  # fixtures
+__all__ = ["library", "turns"]  # fixtures
 
 pytestmark = [needs_device, scalar_numpy_warns]
 
