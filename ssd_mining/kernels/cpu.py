@@ -8,6 +8,7 @@ worst all negatives are pulled out, after a few pivots that missed, and bisected
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def row(array: Row, rows: Rows, sample: int) -> Row:
 
 
 @helper
-def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> int:
+def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> int:
     """Write the words of the negatives and all that is known of the positives; count the NaN among the ranks."""
     loss, labels = row(rows.loss, rows, sample), row(rows.labels, rows, sample)
     ranked, masked = rows.rank.shape[0] > 0, mined.pos_mask.shape[0] > 0
@@ -276,6 +277,21 @@ def sum_above(values: Row, threshold: float) -> tuple[float, int]:
 
 
 @helper
+def kept_word(rank: Row, start: int, negative: Any, pivot: float, num_ties: int) -> tuple[Any, int]:
+    """Say which of 64 negatives are kept, so many ties with `pivot` among them, and how many ties that leaves."""
+    kept = lanes.above(rank, start, pivot) & negative
+    ties = lanes.reaching(rank, start, pivot) & negative & ~kept
+    if pivot != pivot:  # NaN: nothing is above it, and only NaN equals it
+        kept, ties = NO_WORD, lanes.above(rank, start, rank.dtype.type(np.inf)) & negative
+    if lanes.count(ties) <= num_ties:
+        return kept | ties, num_ties - lanes.count(ties)
+    for _ in range(num_ties):
+        kept |= ties & ~(ties - ONE)
+        ties &= ties - ONE
+    return kept, 0
+
+
+@helper
 def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: int, sample: int) -> float:
     """Write the mask of the kept negatives, of ties the lower anchor indices; return the sum of their losses.
 
@@ -285,22 +301,10 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
     loss = row(rows.loss, rows, sample)
     rank = row(rows.rank, rows, sample) if ranked else loss
     mask = row(mined.hard_negative_mask, rows, sample) if masked else mined.hard_negative_mask
-    pivot, infinity = rank.dtype.type(threshold), rank.dtype.type(np.inf)
-    total = np.float64(0.0)
+    pivot, total = rank.dtype.type(threshold), np.float64(0.0)
     for block in range(negatives.shape[0]):
-        start, negative = block * LANES, negatives[block]
-        kept = lanes.above(rank, start, pivot) & negative
-        ties = lanes.reaching(rank, start, pivot) & negative & ~kept
-        if pivot != pivot:  # NaN: nothing is above it, and only NaN equals it
-            kept, ties = NO_WORD, lanes.above(rank, start, infinity) & negative
-        if lanes.count(ties) <= num_ties:
-            kept |= ties
-            num_ties -= lanes.count(ties)
-        else:
-            for _ in range(num_ties):
-                kept |= ties & ~(ties - ONE)
-                ties &= ties - ONE
-            num_ties = 0
+        start = block * LANES
+        kept, num_ties = kept_word(rank, start, negatives[block], pivot, num_ties)
         if masked:
             lanes.store(mask, start, kept)
         while ranked and kept != NO_WORD:
@@ -313,7 +317,7 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
 def _mine_sample(rows: Rows, rule: Rule, mined: Mined, words: Row, values: Row, sample: int) -> None:
     num_anchors = rows.offsets[sample + 1] - rows.offsets[sample]
     negatives = words[: (num_anchors + LANES - 1) // LANES]
-    num_nan_ranks = _stage(rows, rule, mined, negatives, sample)
+    num_nan_ranks = stage(rows, rule, mined, negatives, sample)
     explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
     num_kept = quota(mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample], explicit, rule)
     ranked = rows.rank.shape[0] > 0
