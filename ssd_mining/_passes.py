@@ -15,6 +15,9 @@ from ssd_mining._histogram import BINS, bin_counts
 from ssd_mining._spec import NUM_KEPT, NUM_POS, Mined, Mining, Rows, Rule
 from ssd_mining._tally import KEPT, TABLES, Tally
 
+# Anchors of a block that are looked at together: what that takes for each of them is 100 bytes and more.
+MOST_AT_ONCE = 1 << 17
+
 Counts = NDArray[np.int64]
 Given = tuple[Counts, NDArray[np.float64]]
 
@@ -37,9 +40,20 @@ class Swept(NamedTuple):
 class Found(NamedTuple):
     """The anchors of a role, by sample, then by anchor."""
 
-    counts: Counts  # (b,) of every sample
+    first: int  # sample of the block
+    counts: Counts  # (b,) of it and of the samples that follow
     anchors: Counts  # (m,) in their samples
     losses: NDArray[Any]  # (m,)
+
+    def parts(self) -> Iterator["Found"]:
+        """Cut into whole samples, which together have `MOST_AT_ONCE` anchors, so that copies of them stay small."""
+        ends = np.concatenate([[0], np.cumsum(self.counts)])
+        first = 0
+        while first < self.counts.size:
+            last = max(first + 1, int(np.searchsorted(ends, ends[first] + MOST_AT_ONCE, "right")) - 1)
+            own = slice(ends[first], ends[last])
+            yield Found(self.first + first, self.counts[first:last], self.anchors[own], self.losses[own])
+            first = last
 
 
 class Analysed(NamedTuple):
@@ -97,7 +111,7 @@ class Analyser:
             swept.num_kept[:, i], swept.sums[:, i] = each.num_kept, each.negative_sum
             swept.threshold[:, i] = each.threshold
         anchors = kept - np.repeat(rows.offsets[:-1], mined.num_kept)
-        return Analysed(swept, found.positives, Found(mined.num_kept, anchors, rows.loss[kept]))
+        return Analysed(swept, found.positives, Found(0, mined.num_kept, anchors, rows.loss[kept]))
 
     def _mined(self, rows: Rows, mining: Mining, *, masks: bool) -> Mined:
         mined = _backends.empty_mined(rows.offsets.size - 1, rows.loss.size if masks else 0)
@@ -123,11 +137,13 @@ class Analyser:
 
 
 def _found(tally: Tally, role: int, counts: Counts) -> Found:
-    """Return the anchors of a role, which every worker has written in a place of its own."""
-    places = [slice(start, stop) for start, stop in tally.places[:, role]]
-    return Found(
-        counts, *(np.concatenate([array[role, place] for place in places]) for array in (tally.anchors, tally.losses))
+    """Return the anchors of a role, which every worker has written in a place of its own; the next block takes it."""
+    anchors, losses = (
+        [array[role, start:stop] for start, stop in tally.places[:, role]] for array in (tally.anchors, tally.losses)
     )
+    if len(anchors) == 1:  # no copy
+        return Found(0, counts, anchors[0], losses[0])
+    return Found(0, counts, np.concatenate(anchors), np.concatenate(losses))
 
 
 def _with_ratio(mining: Mining, ratio: float) -> Mining:

@@ -14,7 +14,7 @@ from ssd_mining._histogram import BINS, bin_counts
 from ssd_mining._logits import LogitLosses
 from ssd_mining._passes import Analyser, Found, Swept
 from ssd_mining._spec import Mined
-from ssd_mining._tally import EVEN, KEPT, ODD, POSITIVES
+from ssd_mining._tally import EVEN, KEPT, ODD, POSITIVES, SAMPLES, TABLES
 from ssd_mining._totals import Totals
 from ssd_mining._worst import Stretches, Worst
 
@@ -34,13 +34,23 @@ Columns = dict[str, NDArray[Any]]
 class Summary:
     """Counts, sums, histograms and the worst of the samples seen so far."""
 
-    def __init__(self, spec: AnalysisSpec) -> None:
+    def __init__(self, spec: AnalysisSpec, before: "Summary | None" = None) -> None:
+        """Begin a summary, one that will be merged into another, if there is one `before`."""
         self.spec = spec
         self.labels: str | None = None  # their form, once it is known
-        self.histograms = np.zeros((len(DISTRIBUTIONS), BINS), np.int64)
+        self.tables = np.zeros((TABLES, BINS), np.int64)
         self.totals = {name: Totals() for name in TOTALS}
         self.worst = {name: Worst(spec.top) for name in ("samples", "anchors")}
+        for name, worst in ({} if before is None else before.worst).items():
+            self.worst[name].floor = worst.least
         self.seen = Stretches()
+
+    @property
+    def histograms(self) -> dict[str, NDArray[np.int64]]:
+        """The losses by bin, of every distribution."""
+        negatives = self.tables[EVEN] + self.tables[ODD]
+        others = {"positives": POSITIVES, "kept": KEPT, "samples": SAMPLES}
+        return {name: self.tables[others[name]] if name in others else negatives for name in DISTRIBUTIONS}
 
     def add(self, batch: Batch, logits: LogitLosses | None, start: int, ids: Ids, num_threads: int | None) -> Columns:
         """Mine a checked batch, add it, and return what is said of its samples; if that fails, this is spoilt."""
@@ -49,9 +59,11 @@ class Summary:
         for block, rows, part, (swept, *by_role) in analyser.walk(batch, mined):
             self._sweep(swept, part)
             for role, found in zip(ROLES, by_role, strict=True):
-                self._add_anchors(role, found, Place(batch, logits, block, rows), start, ids)
-        tables = analyser.tables.sum(axis=0)
-        self.histograms[:3] = tables[POSITIVES], tables[EVEN] + tables[ODD], tables[KEPT]
+                for some in found.parts():
+                    self._add_anchors(role, some, Place(batch, logits, block, rows), start, ids)
+        self.tables = analyser.tables[0]
+        for table in analyser.tables[1:]:
+            self.tables += table
         if self.spec.levels is not None:
             self.totals["level negatives"].add_counts(range(len(self.spec.levels)), analyser.num_neg.sum(axis=0))
         loss = parts.loss_of(mined.positive_sum, mined.negative_sum)
@@ -68,7 +80,7 @@ class Summary:
         )
         if not tells_class and self.spec.levels is None:
             return
-        sample = np.repeat(np.arange(found.counts.size), found.counts)
+        sample = np.repeat(found.first + np.arange(found.counts.size), found.counts)
         if tells_class:
             label = parts.labels_of(place, role, sample, found.anchors)
             self.totals[f"class {role}"].add(*parts.by_sample(sample, label, found.losses))
@@ -83,7 +95,7 @@ class Summary:
         self.totals["ratio kept"].add(swept.sums.reshape(-1), ratio, counts=swept.num_kept.reshape(-1))
 
     def _count_samples(self, batch: Batch, mined: Mined, loss: NDArray[np.float64]) -> None:
-        self.histograms[DISTRIBUTIONS.index("samples")] += bin_counts(loss)
+        self.tables[SAMPLES] += bin_counts(loss)
         self.totals["samples"].add(loss)
         self.totals["positives"].add(mined.positive_sum, counts=mined.num_pos)
         self.totals["kept"].add(mined.negative_sum, counts=mined.num_kept)
@@ -109,7 +121,8 @@ class Summary:
     def _keep_anchors(self, role: Role, found: Found, place: Place, start: int, ids: Ids) -> None:
         worst = self.worst["anchors"]
         chosen = worst.candidates(found.losses)
-        sample, anchor = np.searchsorted(np.cumsum(found.counts), chosen, "right"), found.anchors[chosen]
+        sample = found.first + np.searchsorted(np.cumsum(found.counts), chosen, "right")
+        anchor = found.anchors[chosen]
         label = parts.labels_of(place, role, sample, anchor)
         numbers = (place.block.start + sample).tolist()
         names = [start + i if ids is None else ids[i] for i in numbers]
@@ -120,7 +133,7 @@ class Summary:
     def merge(self, other: "Summary") -> None:
         """Add what another knows of other samples."""
         self.labels = self.labels or other.labels
-        self.histograms += other.histograms
+        self.tables += other.tables
         for name, totals in self.totals.items():
             totals.merge(other.totals[name])
         for name, worst in self.worst.items():
@@ -130,12 +143,10 @@ class Summary:
 
     def to_state(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
-        present = [np.flatnonzero(counts) for counts in self.histograms]
+        present = [(np.flatnonzero(counts), counts) for counts in self.histograms.values()]
         return {
             "labels": self.labels,
-            "histograms": [
-                [bins.tolist(), counts[bins].tolist()] for bins, counts in zip(present, self.histograms, strict=True)
-            ],
+            "histograms": [[bins.tolist(), counts[bins].tolist()] for bins, counts in present],
             "totals": {name: totals.to_state() for name, totals in self.totals.items()},
             "worst": {name: worst.to_state() for name, worst in self.worst.items()},
             "seen": [list(pair) for pair in self.seen],
@@ -146,8 +157,8 @@ class Summary:
         """Return what `to_state` told."""
         summary = cls(spec)
         summary.labels = state["labels"]
-        for counts, (bins, number) in zip(summary.histograms, state["histograms"], strict=True):
-            counts[bins] = number
+        for table, (bins, number) in zip((POSITIVES, EVEN, KEPT, SAMPLES), state["histograms"], strict=True):
+            summary.tables[table, bins] = number
         summary.totals = {name: Totals.from_state(state["totals"][name]) for name in TOTALS}
         for name, worst in summary.worst.items():
             worst.add_state(state["worst"][name])

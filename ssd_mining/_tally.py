@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Of a histogram table: the even and the odd of all losses but those of no negatives; the others by their role.
-EVEN, ODD, POSITIVES, KEPT, TABLES = range(5)
+# Histograms: of the negatives, at even and at odd places; of the others by their role; of the losses of samples.
+EVEN, ODD, POSITIVES, KEPT, SAMPLES, TABLES = range(6)
 
 
 class Tally(NamedTuple):

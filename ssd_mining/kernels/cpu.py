@@ -8,7 +8,6 @@ worst all negatives are pulled out, after a few pivots that missed, and bisected
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -277,21 +276,6 @@ def sum_above(values: Row, threshold: float) -> tuple[float, int]:
 
 
 @helper
-def kept_word(rank: Row, start: int, negative: Any, pivot: float, num_ties: int) -> tuple[Any, int]:
-    """Say which of 64 negatives are kept, so many ties with `pivot` among them, and how many ties that leaves."""
-    kept = lanes.above(rank, start, pivot) & negative
-    ties = lanes.reaching(rank, start, pivot) & negative & ~kept
-    if pivot != pivot:  # NaN: nothing is above it, and only NaN equals it
-        kept, ties = NO_WORD, lanes.above(rank, start, rank.dtype.type(np.inf)) & negative
-    if lanes.count(ties) <= num_ties:
-        return kept | ties, num_ties - lanes.count(ties)
-    for _ in range(num_ties):
-        kept |= ties & ~(ties - ONE)
-        ties &= ties - ONE
-    return kept, 0
-
-
-@helper
 def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: int, sample: int) -> float:
     """Write the mask of the kept negatives, of ties the lower anchor indices; return the sum of their losses.
 
@@ -301,10 +285,22 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
     loss = row(rows.loss, rows, sample)
     rank = row(rows.rank, rows, sample) if ranked else loss
     mask = row(mined.hard_negative_mask, rows, sample) if masked else mined.hard_negative_mask
-    pivot, total = rank.dtype.type(threshold), np.float64(0.0)
+    pivot, infinity = rank.dtype.type(threshold), rank.dtype.type(np.inf)
+    total = np.float64(0.0)
     for block in range(negatives.shape[0]):
-        start = block * LANES
-        kept, num_ties = kept_word(rank, start, negatives[block], pivot, num_ties)
+        start, negative = block * LANES, negatives[block]
+        kept = lanes.above(rank, start, pivot) & negative
+        ties = lanes.reaching(rank, start, pivot) & negative & ~kept
+        if pivot != pivot:  # NaN: nothing is above it, and only NaN equals it
+            kept, ties = NO_WORD, lanes.above(rank, start, infinity) & negative
+        if lanes.count(ties) <= num_ties:
+            kept |= ties
+            num_ties -= lanes.count(ties)
+        else:
+            for _ in range(num_ties):
+                kept |= ties & ~(ties - ONE)
+                ties &= ties - ONE
+            num_ties = 0
         if masked:
             lanes.store(mask, start, kept)
         while ranked and kept != NO_WORD:

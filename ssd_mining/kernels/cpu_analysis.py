@@ -19,8 +19,11 @@ from ssd_mining._tally import EVEN, KEPT, ODD, POSITIVES, Tally
 from ssd_mining.kernels import cpu
 from ssd_mining.kernels.cpu import FULL, NO_WORD
 
+# Anchors written of a word without asking how many it has.
+STEPS = 2
+
 Given = tuple[Row, Row]  # where feature maps begin, and the end of the last; falling ratios, the rule's among them
-Arrays = tuple[Row, Row, Row, Row]  # these, and the scratch of each worker
+Arrays = tuple[Row, Row, Row, Row, Row]  # these, and the scratch of each worker
 Slots = tuple[int, int, int]  # of a worker: its number, its first sample and the one after its last
 
 
@@ -31,7 +34,9 @@ def analyse(rows: Rows, rule: Rule, given: Given, mined: Mined, tally: Tally, nu
     num_samples = rows.offsets.shape[0] - 1
     num_workers = max(1, min(num_workers, num_samples))
     driver = _analyse_serial if num_workers == 1 else _analyse_parallel
-    driver(rows, rule, mined, tally, (*given, *cpu.scratch(rows, num_workers)), (0, 0, num_samples))
+    words, values = cpu.scratch(rows, num_workers)
+    places = np.empty((num_workers, rows.longest + LANES), np.int64)
+    driver(rows, rule, mined, tally, (*given, words, values, places), (0, 0, num_samples))
 
 
 @helper
@@ -109,19 +114,39 @@ def _gather_nan(loss: Row, negatives: Row, table: Row) -> None:
 
 
 @helper
-def _find_kept(loss: Row, negatives: Row, cut: tuple[float, int], table: Row, found: tuple[Row, Row]) -> float:
-    """Count and find the kept negatives, in the order of their anchors; return their sum."""
-    (threshold, num_ties), (anchors, losses), count = cut, found, 0
-    pivot, total = loss.dtype.type(threshold), np.float64(0.0)
+def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
+    """Write which negatives reach a threshold, NaN only where it is NaN, to the front of `places`; count them."""
+    pivot, infinity, stop = loss.dtype.type(threshold), loss.dtype.type(np.inf), np.uint64(0)
     for block in range(negatives.shape[0]):
         start = block * LANES
-        kept, num_ties = cpu.kept_word(loss, start, negatives[block], pivot, num_ties)
-        while kept != NO_WORD and count < anchors.shape[0]:
-            j = start + lanes.lowest(kept)
-            kept &= kept - ONE
-            table[_own_bin(loss[j])] += 1
-            total += loss[j]
-            anchors[count], losses[count] = j, loss[j]
+        word = lanes.reaching(loss, start, pivot) if pivot == pivot else lanes.above(loss, start, infinity)
+        word &= negatives[block]
+        place = stop
+        stop += np.uint64(lanes.count(word))
+        # Some are written without asking how many there are, as in `cpu.select`.
+        for _ in range(max(1, -(-lanes.count(word) // STEPS))):
+            for step in range(STEPS):
+                places[place + np.uint64(step)] = start + lanes.lowest(word)
+                word &= word - ONE
+            place += np.uint64(STEPS)
+    return int(stop)
+
+
+@helper
+def _find_kept(loss: Row, reaching: Row, cut: tuple[float, int], table: Row, found: tuple[Row, Row]) -> float:
+    """Count and find the kept among negatives that reach the threshold; return their sum, in the order of anchors."""
+    (threshold, num_ties), (anchors, losses), count = cut, found, 0
+    pivot, total = loss.dtype.type(threshold), np.float64(0.0)
+    for i in range(reaching.shape[0]):
+        value = loss[reaching[i]]
+        if value == pivot or pivot != pivot:  # of ties, the first are kept; where NaN is the threshold, all are ties
+            num_ties -= 1
+            if num_ties < 0:
+                continue
+        if count < anchors.shape[0]:
+            table[_own_bin(value)] += 1
+            total += value
+            anchors[count], losses[count] = reaching[i], value
             count += 1
     anchors[count:] = 0
     return total
@@ -141,7 +166,7 @@ def _count_levels(negatives: Row, starts: Row, counts: Row) -> None:
 def _analyse_sample(
     rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, place: tuple[int, int]
 ) -> None:
-    (starts, ratios, words, values), (worker, sample) = arrays, place
+    (starts, ratios, words, values, places), (worker, sample) = arrays, place
     loss, tables = cpu.row(rows.loss, rows, sample), tally.tables[worker]
     negatives = words[: (loss.shape[0] + LANES - 1) // LANES]
     num_nan = cpu.stage(rows, rule, mined, negatives, sample)
@@ -171,7 +196,9 @@ def _analyse_sample(
         elif num_kept > 0:
             total = np.nan
         if ratios[i] == rule.ratio:
-            total = _find_kept(loss, negatives, (cut, num_ties), tables[KEPT], _room(tally, worker, 1, num_kept))
+            num_reaching = _reaching(loss, negatives, cut, places) if num_kept > 0 else 0
+            room = _room(tally, worker, 1, num_kept)
+            total = _find_kept(loss, places[:num_reaching], (cut, num_ties), tables[KEPT], room)
             mined.counts[NUM_KEPT, sample] = num_kept
             mined.sums[THRESHOLD, sample], mined.sums[NEGATIVE_SUM, sample] = cut, total
         tally.num_kept[sample, i], tally.sums[sample, i], tally.threshold[sample, i] = num_kept, total, cut
@@ -180,19 +207,21 @@ def _analyse_sample(
 
 @serial
 def _analyse_serial(rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, slots: Slots) -> None:
-    starts, ratios, words, values = arrays
+    starts, ratios, words, values, places = arrays
     worker, start, stop = slots
     for role in range(2):
         tally.places[worker, role, 0] = tally.places[worker, role, 1] = rows.offsets[start]
     for sample in range(start, stop):
-        _analyse_sample(rows, rule, mined, tally, (starts, ratios, words[0], values[0]), (worker, sample))
+        own = starts, ratios, words[0], values[0], places[0]
+        _analyse_sample(rows, rule, mined, tally, own, (worker, sample))
 
 
 @parallel
 def _analyse_parallel(rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, slots: Slots) -> None:
-    (starts, ratios, words, values), num_samples = arrays, slots[2]
+    (starts, ratios, words, values, places), num_samples = arrays, slots[2]
     for worker in prange(words.shape[0]):
         start = worker * num_samples // words.shape[0]
         stop = (worker + 1) * num_samples // words.shape[0]
-        own = starts, ratios, words[worker : worker + 1], values[worker : worker + 1]
+        one = slice(worker, worker + 1)
+        own = starts, ratios, words[one], values[one], places[one]
         _analyse_serial(rows, rule, mined, tally, own, (worker, start, stop))
