@@ -87,7 +87,10 @@ class Analyser:
     def walk(self, batch: Batch, mined: Mined) -> Iterator[tuple[slice, Rows, Mined, Analysed]]:
         """Mine a checked batch into `mined` block by block; yield the samples, rows and results of each."""
         found: list[Analysed] = []
-        mine = lambda rows, part: found.append(self.analyse(rows, batch.mining, part))  # noqa: E731
+
+        def mine(rows: Rows, part: Mined) -> None:
+            found.append(self.analyse(rows, batch.mining, part))
+
         for block, rows, part in _backends.walk_with(mine, batch, mined):
             yield block, rows, part, found.pop()
 
@@ -119,7 +122,7 @@ class Analyser:
         return mined
 
     def _pass(self, rows: Rows, rule: Rule, ratios: tuple[float, ...], mined: Mined) -> Analysed:
-        """Analyse plain rows in one pass of the twin; its ratios fall."""
+        """Analyse plain rows in one pass of the twin, for which ratios fall, that of the rule among them."""
         num_samples, workers = mined.num_pos.size, self.tables.shape[0]
         all_ratios = np.array([*ratios, rule.ratio], np.float64)
         falling, place = np.unique(-all_ratios, return_inverse=True)

@@ -121,6 +121,8 @@ class Summary:
     def _keep_anchors(self, role: Role, found: Found, place: Place, start: int, ids: Ids) -> None:
         worst = self.worst["anchors"]
         chosen = worst.candidates(found.losses)
+        if not chosen.size:  # as of most blocks
+            return
         sample = found.first + np.searchsorted(np.cumsum(found.counts), chosen, "right")
         anchor = found.anchors[chosen]
         label = parts.labels_of(place, role, sample, anchor)

@@ -283,17 +283,15 @@ def test_what_is_found_equals_what_is_mined():
 def test_anchors_stay_in_their_room_whatever_the_arrays_say(room):
     """A caller may change his arrays meanwhile: what is found is then not what was counted."""
     rows, *_ = by_hand(1)
-    negatives = np.zeros(5, np.uint64)
-    negatives[0] = 0x1F0
-    table, anchors, values = np.zeros(BINS, np.int64), np.full(20, -7), np.full(20, -7, np.float32)
-    cpu_analysis._find_kept(rows.loss[:300], negatives, (-1.0, 0), table, (anchors[:room], values[:room]))
-    assert anchors[:room].tolist() == [4, 5, 6, 7, 8, 0, 0, 0, 0][:room]
-    assert (anchors[room:] == -7).all()
+    negatives, reaching = np.array([~0x1F0 & (1 << 64) - 1, 0, 0, 0, 0], np.uint64), np.arange(4, 9)
+    tables, anchors, values = np.zeros((TABLES, BINS), np.int64), np.full(20, -7), np.full(20, -7, np.float32)
+    own = anchors[:room], values[:room]
+    cpu_analysis._find_kept(rows.loss[:300], reaching, (-1.0, 0), tables[KEPT], own)
+    assert anchors.tolist() == [4, 5, 6, 7, 8, 0, 0, 0, 0][:room] + [-7] * (20 - room)
     anchors[:] = -7
-    alone, tables = rows._replace(offsets=rows.offsets[:2]), np.zeros((TABLES, BINS), np.int64)
-    cpu_analysis._take_back(alone, Mining().rule, ~negatives, tables, 0, (anchors[:room], values[:room]))
-    assert (anchors[room:] == -7).all()
-    assert ((anchors[:room] >= 0) & (anchors[:room] < 300)).all()
+    alone = rows._replace(labels=np.ones_like(rows.labels), offsets=rows.offsets[:2])
+    cpu_analysis._take_back(alone, Mining().rule, negatives, tables, 0, own)
+    assert anchors.tolist() == [4, 5, 6, 7, 8, *range(64, 68)][:room] + [-7] * (20 - room)
 
 
 def test_a_sample_that_no_thread_has_done_is_seen(monkeypatch):
