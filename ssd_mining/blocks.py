@@ -96,8 +96,8 @@ def _blocks(sources: tuple[Any, ...], starts: range, end: int) -> Blocks:
 
 def _rows(source: Any, first: int, last: int) -> NDArray[Any]:
     array = as_array("sources", source[first:last])
-    # Reading a map of the caller's is what takes time: here, and not where the rows are used.
-    return array.copy() if isinstance(source, np.ndarray) and _is_mapped(source) else array
+    # Reading a map is what takes time: here, and not where the rows are used.
+    return array.copy() if _is_mapped(array) else array
 
 
 def _is_mapped(array: Any) -> bool:

@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import json
 import math
-import mmap
 import os
 import re
 import zlib
@@ -27,12 +26,6 @@ from ssd_mining.blocks import check_chunks, chunks_of
 
 # The stream of a zip member makes a copy of what it is asked for, so it is asked for little at a time.
 _CHUNK = 1 << 20  # bytes
-# Where that can be, the system reads what is mapped at once, and not when it is looked at.
-_MAP: dict[str, Any] = (
-    {"flags": mmap.MAP_SHARED | mmap.MAP_POPULATE, "prot": mmap.PROT_READ}
-    if hasattr(mmap, "MAP_POPULATE")
-    else {"access": mmap.ACCESS_READ}
-)
 _SAFETENSORS = {
     "BOOL": "?",
     **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
@@ -82,7 +75,7 @@ class ArraySource:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Read some rows, fewer where the file has fewer, into an array; `DataError` if they cannot be read."""
+        """Read some rows into a new array, fewer where the file has fewer; `DataError` if they cannot be read."""
         start, stop, step = rows.indices(self.shape[0])
         if step != 1:
             msg = f"rows: expected a slice of step 1, got step {step}"
@@ -90,7 +83,7 @@ class ArraySource:
         with _explained(self.name):
             block = self._read(start, max(start, stop))
         if block.dtype == np.bool_:  # other writers store any byte but 0 as true; NumPy and Numba count on 1
-            block = np.not_equal(block.view(np.uint8), 0)
+            np.not_equal(block.view(np.uint8), 0, out=block)
         return block
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
@@ -124,24 +117,9 @@ class _Raw(ArraySource):
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         if self._fortran:
             return self._read_columns(start, stop)
-        row = math.prod(self.shape[1:])
-        if isinstance(self._stream, FileIO):
-            return self._mapped(start * row, (stop - start) * row).reshape(stop - start, *self.shape[1:])
         rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        self._fill(start * row, rows.reshape(-1))
+        self._fill(start * math.prod(self.shape[1:]), rows.reshape(-1))
         return rows
-
-    def _mapped(self, element: int, count: int) -> NDArray[Any]:
-        """Map some values of a file into memory, all of them at once: they are never copied."""
-        start, size = self._data + element * self.dtype.itemsize, count * self.dtype.itemsize
-        missing = start + size - os.fstat(self._stream.fileno()).st_size
-        if missing > 0:
-            raise DataError(f"{self.name}: expected {missing:,} more bytes, got the end of the file")
-        if size == 0:  # nothing can be mapped
-            return np.empty(0, self.dtype)
-        ahead = start % mmap.ALLOCATIONGRANULARITY
-        pages = mmap.mmap(self._stream.fileno(), ahead + size, offset=start - ahead, **_MAP)
-        return np.frombuffer(pages, self.dtype, count, ahead)
 
     def _read_columns(self, start: int, stop: int) -> NDArray[Any]:
         """Gather rows of a file whose columns lie one after the other."""

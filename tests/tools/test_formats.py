@@ -78,6 +78,7 @@ def test_any_rows_of_any_array_come_back_as_they_were_written(write, rows):
             assert (source.ndim, len(source)) == (expected.ndim, expected.shape[0])
             np.testing.assert_array_equal(source[rows], expected[rows], strict=True)
             np.testing.assert_array_equal(source[:2], expected[:2], strict=True)  # and back again
+            assert source[rows].flags.writeable
 
 
 def test_the_only_array_needs_no_key(write):

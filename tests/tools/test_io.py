@@ -17,7 +17,7 @@ SCORES = np.eye(3, dtype=np.float64)[np.random.default_rng(1).integers(0, 3, (7,
 def read_in_blocks(name, count):
     with open_array(name) as source:
         blocks = [source[start : start + count] for start in range(0, len(source) + count, count)]
-        assert all(block.dtype == source.dtype for block in blocks)
+        assert all(block.flags.writeable and block.dtype == source.dtype for block in blocks)
         return np.concatenate(blocks), source
 
 
