@@ -123,6 +123,42 @@ def test_nan_of_any_bits_is_nan_and_nothing_else(num_anchors, policy, dtype):
     assert found["negatives"].count == analysis.result().num_neg
 
 
+def test_a_smaller_ratio_may_end_where_the_ties_of_a_larger_one_begin():
+    conf_loss = np.full((1, 80), 4.0)
+    conf_loss[0, 10], conf_loss[0, 20] = 5, 6
+    pos_mask = np.arange(80)[None] == 0
+    sweep = sm.ratio_sweep(conf_loss, pos_mask, ratios=[1, 2, 3])
+    assert sweep.threshold[:, 0].tolist() == [6, 5, 4]
+    assert sweep.negative_sum[:, 0].tolist() == [6, 11, 15]
+
+
+def test_one_nan_is_all_that_a_ratio_keeps():
+    conf_loss = np.ones((1, 80), np.float32)
+    conf_loss[0, 7] = np.array([0xFF800001], np.uint32).view(np.float32)[0]
+    pos_mask = np.arange(80)[None] == 0
+    sweep = sm.ratio_sweep(conf_loss, pos_mask, ratios=[2, 1], nan_policy="propagate", neg_pos_ratio=5)
+    assert sweep.num_kept[:, 0].tolist() == [2, 1]
+    assert np.isnan(sweep.negative_sum).all()
+    np.testing.assert_array_equal(sweep.threshold[:, 0], [1, np.nan])
+    analysis = sm.LossAnalysis(nan_policy="propagate", ratios=[2, 1])
+    analysis.update(conf_loss, pos_mask)
+    found = analysis.result().distributions
+    assert (found["negatives"].count, found["negatives"].num_nan, found["kept"].num_nan) == (79, 1, 1)
+    assert np.isnan(analysis.result().ratio_sweep.negative_sum).all()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_where_nan_is_omitted_the_rank_counts_as_well(label):
+    conf_loss, rank = np.ones((1, 80), np.float32), np.ones((1, 80), np.float32)
+    labels = np.arange(80)[None] % 2
+    conf_loss[0, label], rank[0, label] = 9, np.nan
+    analysis = sm.LossAnalysis(background=0, nan_policy="omit", ratios=[1])
+    analysis.update(conf_loss, labels, rank_by=rank)
+    found = analysis.result().distributions
+    assert [found["negatives"].count, found["positives"].count] == [39 + label, 40 - label]
+    assert analysis.result().top_anchors.loss.max() == 1
+
+
 @pytest.mark.full_size
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_result_does_not_depend_on_the_threads(dtype):
