@@ -24,7 +24,7 @@ STEPS = 2
 
 Given = tuple[Row, Row]  # where feature maps begin, and the end of the last; falling ratios, the rule's among them
 Arrays = tuple[Row, Row, Row, Row, Row]  # these, and the scratch of each worker
-Slots = tuple[int, int, int]  # of a worker: its number, its first sample and the one after its last
+Slots = tuple[Any, int, int]  # of a worker: its number, its first sample and the one after its last
 
 
 def analyse(rows: Rows, rule: Rule, given: Given, mined: Mined, tally: Tally, num_workers: int) -> None:
@@ -224,4 +224,5 @@ def _analyse_parallel(rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays
         stop = (worker + 1) * num_samples // words.shape[0]
         one = slice(worker, worker + 1)
         own = starts, ratios, words[one], values[one], places[one]
-        _analyse_serial(rows, rule, mined, tally, own, (worker, start, stop))
+        # An unsigned number would be another signature, to be compiled once more.
+        _analyse_serial(rows, rule, mined, tally, own, (np.int64(worker), start, stop))
