@@ -63,7 +63,7 @@ class Totals:
         present, rows = numbered(names)
         each = np.zeros(present.size, np.int64)
         np.add.at(each, rows, counts)
-        met = np.unique(rows)
+        met = np.flatnonzero(np.bincount(rows))
         self.add_counts(present[met], each[met])
         finite = np.isfinite(numbers)
         if not finite.all():
