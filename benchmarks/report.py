@@ -1,6 +1,7 @@
 """``python -m benchmarks.report``: how fast ``report`` reads a large file, as a share of how fast `numpy.sum` does.
 
-Both read the same file in turn, from a warm cache of the system. The file is made first, and deleted afterwards.
+Both read the same file in turn, from a warm cache of the system. The file is made first, and deleted afterwards. With
+``--write``, the table goes to docs/report.md.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks import data
 from ssd_mining import cli
 from ssd_mining.output import array_writer
 
+PAGE = Path(__file__).parents[1] / "docs" / "report.md"
 ANCHORS = 8732
 POSITIVES = 0.003
 
@@ -30,9 +32,29 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=4.0, help="size of the losses (default %(default)s)")
     parser.add_argument("--folder", type=Path, help="where the file is made (default a temporary directory)")
     parser.add_argument("--rounds", type=int, default=3, help="how often both are timed (default %(default)s)")
+    parser.add_argument("--write", action="store_true", help="write the table to docs/report.md")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        print(json.dumps(measured(Path(folder), int(arguments.gib * (1 << 30)), arguments.rounds), indent=2))
+        found = measured(Path(folder), int(arguments.gib * (1 << 30)), arguments.rounds)
+    print(json.dumps(found, indent=2))
+    if arguments.write:
+        write_table("report", found)
+
+
+def write_table(name: str, found: dict[str, Any]) -> None:
+    """Put what was measured, per GiB of losses, between the marks of that name in docs/report.md."""
+    before, start, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- python -m benchmarks.{name} -->\n")
+    _, stop, after = rest.partition("<!-- end -->\n")
+    if not stop:
+        msg = f"{PAGE}: expected the marks of {name}, got none"
+        raise ValueError(msg)
+    gib, first = found["losses_gib"], next(iter(found["seconds"]))
+    lines = [f"| per GiB of losses, of {gib:.3g} | seconds | seconds of processors | speed, of `{first}` |"]
+    lines += ["|---|---|---|---|"]
+    for row, seconds in found["seconds"].items():
+        share = found["seconds"][first] / seconds
+        lines += [f"| `{row}` | {seconds / gib:.3g} | {found['cpu_seconds'][row] / gib:.3g} | {share:.2f} |"]
+    PAGE.write_text(before + start + "\n".join(lines) + "\n" + stop + after, encoding="utf-8")
 
 
 def measured(folder: Path, num_bytes: int, rounds: int) -> dict[str, Any]:
@@ -45,11 +67,15 @@ def measured(folder: Path, num_bytes: int, rounds: int) -> dict[str, Any]:
         report(folder, name, "warm")
         peaks.append(peak())
     total(folder)
-    spent: dict[str, list[tuple[float, float]]] = {"numpy.sum": [], "report": []}
-    for turn in range(rounds):
-        spent["numpy.sum"].append(timed(lambda: total(folder)))
-        spent["report"].append(timed(lambda turn=turn: report(folder, "large", str(turn))))
-    seconds, cpu_seconds = ({name: float(np.median(v, axis=0)[i]) for name, v in spent.items()} for i in (0, 1))
+    one_thread = ("--num-threads", "1")
+    seconds, cpu_seconds = in_turn(
+        {
+            "numpy.sum": lambda _: total(folder),
+            "report": lambda turn: report(folder, "large", turn),
+            "report --num-threads 1": lambda turn: report(folder, "large", f"1-{turn}", *one_thread),
+        },
+        rounds,
+    )
     return {
         "losses_gib": rows * ANCHORS * 4 / (1 << 30),
         "seconds": seconds,
@@ -79,19 +105,33 @@ def total(folder: Path) -> None:
     np.load(folder / "large_losses.npy", mmap_mode="r").sum()
 
 
-def report(folder: Path, name: str, turn: str) -> None:
+def report(folder: Path, name: str, turn: str, *more: str) -> None:
+    """Write a report of a file that `make` made."""
+    run(
+        *(f"{folder}/{name}_{kind}.npy" for kind in ("losses", "labels")),
+        "--out",
+        f"{folder}/{name}_report{turn}",
+        *more,
+    )
+
+
+def run(*words: str) -> None:
     """Write a report, without its page."""
-    arrays = (f"{folder}/{name}_{kind}.npy" for kind in ("losses", "labels"))
-    options = ("--background", "0", "--no-page", "--out", f"{folder}/{name}_report{turn}")
     with contextlib.redirect_stdout(io.StringIO()):
-        assert cli.main(["report", *arrays, *options]) == 0
+        assert cli.main(["report", *words, "--background", "0", "--no-page"]) == 0
 
 
-def timed(function: Callable[[], None]) -> tuple[float, float]:
-    """Return the seconds that a call takes, and those of all processors."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    function()
-    return time.perf_counter() - wall, time.process_time() - cpu
+def in_turn(
+    functions: Mapping[str, Callable[[str], None]], rounds: int, processors: Callable[[], float] = time.process_time
+) -> list[dict[str, float]]:
+    """Call each once in every round; return their medians, of seconds, and of the seconds of all processors."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
+    for turn in range(rounds):
+        for name, function in functions.items():
+            wall, cpu = time.perf_counter(), processors()
+            function(str(turn))
+            spent[name].append((time.perf_counter() - wall, processors() - cpu))
+    return [{name: float(np.median(v, axis=0)[i]) for name, v in spent.items()} for i in (0, 1)]
 
 
 def peak() -> int:

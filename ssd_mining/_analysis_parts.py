@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from ssd_mining._spec import Mined, Mining, Rows, check_int, check_number
 from ssd_mining._totals import numbered
 
 POS_MASK = "a pos_mask"
+
+Role = Literal["positives", "kept"]
+ROLES: tuple[Role, Role] = ("positives", "kept")
 
 _LOSSES = {kind.__name__: kind for kind in (Softmax, Sigmoid, Focal)}
 
@@ -139,42 +142,32 @@ def form_of(batch: Batch) -> str:
     return POS_MASK if batch.labels.dtype.kind == "b" else "classes"
 
 
-class Selected(NamedTuple):
-    """The m selected anchors of a block of samples, its positives and kept negatives, in the order of the anchors."""
+class Place(NamedTuple):
+    """A block of samples: where it stands in its batch, and the rows that were made of it."""
 
-    sample: NDArray[np.int64]  # (m,) in the batch
-    anchor: NDArray[np.int64]  # (m,) in the sample
-    loss: NDArray[Any]  # (m,)
-    is_positive: NDArray[np.bool_]  # (m,)
-    label: NDArray[np.int64]  # (m,) class of a positive; what a negative is taken for; -1: not known
-
-    def only(self, chosen: NDArray[np.bool_]) -> "Selected":
-        """Return some of them."""
-        columns: Any = [column[chosen] for column in self]
-        return Selected(*columns)
+    batch: Batch
+    logits: LogitLosses | None
+    block: slice
+    rows: Rows
 
 
-def selected(
-    batch: Batch, logits: LogitLosses | None, block: slice, rows: Rows, found: tuple[Mined, NDArray[np.int64]]
-) -> Selected:
-    """Describe the selected anchors of a block that was mined with masks, whose places are known."""
-    mined, places = found
-    positive = mined.pos_mask[places]
-    owner = np.repeat(np.arange(mined.num_pos.size), mined.num_pos + mined.num_kept)
-    anchor = places - rows.offsets[owner]
-    label = np.full(places.size, -1, np.int64)
-    label[positive] = _classes(batch, block, places[positive])
-    if logits is not None:
-        where = (block.start + owner, anchor) if batch.is_dense else (0, batch.anchors(block).start + places)
-        label[~positive] = _taken_for(logits, *(np.broadcast_to(axis, places.shape)[~positive] for axis in where))
-    return Selected(block.start + owner, anchor, rows.loss[places], positive, label)
+def labels_of(place: Place, role: Role, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the class of some positives, or what some negatives are taken for; -1 where that is not known."""
+    batch, logits, block, rows = place
+    places = rows.offsets[sample] + anchor
+    if role == "positives":
+        return _classes(batch.part(batch.labels, block)[places])
+    if logits is None:
+        return np.full(places.size, -1)
+    if batch.is_dense:
+        return _taken_for(logits, block.start + sample, anchor)
+    return _taken_for(logits, np.zeros_like(places), batch.anchors(block).start + places)
 
 
-def _classes(batch: Batch, block: slice, positives: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the class of some positives of a block, -1 where the labels do not tell."""
-    labels = batch.part(batch.labels, block)[positives]
+def _classes(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the class that each of some labels tells, -1 where it does not."""
     if labels.dtype == np.bool_:
-        return np.full(positives.size, -1, np.int64)
+        return np.full(labels.shape[0], -1)
     if labels.ndim == 1:
         return labels.astype(np.int64)
     return np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
@@ -191,18 +184,18 @@ def _taken_for(logits: LogitLosses, row: NDArray[np.int64], column: NDArray[np.i
 
 
 def by_sample(
-    selected: Selected, group: NDArray[np.int64]
+    sample: NDArray[np.int64], group: NDArray[np.int64], losses: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sum and count selected anchors, in their order, by sample and group: sums, groups, counts.
+    """Sum and count losses, in their order, by sample and group: sums, groups, counts.
 
     The sums of samples are float64, like all others; their totals are exact.
     """
     names, rows = numbered(group)
-    cells, rows = numbered(selected.sample * max(1, names.size) + rows)
+    cells, rows = numbered(sample * max(1, names.size) + rows)
     counts = np.bincount(rows, minlength=cells.size)
     present = np.flatnonzero(counts)
     with np.errstate(invalid="ignore"):  # some bits of NaN signal when they are widened
-        sums = np.bincount(rows, selected.loss, cells.size)[present].astype(np.float64)
+        sums = np.bincount(rows, losses, cells.size)[present].astype(np.float64)
     return sums, names[cells[present] % max(1, names.size)], counts[present].astype(np.int64)
 
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -110,20 +110,26 @@ def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int 
 
 
 def walk(
-    batch: Batch, mined: Mined, *, backend: Backend | None, num_threads: int | None, own_masks: bool = False
+    batch: Batch, mined: Mined, *, backend: Backend | None, num_threads: int | None
 ) -> Iterator[tuple[slice, Rows, Mined]]:
-    """Mine a checked batch into `mined` block by block; yield the samples, rows and results of each.
+    """Mine a checked batch into `mined` block by block; yield the samples, rows and results of each."""
 
-    With `own_masks`, each block has masks of its own, which are forgotten with it; those of `mined` stay empty.
-    """
+    def mine(rows: Rows, part: Mined) -> None:
+        mine_rows(rows, batch.mining, part, batch.rng, backend=backend, num_threads=num_threads)
+
     load(backend)
     check_threads(num_threads)
+    return walk_with(mine, batch, mined)
+
+
+def walk_with(mine: Callable[[Rows, Mined], None], batch: Batch, mined: Mined) -> Iterator[tuple[slice, Rows, Mined]]:
+    """Walk as `walk` does, with a way to mine the rows of a block of its own."""
     for block in batch.blocks:
         # A batch of one block is the common one, and for a single sample every view counts.
-        whole = not own_masks and block.stop - block.start == batch.num_samples
-        part = mined if whole else _part(mined, block, batch.anchors(block), own_masks=own_masks)
+        whole = block.stop - block.start == batch.num_samples
+        part = mined if whole else _part(mined, block, batch.anchors(block))
         rows = batch.rows(block)
-        mine_rows(rows, batch.mining, part, batch.rng, backend=backend, num_threads=num_threads)
+        mine(rows, part)
         done = part.done
         if np.count_nonzero(done) < done.size:
             msg = f"sample {block.start + int(np.argmin(done))} was not mined: a worker thread was lost"
@@ -161,11 +167,9 @@ def empty_mined(num_samples: int, num_masked: int) -> Mined:
     return Mined(counts, sums, np.empty(num_masked, np.bool_), np.empty(num_masked, np.bool_))
 
 
-def _part(mined: Mined, block: slice, anchors: slice, *, own_masks: bool) -> Mined:
+def _part(mined: Mined, block: slice, anchors: slice) -> Mined:
     """Return fresh counts and sums for a block, contiguous as a kernel wants them, and its part of the masks."""
-    own = empty_mined(block.stop - block.start, anchors.stop - anchors.start if own_masks else 0)
-    if own_masks:
-        return own
+    own = empty_mined(block.stop - block.start, 0)
     return own._replace(pos_mask=mined.pos_mask[anchors], hard_negative_mask=mined.hard_negative_mask[anchors])
 
 
@@ -185,6 +189,13 @@ def num_workers(num_threads: int | None) -> int:
         most: int = numba.get_num_threads()  # if no parallel kernel has run yet, Numba chooses its layer here
     except ValueError:  # the layer that the user asked for is not installed
         return 1
+    return most if num_threads is None else min(num_threads, most)
+
+
+def most_threads(num_threads: int | None) -> int:
+    """Say how many threads the user wants: Numba's own count at most."""
+    numba: Any = importlib.import_module("numba")
+    most: int = numba.config.NUMBA_NUM_THREADS
     return most if num_threads is None else min(num_threads, most)
 
 

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import _analysis_parts as parts
-from ssd_mining import _backends, _passes
-from ssd_mining._analysis_parts import POS_MASK, AnalysisSpec, Selected
-from ssd_mining._batch import BLOCK_ELEMENTS, Batch
+from ssd_mining import _backends
+from ssd_mining._analysis_parts import POS_MASK, ROLES, AnalysisSpec, Place, Role
+from ssd_mining._batch import Batch
 from ssd_mining._histogram import BINS, bin_counts
 from ssd_mining._logits import LogitLosses
+from ssd_mining._passes import Analyser, Found, Swept
 from ssd_mining._spec import Mined
-from ssd_mining._tally import Swept
+from ssd_mining._tally import EVEN, KEPT, ODD, POSITIVES, SAMPLES, TABLES
 from ssd_mining._totals import Totals
 from ssd_mining._worst import Stretches, Worst
 
@@ -33,29 +34,38 @@ Columns = dict[str, NDArray[Any]]
 class Summary:
     """Counts, sums, histograms and the worst of the samples seen so far."""
 
-    def __init__(self, spec: AnalysisSpec) -> None:
+    def __init__(self, spec: AnalysisSpec, before: "Summary | None" = None) -> None:
+        """Begin a summary, one that will be merged into another, if there is one `before`."""
         self.spec = spec
         self.labels: str | None = None  # their form, once it is known
-        self.histograms = np.zeros((len(DISTRIBUTIONS), BINS), np.int64)
+        self.tables = np.zeros((TABLES, BINS), np.int64)
         self.totals = {name: Totals() for name in TOTALS}
         self.worst = {name: Worst(spec.top) for name in ("samples", "anchors")}
+        for name, worst in ({} if before is None else before.worst).items():
+            self.worst[name].floor = worst.least
         self.seen = Stretches()
+
+    @property
+    def histograms(self) -> dict[str, NDArray[np.int64]]:
+        """The losses by bin, of every distribution."""
+        negatives = self.tables[EVEN] + self.tables[ODD]
+        others = {"positives": POSITIVES, "kept": KEPT, "samples": SAMPLES}
+        return {name: self.tables[others[name]] if name in others else negatives for name in DISTRIBUTIONS}
 
     def add(self, batch: Batch, logits: LogitLosses | None, start: int, ids: Ids, num_threads: int | None) -> Columns:
         """Mine a checked batch, add it, and return what is said of its samples; if that fails, this is spoilt."""
-        threads: Any = {"backend": self.spec.backend, "num_threads": num_threads}
         mined = _backends.empty_mined(batch.num_samples, 0)
-        tables = _passes.empty_tables(min(batch.conf_loss.size, BLOCK_ELEMENTS), **threads)
-        for block, rows, part in _backends.walk(batch, mined, own_masks=True, **threads):
-            levels = self.spec.levels
-            spans = rows.offsets if levels is None else _passes.level_spans(levels, part.num_pos.size)
-            tallied = _passes.tally_rows(rows, spans, batch.mining, part, tables, self.spec.backend)
-            selected = parts.selected(batch, logits, block, rows, (part, tallied.places))
-            self._count_anchors(batch, selected, tallied.num_neg)
-            self._sweep(_passes.sweep_rows(rows, batch.mining, part, self.spec.ratios, **threads), part)
-            self._keep_anchors(selected, start, ids)
-        for table in tables.transpose(0, 2, 1).reshape(-1, BINS):  # to sum along so short an axis takes 4 ms
-            self.histograms[DISTRIBUTIONS.index("negatives")] += table
+        analyser = Analyser(self.spec.ratios, self.spec.levels, batch.conf_loss.size, self.spec.backend, num_threads)
+        for block, rows, part, (swept, *by_role) in analyser.walk(batch, mined):
+            self._sweep(swept, part)
+            for role, found in zip(ROLES, by_role, strict=True):
+                for some in found.parts():
+                    self._add_anchors(role, some, Place(batch, logits, block, rows), start, ids)
+        self.tables = analyser.tables[0]
+        for table in analyser.tables[1:]:
+            self.tables += table
+        if self.spec.levels is not None:
+            self.totals["level negatives"].add_counts(range(len(self.spec.levels)), analyser.num_neg.sum(axis=0))
         loss = parts.loss_of(mined.positive_sum, mined.negative_sum)
         self._count_samples(batch, mined, loss)
         self._keep_samples(mined, loss, start, ids)
@@ -63,22 +73,20 @@ class Summary:
         self.seen.add(start, start + batch.num_samples)
         return parts.sample_columns(mined, loss, start, ids)
 
-    def _count_anchors(self, batch: Batch, selected: Selected, num_neg: NDArray[np.int64]) -> None:
-        tells_class = parts.form_of(batch) != POS_MASK
-        for role, chosen in (("positives", selected.is_positive), ("kept", ~selected.is_positive)):
-            own = selected.only(chosen)
-            self._count_losses(role, own.loss)
-            if self.spec.classification is not None or (role == "positives" and tells_class):
-                self.totals[f"class {role}"].add(*parts.by_sample(own, own.label))
-            if self.spec.levels is not None:
-                level = np.searchsorted(np.cumsum(self.spec.levels), own.anchor, "right")
-                self.totals[f"level {role}"].add(*parts.by_sample(own, level))
+    def _add_anchors(self, role: Role, found: Found, place: Place, start: int, ids: Ids) -> None:
+        self._keep_anchors(role, found, place, start, ids)
+        tells_class = self.spec.classification is not None or (
+            role == "positives" and parts.form_of(place.batch) != POS_MASK
+        )
+        if not tells_class and self.spec.levels is None:
+            return
+        sample = np.repeat(found.first + np.arange(found.counts.size), found.counts)
+        if tells_class:
+            label = parts.labels_of(place, role, sample, found.anchors)
+            self.totals[f"class {role}"].add(*parts.by_sample(sample, label, found.losses))
         if self.spec.levels is not None:
-            counts = num_neg.reshape(-1, len(self.spec.levels)).sum(axis=0)
-            self.totals["level negatives"].add_counts(range(counts.size), counts)
-
-    def _count_losses(self, name: str, losses: NDArray[Any]) -> None:
-        self.histograms[DISTRIBUTIONS.index(name)] += bin_counts(losses)
+            level = np.searchsorted(np.cumsum(self.spec.levels), found.anchors, "right")
+            self.totals[f"level {role}"].add(*parts.by_sample(sample, level, found.losses))
 
     def _sweep(self, swept: Swept, mined: Mined) -> None:
         loss = parts.loss_of(mined.positive_sum[:, None], swept.sums)
@@ -87,7 +95,7 @@ class Summary:
         self.totals["ratio kept"].add(swept.sums.reshape(-1), ratio, counts=swept.num_kept.reshape(-1))
 
     def _count_samples(self, batch: Batch, mined: Mined, loss: NDArray[np.float64]) -> None:
-        self._count_losses("samples", loss)
+        self.tables[SAMPLES] += bin_counts(loss)
         self.totals["samples"].add(loss)
         self.totals["positives"].add(mined.positive_sum, counts=mined.num_pos)
         self.totals["kept"].add(mined.negative_sum, counts=mined.num_kept)
@@ -101,25 +109,33 @@ class Summary:
     def _keep_samples(self, mined: Mined, loss: NDArray[np.float64], start: int, ids: Ids) -> None:
         worst = self.worst["samples"]
         rest = mined.positive_sum, mined.negative_sum, mined.num_pos, mined.num_kept
-        for i in worst.candidates(loss).tolist():
-            name = start + i if ids is None else ids[i]
-            worst.add([(loss[i].item(), start + i, 0, name, *(column[i].item() for column in rest))])
-
-    def _keep_anchors(self, selected: Selected, start: int, ids: Ids) -> None:
-        worst = self.worst["anchors"]
-        chosen = worst.candidates(selected.loss)
-        sample = selected.sample[chosen].tolist()
-        names = [start + i if ids is None else ids[i] for i in sample]
-        loss, anchor, is_positive, label = (
-            column[chosen].tolist()
-            for column in (selected.loss, selected.anchor, selected.is_positive, selected.label)
+        chosen = worst.candidates(loss)
+        numbers = (start + chosen).tolist()
+        names = numbers if ids is None else [ids[i] for i in chosen.tolist()]
+        columns = (column[chosen].tolist() for column in (loss, *rest))
+        worst.add(
+            (value, number, 0, name, *others)
+            for number, name, value, *others in zip(numbers, names, *columns, strict=True)
         )
-        worst.add(zip(loss, (start + i for i in sample), anchor, names, is_positive, label, strict=True))
+
+    def _keep_anchors(self, role: Role, found: Found, place: Place, start: int, ids: Ids) -> None:
+        worst = self.worst["anchors"]
+        chosen = worst.candidates(found.losses)
+        if not chosen.size:  # as of most blocks
+            return
+        sample = found.first + np.searchsorted(np.cumsum(found.counts), chosen, "right")
+        anchor = found.anchors[chosen]
+        label = parts.labels_of(place, role, sample, anchor)
+        numbers = (place.block.start + sample).tolist()
+        names = [start + i if ids is None else ids[i] for i in numbers]
+        loss, anchors, labels = (column.tolist() for column in (found.losses[chosen], anchor, label))
+        roles = [role == "positives"] * len(names)
+        worst.add(zip(loss, (start + i for i in numbers), anchors, names, roles, labels, strict=True))
 
     def merge(self, other: "Summary") -> None:
         """Add what another knows of other samples."""
         self.labels = self.labels or other.labels
-        self.histograms += other.histograms
+        self.tables += other.tables
         for name, totals in self.totals.items():
             totals.merge(other.totals[name])
         for name, worst in self.worst.items():
@@ -129,12 +145,10 @@ class Summary:
 
     def to_state(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
-        present = [np.flatnonzero(counts) for counts in self.histograms]
+        present = [(np.flatnonzero(counts), counts) for counts in self.histograms.values()]
         return {
             "labels": self.labels,
-            "histograms": [
-                [bins.tolist(), counts[bins].tolist()] for bins, counts in zip(present, self.histograms, strict=True)
-            ],
+            "histograms": [[bins.tolist(), counts[bins].tolist()] for bins, counts in present],
             "totals": {name: totals.to_state() for name, totals in self.totals.items()},
             "worst": {name: worst.to_state() for name, worst in self.worst.items()},
             "seen": [list(pair) for pair in self.seen],
@@ -145,8 +159,8 @@ class Summary:
         """Return what `to_state` told."""
         summary = cls(spec)
         summary.labels = state["labels"]
-        for counts, (bins, number) in zip(summary.histograms, state["histograms"], strict=True):
-            counts[bins] = number
+        for table, (bins, number) in zip((POSITIVES, EVEN, KEPT, SAMPLES), state["histograms"], strict=True):
+            summary.tables[table, bins] = number
         summary.totals = {name: Totals.from_state(state["totals"][name]) for name in TOTALS}
         for name, worst in summary.worst.items():
             worst.add_state(state["worst"][name])

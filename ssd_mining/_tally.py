@@ -1,28 +1,22 @@
-"""The plain records that a kernel fills for an analysis."""
+"""The plain record that a kernel fills for an analysis."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Histograms: of the negatives, at even and at odd places; of the others by their role; of the losses of samples.
+EVEN, ODD, POSITIVES, KEPT, SAMPLES, TABLES = range(6)
+
 
 class Tally(NamedTuple):
-    """What a kernel writes about the losses of a block that was mined with masks.
+    """What a kernel writes about b samples, under each of R ratios; and what its workers count, block after block."""
 
-    A span is a stretch of anchors on the one axis of the rows: a sample, or what it has of a feature map.
-    """
-
-    tables: NDArray[
-        np.int64
-    ]  # (workers, 65536, t) negatives by the upper half of their float32: add up what is there
-    num_neg: NDArray[np.int64]  # (s,) negatives of every span; -1: not done
-    places: NDArray[np.int64]  # (m,) positives and kept negatives, in the order of the anchors
-
-
-class Swept(NamedTuple):
-    """What a kernel writes about b samples under each of R ratios."""
-
-    num_kept: NDArray[Any]  # (b, R) int64
-    sums: NDArray[Any]  # (b, R) float64 of the losses of the kept negatives
-    threshold: NDArray[Any]  # (b, R) float64 loss of the easiest of them; NaN where none is kept
-    done: NDArray[np.int64]  # (b,) 1 once the sample is written
+    num_kept: NDArray[np.int64]  # (b, R)
+    sums: NDArray[np.float64]  # (b, R) of the losses of the kept negatives
+    threshold: NDArray[np.float64]  # (b, R) loss of the easiest of them; NaN where none is kept
+    tables: NDArray[np.int64]  # (workers, TABLES, 65536) losses by the upper half of their float32: added to
+    levels: NDArray[np.int64]  # (workers, L) negatives by feature map: added to
+    anchors: NDArray[np.int64]  # (2, n) in their samples: the positives; the kept negatives
+    losses: NDArray[Any]  # (2, n) of these anchors
+    places: NDArray[np.int64]  # (workers, 2, 2) where both begin and end

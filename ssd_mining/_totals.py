@@ -40,6 +40,7 @@ class Totals:
     units: dict[int, int] = field(default_factory=dict)  # the sums of the finite values, in 2**-1126
     special: dict[tuple[int, str], int] = field(default_factory=dict)  # how many of a group are NaN or infinite
     waiting: list[tuple[NDArray[Any], ...]] = field(default_factory=list)  # values, groups, counts: summed together
+    num_waiting: int = 0
 
     def add(self, values: ArrayLike, groups: ArrayLike | int = 0, counts: ArrayLike = 1) -> None:
         """Add values (n,) to their groups, (n,) or one for all.
@@ -49,18 +50,20 @@ class Totals:
         numbers = np.array(values, np.float64)
         names, each = (np.broadcast_to(np.array(column, np.int64), numbers.shape) for column in (groups, counts))
         self.waiting.append((numbers, names, each))
+        self.num_waiting += numbers.size
         self._settle(MOST_WAITING)
 
     def _settle(self, most: int = 0) -> None:
         """Sum up what is waiting, if it is more than so many values."""
-        if sum(numbers.size for numbers, _, _ in self.waiting) <= most:
+        if self.num_waiting <= most:
             return
         numbers, names, counts = (np.concatenate(columns) for columns in zip(*self.waiting, strict=True))
         self.waiting.clear()
+        self.num_waiting = 0
         present, rows = numbered(names)
         each = np.zeros(present.size, np.int64)
         np.add.at(each, rows, counts)
-        met = np.unique(rows)
+        met = np.flatnonzero(np.bincount(rows))
         self.add_counts(present[met], each[met])
         finite = np.isfinite(numbers)
         if not finite.all():
@@ -91,6 +94,7 @@ class Totals:
     def merge(self, other: "Totals") -> None:
         """Add the counts and sums of another to these."""
         self.waiting += other.waiting
+        self.num_waiting += other.num_waiting
         self._settle(MOST_WAITING)
         _add_up(self.counts, other.counts.items())
         _add_up(self.units, other.units.items())

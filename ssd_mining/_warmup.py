@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from ssd_mining import _backends, _inputs
 from ssd_mining._classification import Sigmoid, Softmax
 from ssd_mining._logit_inputs import check_logits
-from ssd_mining._passes import empty_tables, sweep_rows, tally_rows
+from ssd_mining._passes import Analyser
 from ssd_mining._spec import Mining
 
 
@@ -94,9 +94,7 @@ def warmup(
             batch = _inputs.check(loss, array, mining)
             mined = _backends.run(batch, masks=True, backend="cpu", num_threads=1)
             if analysis:
-                rows, tables = batch.rows(slice(0, 1)), empty_tables(0, "cpu", 1)
-                tally_rows(rows, rows.offsets, mining, mined, tables, "cpu")
-                sweep_rows(rows, mining, mined, (1.0, 2.0), "cpu", 1)
+                Analyser((1.0,), None, 0, "cpu", 1).analyse(batch.rows(slice(0, 1)), mining, mined)
     for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]:
         for classification in (Softmax(), Sigmoid()):  # a focal loss is one of sigmoids
             losses = check_logits(logits, np.zeros((1, 64), np.int64), classification, num_threads=1)

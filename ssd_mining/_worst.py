@@ -12,16 +12,21 @@ from numpy.typing import NDArray
 class Worst:
     """The k largest losses, NaN above all; of equal ones, those of the lower samples, then of the lower anchors."""
 
-    def __init__(self, most: int, records: Iterable[Sequence[Any]] = ()) -> None:
+    def __init__(self, most: int, floor: float = -np.inf) -> None:
         self.most = most
+        self.floor = floor  # what is below it is known not to be among the k
         self.records: list[tuple[Any, ...]] = []  # (loss, sample, anchor, ...), the worst first
-        self.add(records)
+
+    @property
+    def least(self) -> float:
+        """What a loss must reach to be among the k; NaN if it must be NaN."""
+        return float(self.records[-1][0]) if self.most and len(self.records) == self.most else self.floor
 
     def candidates(self, losses: NDArray[Any]) -> NDArray[np.int64]:
         """Return which of some losses (n,), in the order of their samples and anchors, could be among the k."""
         if self.most == 0 or losses.size == 0:
             return np.empty(0, np.int64)
-        least = self.records[-1][0] if len(self.records) == self.most else -np.inf
+        least = self.least
         # Negated comparisons: NaN passes, and a NaN among the k lets nothing else pass.
         able = np.flatnonzero(np.isnan(losses) if least != least else ~(losses < least))
         if able.size <= self.most:

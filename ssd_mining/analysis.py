@@ -17,7 +17,7 @@ from ssd_mining._histogram import LossHistogram
 from ssd_mining._logit_inputs import logit_batch
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Extras, Mining, Selection, check_int, resolve
-from ssd_mining._summary import DISTRIBUTIONS, Columns, Summary
+from ssd_mining._summary import Columns, Summary
 from ssd_mining.tables import AnalysisResult, ClassTable, LevelTable, RatioTable, TopAnchors, TopSamples
 
 SCHEMA = 1
@@ -154,7 +154,7 @@ class LossAnalysis:
         again = self.summary.seen.first_of(start, start + batch.num_samples)
         if again is not None:
             refuse("first_sample", "samples that were not seen before", f"sample {again} again")
-        block = Summary(self.spec)
+        block = Summary(self.spec, before=self.summary)
         columns = block.add(batch, logits, int(start), names, self.num_threads)
         self.summary.merge(block)
         return columns
@@ -227,10 +227,7 @@ class LossAnalysis:
             loss_sum=totals["samples"].sum_of(),
             positive_sum=totals["positives"].sum_of(),
             negative_sum=totals["kept"].sum_of(),
-            distributions={
-                name: LossHistogram.of(counts)
-                for name, counts in zip(DISTRIBUTIONS, self.summary.histograms, strict=True)
-            },
+            distributions={name: LossHistogram.of(counts) for name, counts in self.summary.histograms.items()},
             ratio_sweep=self._ratio_table(num_samples),
             classes=self._class_table(),
             levels=self._level_table(),

@@ -13,9 +13,8 @@ from ssd_mining._analysis_parts import check_ratios, check_sequence, loss_of
 from ssd_mining._arrays import as_array, refuse
 from ssd_mining._backends import Backend
 from ssd_mining._classification import Classification, Softmax
-from ssd_mining._passes import sweep_rows
+from ssd_mining._passes import Analyser, Swept, empty_swept
 from ssd_mining._spec import Keywords, Mining, check_choice, check_int, resolve
-from ssd_mining._tally import Swept
 from ssd_mining.analysis import RATIOS, LossAnalysis
 from ssd_mining.losses import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives, loss_divisors, normalized_loss
 from ssd_mining.tables import ClassTable, LevelTable, TopAnchors, TopSamples
@@ -137,13 +136,10 @@ def ratio_sweep(
         refuse("pool_size", "1, for draws at different ratios have nothing in common", f"{spec.pool_size}")
     spec = dataclasses.replace(spec, neg_pos_ratio=min(values))
     batch = _inputs.check(conf_loss, labels, spec, extras)
-    shape = batch.num_samples, len(values)
-    swept = Swept(np.empty(shape, np.int64), np.empty(shape), np.empty(shape), np.empty(shape[0], np.int64))
     mined = _backends.empty_mined(batch.num_samples, 0)
-    threads: Any = {"backend": backend, "num_threads": num_threads}
-    for block, rows, part in _backends.walk(batch, mined, **threads):
-        for whole, own in zip(swept, sweep_rows(rows, batch.mining, part, values, **threads), strict=True):
-            whole[block] = own
+    analyser = Analyser(values, None, batch.conf_loss.size, backend, num_threads)
+    blocks = [empty_swept(0, len(values)), *(found.swept for *_, found in analyser.walk(batch, mined))]
+    swept = Swept(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
     per_sample = loss_of(mined.positive_sum[:, None], swept.sums)
     losses = []
     for i in range(len(values)):

@@ -1,8 +1,8 @@
 """Output: arrays written block by block, tables, and files and directories that appear whole or not at all."""
 
 import contextlib
-import csv
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
 _CSV_ROWS = 10_000  # turned into Python numbers at a time
+_SPECIAL = re.compile('[,"\r\n]')  # a text with one of these is quoted
 
 
 @contextlib.contextmanager
@@ -83,12 +84,21 @@ def array_writer(
 
 def write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     """Write columns of equal length (n,) as a table with a header; floats read back to the same bits."""
+    row = ",".join(["%s"] * len(columns)) + "\n"
     with path.open("x", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
+        file.write(row % tuple(columns))
         for start in range(0, max((column.size for column in columns.values()), default=0), _CSV_ROWS):
-            part = (column[start : start + _CSV_ROWS].tolist() for column in columns.values())
-            writer.writerows(zip(*part, strict=True))
+            part = (_texts(column[start : start + _CSV_ROWS]) for column in columns.values())
+            file.write("".join([row % values for values in zip(*part, strict=True)]))
+
+
+def _texts(column: NDArray[Any]) -> list[Any]:
+    """Return what a table says of numbers, which is themselves, and of texts, in quotes where they need some."""
+    values: list[Any] = column.tolist()
+    if column.dtype.kind not in "UO":
+        return values
+    texts = map(str, values)
+    return ['"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text for text in texts]
 
 
 @contextlib.contextmanager

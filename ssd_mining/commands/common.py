@@ -102,8 +102,8 @@ def share_or_count(text: str) -> float:
         return float(text)
 
 
-def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add the fields of `Mining` that need nothing but losses and labels."""
+def add_selection(parser: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
+    """Add the fields of `Mining` that need nothing but losses and labels of a sample; return what adds another."""
     add = parser.add_argument_group("which negatives are kept").add_argument
     add("--background", metavar="C", type=int, help="background class; class numbers need it (one-hot: the last)")
     add("--neg-pos-ratio", metavar="R", type=float, help="negatives kept per positive (default 3)")
@@ -114,18 +114,15 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     when = ("always", "no_positives")
     add("--min-negatives-when", choices=when, help="when that minimum holds (default always)")
     add("--max-negatives", metavar="N", type=int, help="keep at most so many (default no limit)")
-    scopes = ("sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota")
-    add("--scope", choices=scopes, help="what shares a quota; all but sample need the whole file (default sample)")
     ties = ("index", "strict", "all")
     add("--tie-policy", choices=ties, help="of equal losses at the cut, keep the first, none or all (default index)")
     add("--skip-hardest", metavar="N", type=int, help="pass over so many of the hardest (default 0)")
-    add("--pool-size", metavar="X", type=float, help="draw from a pool X times as large as the quota (default 1)")
-    add("--seed", metavar="N", type=at_least(0), default=0, help="seed of these draws (default %(default)s)")
     add("--ignore-index", metavar="C", type=int, help="label of anchors to ignore (default none)")
     policies = ("raise", "propagate", "omit")
     add("--nan-policy", choices=policies, help="NaN is an error, ranks hardest, or is ignored (default raise)")
     rows = ("positive", "ignore", "raise")
     add("--all-zero", choices=rows, help="what an all-zero one-hot row means (default positive)")
+    return add
 
 
 def mining_of(args: argparse.Namespace, files: Mapping[str, str]) -> "Mining":

@@ -8,14 +8,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
+from ssd_mining._backends import most_threads
 from ssd_mining._batch import BLOCK_ELEMENTS, SHORTEST_ROW
 from ssd_mining.commands.common import CommandError, in_users_words, mining_of, versions
 from ssd_mining.io import ArraySource, open_array, read_ids, read_lines, stamp
 
-# What an analysis takes per anchor at the worst, beside the blocks that are read.
-ANALYSIS_BYTES = 128
+# What an analysis takes per anchor at the worst, where all are selected, beside the blocks that are read.
+ANALYSIS_BYTES = 40
+WORKER_MIB = 32  # of the memory that may be used, for every thread: one that has less does not pay
 MOST_BYTES = 32 << 20  # of a block: what is larger leaves the caches of the processor
-BLOCKS_HELD = 3  # one is analysed, one is read, one is about to be freed
+BLOCKS_HELD = 3  # beside those that are analysed: one is read, one waits, one is about to be freed
 
 _CLASSIFICATIONS = {"softmax": Softmax, "sigmoid": Sigmoid}
 _FILES = ("values", "labels", "ids", "class_names")
@@ -29,6 +31,7 @@ class Inputs:
     labels: ArraySource
     ids: NDArray[Any] | None  # (N,)
     settings: dict[str, Any]  # of `LossAnalysis`
+    num_workers: int  # how many blocks are analysed at a time, each by one thread
     users_words: dict[str, str]  # what the user calls the arguments of the library
     run: dict[str, Any]  # what was asked for, as JSON can hold it
     stamps: list[Any]  # where the files are, their sizes and times
@@ -45,9 +48,10 @@ class Inputs:
         """
         num_anchors, memory = self.values.shape[1], max_memory << 20
         inner = max(1, BLOCK_ELEMENTS // max(num_anchors, SHORTEST_ROW))
-        read, worked_on = BLOCKS_HELD * self.row_bytes, (num_anchors + 1) * ANALYSIS_BYTES
+        held = BLOCKS_HELD + self.num_workers
+        read, worked_on = held * self.row_bytes, self.num_workers * (num_anchors + 1) * ANALYSIS_BYTES
         if memory >= inner * (read + worked_on):
-            most = min(memory - inner * worked_on, BLOCKS_HELD * MOST_BYTES) // max(1, read)
+            most = min(memory - inner * worked_on, held * MOST_BYTES) // max(1, read)
             step = max(1, most // inner) * inner
         else:
             step = max(1, memory // (read + worked_on))
@@ -76,8 +80,9 @@ def opened(args: argparse.Namespace, files: contextlib.ExitStack) -> Inputs:
         "spec": analysis.spec.to_dict(),
         "class_names": class_names,
     }
+    num_workers = max(1, min(most_threads(args.num_threads), args.max_memory // WORKER_MIB))
     stamps = [stamp(name) for name in (args.values, args.labels, args.ids) if name]
-    return Inputs(values, labels, ids, settings, users_words, run, stamps)
+    return Inputs(values, labels, ids, settings, num_workers, users_words, run, stamps)
 
 
 def _check_shapes(args: argparse.Namespace, values: ArraySource, labels: ArraySource) -> None:
@@ -96,7 +101,7 @@ def _settings(args: argparse.Namespace, values: ArraySource) -> dict[str, Any]:
         "levels": args.levels,
         "top": args.top,
         "classification": _CLASSIFICATIONS[args.classification or "softmax"]() if values.ndim == 3 else None,
-        "num_threads": args.num_threads,
+        "num_threads": 1,
     }
 
 

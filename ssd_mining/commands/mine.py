@@ -39,10 +39,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "labels", metavar="LABELS", help="(N, A) class numbers or bools, true where positive; or (N, A, C) one-hot"
     )
 
-    add_selection(parser)
+    option = add_selection(parser)
+    scopes = ("sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota")
+    option("--scope", choices=scopes, help="what shares a quota; all but sample need the whole file (default sample)")
+    option("--pool-size", metavar="X", type=float, help="draw from a pool X times as large as the quota (default 1)")
+    option("--seed", metavar="N", type=at_least(0), default=0, help="seed of these draws (default %(default)s)")
     option = parser.add_argument_group("how it is computed").add_argument
     option("--normalize", choices=NORMALIZE, default="batch", help="divisor of the batch loss (default batch)")
-    option("--num-threads", metavar="N", type=int, help="threads to use (default all)")
+    option("--num-threads", metavar="N", type=at_least(1), help="threads to use (default all)")
     memory = "data to hold at a time, unless one sample is more (default %(default)s)"
     option("--max-memory", metavar="MIB", type=at_least(1), default=256, help=memory)
 

@@ -2,7 +2,10 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from ssd_mining.commands.common import (
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ssd_mining.commands.inputs import Inputs
-    from ssd_mining.commands.parts import Part, Rows
+    from ssd_mining.commands.parts import Columns, Part, Rows
 
 SHARD_FILE = "shard.npz"
 
@@ -51,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_selection(parser)
 
     option = parser.add_argument_group("how it is computed").add_argument
-    option("--num-threads", metavar="N", type=int, help="threads to use (default all)")
+    option("--num-threads", metavar="N", type=at_least(1), help="threads to use (default all)")
     memory = "data to hold at a time, unless one sample is more (default %(default)s)"
     option("--max-memory", metavar="MIB", type=at_least(1), default=256, help=memory)
     option("--shard", metavar="I/N", type=_shard, help="analyse part I of N only, for ssd-mining merge")
@@ -124,28 +127,51 @@ def _parts(args: argparse.Namespace, given: "Inputs", cuts: "Sequence[Rows]", fo
 
 
 def _analysed(args: argparse.Namespace, given: "Inputs", rows: "Rows", advance: Callable[[int], None]) -> "Part":
-    """Analyse some rows, block by block."""
+    """Analyse some rows, as many blocks at a time as there are threads."""
     import numpy as np
 
     from ssd_mining import LossAnalysis, read_blocks
     from ssd_mining.commands.parts import Part
 
-    analysis, (start, stop), columns = LossAnalysis(**given.settings), rows, []
-    step = given.block_rows(args.max_memory)
+    workers, (start, stop) = given.num_workers, rows
+    idle = [LossAnalysis(**given.settings) for _ in range(workers)]  # each in the hands of one thread at a time
 
-    def add(first: int, block: "Sequence[NDArray[Any]]") -> None:
+    def add(first: int, block: "Sequence[NDArray[Any]]") -> "Columns":
         ids = None if given.ids is None else given.ids[first : first + len(block[0])]
-        with in_users_words(args, given.users_words, first):
-            columns.append(analysis.update(*block, first_sample=first, ids=ids))
-        advance(len(block[0]))
+        analysis = idle.pop()
+        try:
+            with in_users_words(args, given.users_words, first):
+                return analysis.update(*block, first_sample=first, ids=ids)
+        finally:
+            idle.append(analysis)
 
-    for first, block in read_blocks(given.values, given.labels, rows=step, start=start, stop=stop):
-        add(first, block)
+    columns = []
+    step = given.block_rows(args.max_memory)
+    blocks = read_blocks(given.values, given.labels, rows=step, start=start, stop=stop)
+    for of_block in in_turn(workers, add, blocks):
+        columns.append(of_block)
+        advance(of_block["sample"].size)
     if start == stop:
-        add(start, (given.values[:0], given.labels[:0]))
+        columns.append(add(start, (given.values[:0], given.labels[:0])))
+    whole = functools.reduce(LossAnalysis.merge, idle)
     return Part(
-        given.run, start, stop, analysis, {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+        given.run, start, stop, whole, {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
     )
+
+
+def in_turn(
+    workers: int, function: Callable[..., "Columns"], calls: Iterable[tuple[Any, ...]]
+) -> "Iterator[Columns]":
+    """Yield what a function returns of calls, in their order; so many threads work, and one call waits for them."""
+    with ThreadPoolExecutor(workers, "analysis") as pool:
+        due: deque[Future[Columns]] = deque()
+        for call in calls:
+            due.append(pool.submit(function, *call))
+            del call  # or its block would be there still when another has been read
+            if len(due) > workers:
+                yield due.popleft().result()
+        while due:
+            yield due.popleft().result()
 
 
 def check_page(args: argparse.Namespace, name: str = "report.html") -> None:

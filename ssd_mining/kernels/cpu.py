@@ -115,7 +115,7 @@ def row(array: Row, rows: Rows, sample: int) -> Row:
 
 
 @helper
-def _stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> int:
+def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> int:
     """Write the words of the negatives and all that is known of the positives; count the NaN among the ranks."""
     loss, labels = row(rows.loss, rows, sample), row(rows.labels, rows, sample)
     ranked, masked = rows.rank.shape[0] > 0, mined.pos_mask.shape[0] > 0
@@ -314,7 +314,7 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
 def _mine_sample(rows: Rows, rule: Rule, mined: Mined, words: Row, values: Row, sample: int) -> None:
     num_anchors = rows.offsets[sample + 1] - rows.offsets[sample]
     negatives = words[: (num_anchors + LANES - 1) // LANES]
-    num_nan_ranks = _stage(rows, rule, mined, negatives, sample)
+    num_nan_ranks = stage(rows, rule, mined, negatives, sample)
     explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
     num_kept = quota(mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample], explicit, rule)
     ranked = rows.rank.shape[0] > 0

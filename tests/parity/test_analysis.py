@@ -15,9 +15,9 @@ from ssd_mining._arrays import read_only
 from ssd_mining._backends import empty_mined
 from ssd_mining._histogram import BINS, bin_counts
 from ssd_mining._inputs import check
-from ssd_mining._passes import TABLES, level_spans, sweep_rows, tally_rows
+from ssd_mining._passes import empty_swept
 from ssd_mining._spec import Mining
-from ssd_mining._tally import Swept, Tally
+from ssd_mining._tally import EVEN, KEPT, ODD, POSITIVES, TABLES, Tally
 from ssd_mining.kernels import cpu, cpu_analysis
 from tests.analysis import analysed, blocks, dumped
 from tests.batches import LOSSES, REAL_FILES, ROOT, batches, examples, load_real, losses
@@ -123,6 +123,42 @@ def test_nan_of_any_bits_is_nan_and_nothing_else(num_anchors, policy, dtype):
     assert found["negatives"].count == analysis.result().num_neg
 
 
+def test_a_smaller_ratio_may_end_where_the_ties_of_a_larger_one_begin():
+    conf_loss = np.full((1, 80), 4.0)
+    conf_loss[0, 10], conf_loss[0, 20] = 5, 6
+    pos_mask = np.arange(80)[None] == 0
+    sweep = sm.ratio_sweep(conf_loss, pos_mask, ratios=[1, 2, 3])
+    assert sweep.threshold[:, 0].tolist() == [6, 5, 4]
+    assert sweep.negative_sum[:, 0].tolist() == [6, 11, 15]
+
+
+def test_one_nan_is_all_that_a_ratio_keeps():
+    conf_loss = np.ones((1, 80), np.float32)
+    conf_loss[0, 7] = np.array([0xFF800001], np.uint32).view(np.float32)[0]
+    pos_mask = np.arange(80)[None] == 0
+    sweep = sm.ratio_sweep(conf_loss, pos_mask, ratios=[2, 1], nan_policy="propagate", neg_pos_ratio=5)
+    assert sweep.num_kept[:, 0].tolist() == [2, 1]
+    assert np.isnan(sweep.negative_sum).all()
+    np.testing.assert_array_equal(sweep.threshold[:, 0], [1, np.nan])
+    analysis = sm.LossAnalysis(nan_policy="propagate", ratios=[2, 1])
+    analysis.update(conf_loss, pos_mask)
+    found = analysis.result().distributions
+    assert (found["negatives"].count, found["negatives"].num_nan, found["kept"].num_nan) == (79, 1, 1)
+    assert np.isnan(analysis.result().ratio_sweep.negative_sum).all()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_where_nan_is_omitted_the_rank_counts_as_well(label):
+    conf_loss, rank = np.ones((1, 80), np.float32), np.ones((1, 80), np.float32)
+    labels = np.arange(80)[None] % 2
+    conf_loss[0, label], rank[0, label] = 9, np.nan
+    analysis = sm.LossAnalysis(background=0, nan_policy="omit", ratios=[1])
+    analysis.update(conf_loss, labels, rank_by=rank)
+    found = analysis.result().distributions
+    assert [found["negatives"].count, found["positives"].count] == [39 + label, 40 - label]
+    assert analysis.result().top_anchors.loss.max() == 1
+
+
 @pytest.mark.full_size
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_result_does_not_depend_on_the_threads(dtype):
@@ -216,57 +252,88 @@ def test_ragged_logits_give_the_tables_of_dense_ones():
     assert json.dumps(ragged.result().to_dict()) == json.dumps(dense.result().to_dict())
 
 
-def tallied(num_tables):
+LEVELS = read_only(np.array([0, 200, 300]))
+GIVEN = LEVELS, read_only(np.array([9.0, 3.0, 0.5]))
+ROOM = 7 * 300 + 5
+
+
+def by_hand(num_workers):
+    """Run the kernel on 7 samples: what it was told, and all that it has filled."""
     rng = np.random.default_rng(5)
     conf_loss, pos_mask = losses("gamma", (7, 300), rng), rng.random((7, 300)) < 0.1
-    mining = Mining()
-    rows = check(conf_loss, pos_mask, mining).rows(slice(0, 7))
-    mined = empty_mined(7, 7 * 300)
-    cpu.mine(rows, mining.rule, mined, 1)
-    tables = np.zeros((num_tables, BINS, TABLES), np.int64)
-    return rows, mining, mined, tables, tally_rows(rows, level_spans((200, 100), 7), mining, mined, tables, "cpu")
+    rows, mined = check(conf_loss, pos_mask, Mining()).rows(slice(0, 7)), empty_mined(7, 0)
+    tally = Tally(
+        *empty_swept(7, 3),
+        np.zeros((num_workers, TABLES, BINS), np.int64),
+        np.zeros((num_workers, 2), np.int64),
+        np.full((2, ROOM), -7),
+        np.full((2, ROOM), np.nan, np.float32),
+        np.zeros((num_workers, 2, 2), np.int64),
+    )
+    cpu_analysis.analyse(rows, Mining().rule, GIVEN, mined, tally, num_workers)
+    return rows, mined, tally
 
 
-def test_both_drivers_tally_the_same_with_any_number_of_workers():
-    rows, _, mined, tables, expected = tallied(1)
-    np.testing.assert_array_equal(tables.sum(axis=(0, 2)), bin_counts(rows.loss[~mined.pos_mask]))
+def found(array, tally, role):
+    return np.concatenate([array[role, start:stop] for start, stop in tally.places[:, role]])
+
+
+def test_both_drivers_say_the_same_with_any_number_of_workers():
+    rows, mined, tally = by_hand(1)
+    positive = rows.labels != rows.codes[0]
+    tables = tally.tables[0]
+    np.testing.assert_array_equal(tables[EVEN] + tables[ODD], bin_counts(rows.loss[~positive]))
+    np.testing.assert_array_equal(tables[POSITIVES], bin_counts(rows.loss[positive]))
+    np.testing.assert_array_equal(tables[KEPT], bin_counts(found(tally.losses, tally, 1)))
+    np.testing.assert_array_equal(found(tally.anchors, tally, 0), np.flatnonzero(positive) % 300)
+    np.testing.assert_array_equal(
+        tally.levels[0], np.add.reduceat(~positive.reshape(7, 300), [0, 200], axis=1).sum(0)
+    )
     for num_workers in (2, 3, 7, 8):
-        *_, others, got = tallied(num_workers)
-        np.testing.assert_array_equal(others.sum(axis=(0, 2)), tables.sum(axis=(0, 2)))
-        np.testing.assert_array_equal(got.num_neg, expected.num_neg)
-        np.testing.assert_array_equal(got.places, expected.places)
+        _, other, got = by_hand(num_workers)
+        assert mined.done.all()
+        for one, another in zip((*mined, *tally[:3]), (*other, *got[:3]), strict=True):
+            np.testing.assert_array_equal(one, another)
+        np.testing.assert_array_equal(got.tables[:, POSITIVES:].sum(axis=0), tables[POSITIVES:])
+        np.testing.assert_array_equal(got.tables[:, : ODD + 1].sum(axis=(0, 1)), tables[EVEN] + tables[ODD])
+        np.testing.assert_array_equal(got.levels.sum(axis=0), tally.levels[0])
+        for role in range(2):
+            for one, another in ((tally.anchors, got.anchors), (tally.losses, got.losses)):
+                np.testing.assert_array_equal(found(one, tally, role), found(another, got, role))
 
 
-def test_both_drivers_sweep_the_same_with_any_number_of_workers():
-    rows, mining, mined, *_ = tallied(1)
-    results = []
-    for num_workers in (1, 2, 3, 7, 8):
-        swept = Swept(np.zeros((7, 3), np.int64), np.zeros((7, 3)), np.zeros((7, 3)), np.zeros(7, np.int64))
-        cpu_analysis.sweep(rows, mining.rule, mined, read_only(np.array([9.0, 2.0, 0.5])), swept, num_workers)
-        assert swept.done.all()
-        results.append(swept)
-    for got in results[1:]:
-        for one, other in zip(got, results[0], strict=True):
-            np.testing.assert_array_equal(one, other)
+def test_what_is_found_equals_what_is_mined():
+    rows, mined, tally = by_hand(1)
+    masked = empty_mined(7, 2100)
+    cpu.mine(rows, Mining().rule, masked, 1)
+    np.testing.assert_array_equal(mined.counts, masked.counts)
+    np.testing.assert_allclose(mined.sums, masked.sums, rtol=1e-15)
+    np.testing.assert_array_equal(tally.num_kept[:, 1], masked.num_kept)
+    np.testing.assert_array_equal(tally.sums[:, 1], mined.negative_sum)
+    for role, mask in enumerate((masked.pos_mask, masked.hard_negative_mask)):
+        np.testing.assert_array_equal(found(tally.anchors, tally, role), np.flatnonzero(mask) % 300)
+        np.testing.assert_array_equal(found(tally.losses, tally, role), rows.loss[mask])
 
 
-def test_places_stay_in_their_slots_whatever_the_masks_say():
-    rows, mining, mined, tables, _ = tallied(1)
-    mined.hard_negative_mask[:] = True  # more than was counted: a caller changed the losses meanwhile
-    room = np.full(int(mined.num_pos.sum() + mined.num_kept.sum()) + 5, -7)
-    cpu_analysis.tally(rows, rows.offsets, mining.rule, mined, Tally(tables, np.full(7, -1), room))
-    assert (room[-5:] == -7).all()
-    assert (np.diff(room[:-5]) > 0).all()
+@pytest.mark.parametrize("room", [0, 3, 9])
+def test_anchors_stay_in_their_room_whatever_the_arrays_say(room):
+    """A caller may change his arrays meanwhile: what is found is then not what was counted."""
+    rows, *_ = by_hand(1)
+    negatives, reaching = np.array([~0x1F0 & (1 << 64) - 1, 0, 0, 0, 0], np.uint64), np.arange(4, 9)
+    tables, anchors, values = np.zeros((TABLES, BINS), np.int64), np.full(20, -7), np.full(20, -7, np.float32)
+    own = anchors[:room], values[:room]
+    cpu_analysis._find_kept(rows.loss[:300], reaching, (-1.0, 0), tables[KEPT], own)
+    assert anchors.tolist() == [4, 5, 6, 7, 8, 0, 0, 0, 0][:room] + [-7] * (20 - room)
+    anchors[:] = -7
+    alone = rows._replace(labels=np.ones_like(rows.labels), offsets=rows.offsets[:2])
+    cpu_analysis._take_back(alone, Mining().rule, negatives, tables, 0, own)
+    assert anchors.tolist() == [4, 5, 6, 7, 8, *range(64, 68)][:room] + [-7] * (20 - room)
 
 
-def test_a_part_that_no_thread_has_done_is_seen(monkeypatch):
-    rows, mining, mined, tables, _ = tallied(1)
-    monkeypatch.setattr(cpu_analysis, "_tally_serial", lambda *_: None)
-    monkeypatch.setattr(cpu_analysis, "_sweep_serial", lambda *_: None)
-    with pytest.raises(RuntimeError, match="part 0 was not analysed: a worker thread was lost"):
-        tally_rows(rows, rows.offsets, mining, mined, tables, "cpu")
-    with pytest.raises(RuntimeError, match="part 0 was not analysed: a worker thread was lost"):
-        sweep_rows(rows, mining, mined, (1.0, 2.0), "cpu", 1)
+def test_a_sample_that_no_thread_has_done_is_seen(monkeypatch):
+    monkeypatch.setattr(cpu_analysis, "_analyse_serial", lambda *_: None)
+    with pytest.raises(RuntimeError, match="sample 0 was not mined: a worker thread was lost"):
+        sm.LossAnalysis(background=0).update(np.ones((7, 300)), np.zeros((7, 300), int))
 
 
 WARM = """

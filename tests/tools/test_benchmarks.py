@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from benchmarks import cuda, peers, report, suite
+from benchmarks import cuda, distributed, peers, report, suite
 from benchmarks.__main__ import PAGE, RESULTS, TABLES, on_gpu
 from benchmarks.measure import assert_equal
 from benchmarks.render import SECTIONS, render
@@ -34,6 +34,30 @@ def test_a_tiny_report_is_measured(tmp_path):
     got = report.measured(tmp_path, 200_000, rounds=1)
     assert got["share_of_numpy_sum"] == got["seconds"]["numpy.sum"] / got["seconds"]["report"] > 0
     assert json.loads((tmp_path / "large_report0" / "summary.json").read_text())["num_samples"] == 5
+
+
+def test_a_tiny_store_is_analysed_with_dask_and_without(tmp_path):
+    for package in ("zarr", "distributed"):
+        pytest.importorskip(package, reason=f"{package} is an extra")
+    got = distributed.measured(tmp_path, 200_000, rounds=1)
+    assert len(got["seconds"]) == 4
+
+
+def test_a_table_is_written_between_its_marks(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- python -m benchmarks.report -->\nold\n<!-- end -->\nb\n")
+    monkeypatch.setattr(report, "PAGE", page)
+    report.write_table(
+        "report", {"losses_gib": 2.0, "seconds": {"x": 1.0, "y": 4.0}, "cpu_seconds": {"x": 1, "y": 3}}
+    )
+    assert page.read_text().splitlines()[2:-2] == [
+        "| per GiB of losses, of 2 | seconds | seconds of processors | speed, of `x` |",
+        "|---|---|---|---|",
+        "| `x` | 0.5 | 0.5 | 1.00 |",
+        "| `y` | 2 | 1.5 | 0.25 |",
+    ]
+    with pytest.raises(ValueError, match="expected the marks of other, got none"):
+        report.write_table("other", {})
 
 
 @pytest.mark.parametrize("peer", peers.NUMPY)

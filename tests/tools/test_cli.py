@@ -333,8 +333,6 @@ def test_options_that_cannot_be_meant_end_with_2(batch):
         ): "--min-negatives: expected at most max_negatives (2), got 3",
         ("--background", "0", "--ignore-index", "0"): "--ignore-index: expected a label other than background, got 0 "
         "for both",
-        ("--background", "0", "--num-threads", "0"): "--num-threads: expected a whole number of at least 1 or None, "
-        "got 0",
         ("--background", "0", "--save", "masks"): "--save: expected --out DIR beside --save masks, got none",
         ("--background", "0", "--out", str(folder)): f"{folder}: {USED}",
     }.items():
@@ -353,6 +351,11 @@ def test_words_that_argparse_does_not_know_end_with_2(batch):
             (*words, "--max-memory", "½"),
             " mine",
             "argument --max-memory: expected a whole number of at least 1, got '½'",
+        ),
+        (
+            (*words, "--num-threads", "0"),
+            " mine",
+            "argument --num-threads: expected a whole number of at least 1, got '0'",
         ),
         ((*words, "--top", "few"), " mine", "argument --top: expected a whole number of at least 0, got 'few'"),
     ]:

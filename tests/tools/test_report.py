@@ -167,16 +167,20 @@ def test_files_of_every_format_give_the_same_numbers(data, kind):
         assert pair[0][name] == pair[1][name]
 
 
+@pytest.mark.parametrize("num_workers", [1, 2, 16])
 @pytest.mark.parametrize("num_anchors", [1, 40, 8732, 3_000_000])
-def test_blocks_keep_to_their_memory_and_are_whole_blocks_of_the_analysis_or_chunks(tmp_path, num_anchors):
+def test_blocks_keep_to_their_memory_and_are_whole_blocks_of_the_analysis_or_chunks(
+    tmp_path, num_anchors, num_workers
+):
     np.save(tmp_path / "a.npy", np.zeros((1, num_anchors), np.uint8))
     inner = max(1, 2_000_000 // max(64, num_anchors))
     with files.open_array(tmp_path / "a.npy") as values:
-        given = inputs.Inputs(values, values, None, {}, {}, {}, [])
-        per_sample = (num_anchors + 1) * inputs.ANALYSIS_BYTES
+        given = inputs.Inputs(values, values, None, {}, num_workers, {}, {}, [])
+        per_sample = num_workers * (num_anchors + 1) * inputs.ANALYSIS_BYTES
+        held = inputs.BLOCKS_HELD + num_workers
         for memory in (1, 16, 256, 1000, 10_000):
             step = given.block_rows(memory)
-            taken = inputs.BLOCKS_HELD * step * given.row_bytes + min(step, inner) * per_sample
+            taken = held * step * given.row_bytes + min(step, inner) * per_sample
             assert step == 1 or taken <= memory << 20
             assert step < inner or step % inner == 0
             assert step <= inner or step * given.row_bytes <= inputs.MOST_BYTES
@@ -448,9 +452,6 @@ def test_options_that_cannot_be_meant_end_with_2(data):
         ("--ratio-sweep", "1,1"): "--ratio-sweep: expected numbers that differ, got [1.0, 1.0]",
         ("--ratio-sweep", "-1"): "--ratio-sweep: expected a finite number of at least 0, got -1.0",
         ("--classification", "sigmoid"): "--classification: expected none beside losses, got sigmoid",
-        ("--scope", "batch"): '--scope: expected "sample", for other scopes',
-        ("--pool-size", "2"): "--pool-size: expected 1, for draws depend on how the data set is split into blocks",
-        ("--num-threads", "0"): "--num-threads: expected a whole number of at least 1 or None, got 0",
     }.items():
         assert refused(folder, *options, code=2).startswith(expected)
 
@@ -462,12 +463,20 @@ def test_options_that_cannot_be_meant_end_with_2(data):
         (("--ratio-sweep", ""), "argument --ratio-sweep: expected numbers with commas between them, got ''"),
         (("--shard", "0/3"), "argument --shard: expected I/N with I from 1 to N, got '0/3'"),
         (("--shard", "4/3"), "argument --shard: expected I/N with I from 1 to N, got '4/3'"),
+        (("--num-threads", "0"), "argument --num-threads: expected a whole number of at least 1, got '0'"),
         (("--shard", "1"), "argument --shard: expected I/N with I from 1 to N, got '1'"),
     ],
 )
 def test_words_that_cannot_be_read_end_with_2(data, option, expected):
     code, out, err = run(*words(data[0]), "--no-page", "--out", data[0] / "out", *option)
     assert (code, out, err.splitlines()[-1]) == (2, "", f"ssd-mining report: error: {expected}")
+
+
+@pytest.mark.parametrize("option", [("--scope", "batch"), ("--pool-size", "2"), ("--seed", "0")])
+def test_what_depends_on_the_blocks_is_no_option(data, option):
+    code, out, err = run(*words(data[0]), "--no-page", "--out", data[0] / "out", *option)
+    assert (code, out) == (2, "")
+    assert err.endswith(f"error: unrecognized arguments: {' '.join(option)}\n")
 
 
 def test_names_that_do_not_fit_end_with_3(data):
