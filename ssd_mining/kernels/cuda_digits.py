@@ -53,7 +53,6 @@ def find(histogram, segments, shared, wanted):
         segment = np.int32(cuda.threadIdx.x + turn * THREADS)
         if segment < SEGMENTS:
             segments[np.uint32(segment)] = added(histogram, 2 + segment * (SEGMENT + 1), SEGMENT, -1)
-    cuda.syncthreads()
     locate(segments, 0, SEGMENTS, shared, (wanted, 0))
     segment = shared[BIN]
     locate(histogram, 2 + segment * (SEGMENT + 1), SEGMENT, shared, (wanted, shared[ABOVE]))

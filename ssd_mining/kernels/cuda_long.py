@@ -30,7 +30,7 @@ from ssd_mining.kernels.cuda_digits import (
     codec,
     find,
 )
-from ssd_mining.kernels.cuda_rows import finish, keep, keeper, loader, signature, span, totals
+from ssd_mining.kernels.cuda_rows import RAGGED_GROUP, finish, keep, keeper, loader, signature, span, totals
 
 Allocate = Callable[[tuple[int, ...], Any], _cuda.DeviceArray]
 
@@ -92,6 +92,14 @@ def digit_of(key, place, known, stage):
     return fits, rest & ((1 << stage.width) - 1)
 
 
+@_cuda.helper
+def hand_over(histogram, scratch, sample):
+    """Add the histogram of a chunk to that of its row."""
+    for i in range(cuda.threadIdx.x, NUM_BINS, THREADS):
+        if histogram[i] > 0:
+            _cuda.atomic_add(scratch.histograms, sample * NUM_BINS + i, histogram[i])
+
+
 def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[..., None]:
     """Return the kernel that counts one digit of every chunk; the first also looks for flaws."""
     unsigned = codec(dtype).unsigned
@@ -108,8 +116,9 @@ def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[
         if thread < NUM_SHARED:
             shared[thread] = 0
         clear(histogram)
-        load(rows, rule.omit_nan, (start, size, (0, NUM_KEYS)), keys, histogram, shared)
-        cuda.syncthreads()
+        for last in range(NUM_KEYS, 0, -RAGGED_GROUP):
+            load(rows, rule.omit_nan, (start, size, (last - RAGGED_GROUP, last)), keys, histogram, shared)
+            cuda.syncthreads()
         if first:
             if thread == 0:
                 _cuda.atomic_add(scratch.states, state + FLAWS_NAN, np.int64(shared[NAN]))
@@ -123,9 +132,7 @@ def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[
                 if fits:
                     cuda.atomic.add(histogram, bin_of(digit), 1)
             cuda.syncthreads()
-        for i in range(thread, NUM_BINS, THREADS):
-            if histogram[i] > 0:
-                _cuda.atomic_add(scratch.histograms, sample * NUM_BINS + i, histogram[i])
+        hand_over(histogram, scratch, sample)
 
     return count
 

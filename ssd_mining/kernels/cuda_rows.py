@@ -1,12 +1,12 @@
 """The kernel of the CUDA twin: one block of threads per sample, which reads it once and keeps it in registers.
 
 Ranks become *keys*, unsigned integers of the same order: NaN above all, -0.0 and 0.0 the same. What is no negative
-has a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, ten at
-once and with no branch, so that their loads are under way together, and counts their first digits; two bins of that
-histogram say how many are ignored and positive. *Select*: the digit of the easiest kept negative is looked up, then the
-next one among the keys that share it, until a bin is kept whole; where ties are cut, it is asked which key of the
-threads has the last one, and then which thread. *Keep*: the kept keys are summed. No stage sorts, and none takes more
-than eight passes over registers.
+has a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, up to
+ten at once and with no branch, so that their loads are under way together, and counts their first digits; two bins of
+that histogram say how many are ignored and positive. *Select*: the digit of the easiest kept negative is looked up,
+then the next one among the keys that share it, until a bin is kept whole; where ties are cut, it is asked which key
+of the threads has the last one, and then which thread. *Keep*: the kept keys are summed. No stage sorts, and none
+takes more than eight passes over registers.
 
 Integers alone are added atomically; sums are float64, over lanes and then over 32 chains of them, in one order. What
 a thread does not hold in registers is mined by `cuda_long`.
@@ -56,9 +56,10 @@ CHAINS = 4 if _cuda.SIMULATED else 32
 # Keys that a thread holds in its registers, by the bytes of a rank.
 MAX_KEYS = {4: 32, 8: 16}
 
-# Keys that are made at once, likewise. A barrier parts them from the next ones: of more, the compiler would load
-# labels ahead, and put off sums, until the registers overflow.
+# Keys that are made at once, of dense rows and of others. A barrier parts them from the next ones: of more, the
+# compiler would load labels ahead, and put off sums, until the registers overflow.
 GROUP = {4: 10, 8: 6}
+RAGGED_GROUP = 4
 
 # No anchor of a row comes after this one.
 LAST = 2**31 - 1
@@ -241,7 +242,7 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
     If `dense`, no sample could do with a key less per thread.
     """
     unsigned, _, _, _, decode = codec(dtype)
-    whole, group = num_keys - 1 if dense else 0, GROUP[dtype.itemsize]
+    whole, group = (num_keys - 1, GROUP[dtype.itemsize]) if dense else (0, RAGGED_GROUP)
     load, select = loader(dtype, ranked=ranked, whole=whole), selector(dtype)
     sum_kept = keeper(dtype, ranked=ranked, masked=masked, whole=whole)
 
