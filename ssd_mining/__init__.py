@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssd_mining import reference
     from ssd_mining._classification import Focal, Sigmoid, Softmax
-    from ssd_mining._histogram import LossHistogram
     from ssd_mining._recipes import Recipe, recipes
     from ssd_mining._spec import Mining
     from ssd_mining._warmup import Warmup, warmup
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from ssd_mining.losses import ConfidenceLoss, confidence_loss
     from ssd_mining.mining import MiningResult, hard_negative_mask, mine_hard_negatives, mine_logits, negative_quota
     from ssd_mining.multibox import MultiboxLoss, multibox_loss
+    from ssd_mining.summaries.histogram import LossHistogram
     from ssd_mining.tables import AnalysisResult
 
 __all__ = [
@@ -70,7 +70,7 @@ _ROOMS = {
     "Focal": "_classification",
     "HardExamples": "hard_examples",
     "LossAnalysis": "analysis",
-    "LossHistogram": "_histogram",
+    "LossHistogram": "summaries.histogram",
     "Mining": "_spec",
     "MiningResult": "mining",
     "MultiboxLoss": "multibox",

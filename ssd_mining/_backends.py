@@ -73,11 +73,11 @@ def load_logits(backend: Backend | None) -> LogitsTwin:
     return cast("LogitsTwin", _module(_named(backend, _LOGITS)))
 
 
-def on_device(array: Any, backend: Backend | None, module: str = "_device") -> Any:
+def on_device(array: Any, backend: Backend | None, module: str = "miner") -> Any:
     """Return the module that works on device arrays, of losses or of logits, or None if a call is not for it."""
     if type(array) is np.ndarray or backend not in (None, "cuda") or not is_on_device(array):
         return None
-    return _module(f"ssd_mining.{module}")
+    return _module(f"ssd_mining.device.{module}")
 
 
 def load_analysis(backend: Backend | None) -> Any:

@@ -12,8 +12,8 @@ from numpy.typing import DTypeLike
 from ssd_mining import _backends, _inputs
 from ssd_mining._classification import Sigmoid, Softmax
 from ssd_mining._logit_inputs import check_logits
-from ssd_mining._passes import Analyser
 from ssd_mining._spec import Mining
+from ssd_mining.summaries.passes import Analyser
 
 
 @dataclass(frozen=True)

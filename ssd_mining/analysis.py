@@ -6,18 +6,18 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining import _analysis_parts as parts
 from ssd_mining import _backends, _inputs
-from ssd_mining._analysis_parts import POS_MASK, AnalysisSpec
 from ssd_mining._arrays import refuse
 from ssd_mining._backends import Backend
 from ssd_mining._batch import Batch
 from ssd_mining._classification import Classification
-from ssd_mining._histogram import LossHistogram
 from ssd_mining._logit_inputs import logit_batch
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Extras, Mining, Selection, check_int, resolve
-from ssd_mining._summary import Columns, Summary
+from ssd_mining.summaries import parts
+from ssd_mining.summaries.histogram import LossHistogram
+from ssd_mining.summaries.parts import POS_MASK, AnalysisSpec
+from ssd_mining.summaries.summary import Columns, Summary
 from ssd_mining.tables import AnalysisResult, ClassTable, LevelTable, RatioTable, TopAnchors, TopSamples
 
 SCHEMA = 1

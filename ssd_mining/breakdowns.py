@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining import _backends, _inputs
-from ssd_mining._analysis_parts import check_ratios, check_sequence, loss_of
 from ssd_mining._arrays import as_array, refuse
 from ssd_mining._backends import Backend
 from ssd_mining._classification import Classification, Softmax
-from ssd_mining._passes import Analyser, Swept, empty_swept
 from ssd_mining._spec import Keywords, Mining, check_choice, check_int, resolve
 from ssd_mining.analysis import RATIOS, LossAnalysis
 from ssd_mining.losses import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives, loss_divisors, normalized_loss
+from ssd_mining.summaries.parts import check_ratios, check_sequence, loss_of
+from ssd_mining.summaries.passes import Analyser, Swept, empty_swept
 from ssd_mining.tables import ClassTable, LevelTable, TopAnchors, TopSamples
 
 By = Literal["sample", "anchor"]

@@ -250,7 +250,7 @@ def focal_loss(
 
 def _computed(logits: ArrayLike, labels: ArrayLike, classification: Classification, **known: Any) -> NDArray[Any]:
     """Compute the losses (B, A), where the logits are."""
-    device = _backends.on_device(logits, known["backend"], "_device_losses")
+    device = _backends.on_device(logits, known["backend"], "losses")
     losses: NDArray[Any] = (check_logits if device is None else device.check)(
         logits, labels, classification, **known
     )[:]

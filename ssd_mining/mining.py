@@ -270,7 +270,7 @@ def mine_logits(
     >>> res.hard_negative_mask
     array([[False, False,  True, False,  True]])
     """
-    device = _backends.on_device(logits, backend, "_device_losses")
+    device = _backends.on_device(logits, backend, "losses")
     call = logits, labels, *resolve(mining, keywords), classification
     if device is not None:
         return _on_device(device.LogitBatch(*call, class_axis).mine())

@@ -166,7 +166,7 @@ def multibox_loss(
     check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
     check_number("loc_weight", loc_weight, lowest=0)
     check_beta(beta)
-    device = _backends.on_device(logits, backend, "_device_multibox")
+    device = _backends.on_device(logits, backend, "multibox")
     if device is not None:
         how: dict[str, Any] = {
             "normalize": normalize,

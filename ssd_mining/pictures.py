@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining._histogram import LossHistogram
+from ssd_mining.summaries.histogram import LossHistogram
 from ssd_mining.tables import ClassTable, LevelTable, RatioTable, TopSamples
 
 # What stands for a colour of the page while matplotlib draws.

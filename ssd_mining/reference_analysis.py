@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ssd_mining import reference
-from ssd_mining._tally import EVEN, KEPT, POSITIVES
+from ssd_mining.summaries.tally import EVEN, KEPT, POSITIVES
 
 
 def analyse(rows: Any, rule: Any, given: Any, mined: Any, tally: Any, num_workers: int = 1) -> None:

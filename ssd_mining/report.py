@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import pictures
-from ssd_mining._histogram import LossHistogram
 from ssd_mining.page import Column, Fact, Page, Picture, Section, Sheet, lists, share
+from ssd_mining.summaries.histogram import LossHistogram
 from ssd_mining.tables import AnalysisResult
 
 Columns = Mapping[str, NDArray[Any]]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining._histogram import LossHistogram
+from ssd_mining.summaries.histogram import LossHistogram
 
 
 class _Table:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import hard_negative_mask, mine_logits
-from ssd_mining._analysis_parts import AnalysisSpec
 from ssd_mining.commands.common import REPORT_SCHEMA, CommandError
 from ssd_mining.io import ArraySource, DataError, open_array, read_lines
+from ssd_mining.summaries.parts import AnalysisSpec
 
 
 @dataclass(frozen=True)

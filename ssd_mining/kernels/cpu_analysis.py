@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ssd_mining import _lanes as lanes
-from ssd_mining._histogram import NAN_BIN
 from ssd_mining._jit import helper, inlined, parallel, prange, serial
 from ssd_mining._lanes import LANES, ONE, Row
 from ssd_mining._spec import DONE, NEGATIVE_SUM, NUM_KEPT, NUM_NAN, NUM_NEG, NUM_POS, THRESHOLD, Mined, Rows, Rule
-from ssd_mining._tally import EVEN, KEPT, ODD, POSITIVES, Tally
 from ssd_mining.kernels import cpu
 from ssd_mining.kernels.cpu import FULL, NO_WORD
+from ssd_mining.summaries.histogram import NAN_BIN
+from ssd_mining.summaries.tally import EVEN, KEPT, ODD, POSITIVES, Tally
 
 # Anchors written of a word without asking how many it has.
 STEPS = 2

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 import ssd_mining as sm
 from ssd_mining._arrays import read_only
 from ssd_mining._backends import empty_mined
-from ssd_mining._histogram import BINS, bin_counts
 from ssd_mining._inputs import check
-from ssd_mining._passes import empty_swept
 from ssd_mining._spec import Mining
-from ssd_mining._tally import EVEN, KEPT, ODD, POSITIVES, TABLES, Tally
 from ssd_mining.kernels import cpu, cpu_analysis
+from ssd_mining.summaries.histogram import BINS, bin_counts
+from ssd_mining.summaries.passes import empty_swept
+from ssd_mining.summaries.tally import EVEN, KEPT, ODD, POSITIVES, TABLES, Tally
 from tests.analysis import analysed, blocks, dumped
 from tests.batches import LOSSES, REAL_FILES, ROOT, batches, examples, load_real, losses
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining._histogram import LossHistogram, bin_counts
-from ssd_mining._totals import Totals
-from ssd_mining._worst import Stretches
+from ssd_mining.summaries.histogram import LossHistogram, bin_counts
+from ssd_mining.summaries.totals import Totals
+from ssd_mining.summaries.worst import Stretches
 from tests.analysis import analysed, blocks, dumped
 from tests.batches import examples, losses
 

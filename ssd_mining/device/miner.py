@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ssd_mining import _backends, _cuda, _foreign, _inputs
+from ssd_mining import _backends, _cuda, _inputs
 from ssd_mining._arrays import FLOAT32, FLOAT64, is_on_device, refuse
 from ssd_mining._batch import Batch
 from ssd_mining._cuda import DeviceArray, Stream, argument
-from ssd_mining._foreign import Allocate, Foreign
 from ssd_mining._labels import Roles, label_codes, own_codes
 from ssd_mining._spec import Extras, Mined, Mining, Rows
+from ssd_mining.device import foreign
+from ssd_mining.device.foreign import Allocate, Foreign
 from ssd_mining.kernels import cuda
 from ssd_mining.kernels.cuda_pack import THREADS, Coding, Strided, counter, packer, recoder
 
@@ -61,7 +62,7 @@ def mine(conf_loss: Any, labels: Any, mining: Mining, extras: Extras, *, masks: 
     first = arrays["conf_loss"]
     batch = _stand_in(arrays, mining, extras)
     with _cuda.current(first.stream.device):
-        resident = Resident(arrays, batch, first.stream, _foreign.allocator(first))
+        resident = Resident(arrays, batch, first.stream, foreign.allocator(first))
         mined = resident.mine(masks=masks)
     can_be_bad = batch.labels.dtype.kind not in "bu" or batch.labels.ndim > batch.conf_loss.ndim
     if can_be_bad or mining.nan_policy == "raise":
@@ -80,7 +81,7 @@ def gathered(given: dict[str, Any]) -> dict[str, Foreign]:
             continue
         if not is_on_device(value):
             refuse(name, f"a device array, as {leader} is one", type(value).__name__, TypeError)
-        arrays[name] = _foreign.foreign(name, value)
+        arrays[name] = foreign.foreign(name, value)
         ours, device = arrays[name].stream.device, arrays[leader].stream.device
         if ours != device:
             refuse(name, f"an array on the device of {leader} ({device})", f"one on device {ours}")

@@ -16,7 +16,7 @@ from ssd_mining._classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining._logit_inputs import check_class_axis
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Mined, Mining, Rows, check_int, check_number
-from ssd_mining._totals import numbered
+from ssd_mining.summaries.totals import numbered
 
 POS_MASK = "a pos_mask"
 

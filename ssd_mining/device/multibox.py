@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from ssd_mining import _cuda, _device
+from ssd_mining import _cuda
 from ssd_mining._arrays import refuse
 from ssd_mining._cuda import DeviceArray
-from ssd_mining._device import OnDevice
-from ssd_mining._device_losses import DeviceLosses, LogitBatch, packed
-from ssd_mining._foreign import Foreign
+from ssd_mining.device import miner
+from ssd_mining.device.foreign import Foreign
+from ssd_mining.device.losses import DeviceLosses, LogitBatch, packed
+from ssd_mining.device.miner import OnDevice
 from ssd_mining.kernels import cuda_multibox as kernels
 from ssd_mining.localization import paired_locations
 from ssd_mining.losses import loss_divisors
@@ -31,8 +32,8 @@ def compute(arrays: tuple[Any, Any, Any, Any], spec: tuple[Any, ...], **how: Any
 def _locations(logits: LogitBatch, loc_pred: Any, loc_target: Any) -> dict[str, Foreign]:
     """Check the locations as the host does."""
     given = {"logits": logits.logits, "loc_pred": loc_pred, "loc_target": loc_target}
-    arrays = {name: array for name, array in _device.gathered(given).items() if name != "logits"}
-    stand_ins = _device.stand_ins(arrays)
+    arrays = {name: array for name, array in miner.gathered(given).items() if name != "logits"}
+    stand_ins = miner.stand_ins(arrays)
     paired_locations(logits.batch, stand_ins.get("loc_pred"), stand_ins.get("loc_target"), 1.0)
     for name, array in arrays.items():
         dtype = array.array.dtype

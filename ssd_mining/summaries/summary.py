@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining import _analysis_parts as parts
 from ssd_mining import _backends
-from ssd_mining._analysis_parts import POS_MASK, ROLES, AnalysisSpec, Place, Role
 from ssd_mining._batch import Batch
-from ssd_mining._histogram import BINS, bin_counts
 from ssd_mining._logits import LogitLosses
-from ssd_mining._passes import Analyser, Found, Swept
 from ssd_mining._spec import Mined
-from ssd_mining._tally import EVEN, KEPT, ODD, POSITIVES, SAMPLES, TABLES
-from ssd_mining._totals import Totals
-from ssd_mining._worst import Stretches, Worst
+from ssd_mining.summaries import parts
+from ssd_mining.summaries.histogram import BINS, bin_counts
+from ssd_mining.summaries.parts import POS_MASK, ROLES, AnalysisSpec, Place, Role
+from ssd_mining.summaries.passes import Analyser, Found, Swept
+from ssd_mining.summaries.tally import EVEN, KEPT, ODD, POSITIVES, SAMPLES, TABLES
+from ssd_mining.summaries.totals import Totals
+from ssd_mining.summaries.worst import Stretches, Worst
 
 DISTRIBUTIONS = ("positives", "negatives", "kept", "samples")
 TOTALS = (

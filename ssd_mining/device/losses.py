@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from ssd_mining import _backends, _cuda, _device, _foreign
+from ssd_mining import _backends, _cuda
 from ssd_mining._batch import Batch
 from ssd_mining._classification import Classification, LogitRows
 from ssd_mining._cuda import DeviceArray, Stream
-from ssd_mining._device import OnDevice
-from ssd_mining._foreign import Allocate, Foreign
 from ssd_mining._logit_inputs import check_logits, logit_batch
 from ssd_mining._logits import LogitLosses
 from ssd_mining._spec import Extras, Mining
+from ssd_mining.device import foreign, miner
+from ssd_mining.device.foreign import Allocate, Foreign
+from ssd_mining.device.miner import OnDevice
 from ssd_mining.kernels.cuda_classes import Meaning, enqueue_classes, enqueue_rows
 from ssd_mining.kernels.cuda_gradients import enqueue_gradients
 from ssd_mining.kernels.cuda_logits import enqueue_losses, enqueue_negation
@@ -138,17 +139,17 @@ def check(
     logits: Any, labels: Any, classification: Classification, *, valid: Any, class_axis: int, **known: Any
 ) -> DeviceLosses:
     """Check logits of a device as `check_logits` checks those of the host."""
-    arrays = _device.gathered({"logits": logits, "labels": labels, "valid": valid})
-    stand_ins: Any = _device.stand_ins(arrays)
+    arrays = miner.gathered({"logits": logits, "labels": labels, "valid": valid})
+    stand_ins: Any = miner.stand_ins(arrays)
     whole = check_logits(**stand_ins, classification=classification, class_axis=class_axis, **known)
     return _losses(whole, arrays, class_axis)
 
 
 def _losses(whole: LogitLosses, arrays: dict[str, Foreign], class_axis: int) -> DeviceLosses:
     if whole.labels.ndim == whole.logits.ndim:
-        _device.not_yet("labels", "one-hot scores beside logits")
+        miner.not_yet("labels", "one-hot scores beside logits")
     first = arrays["logits"]
-    return DeviceLosses(whole, arrays, class_axis, first.stream, _foreign.allocator(first))
+    return DeviceLosses(whole, arrays, class_axis, first.stream, foreign.allocator(first))
 
 
 class LogitBatch:
@@ -157,12 +158,12 @@ class LogitBatch:
     def __init__(
         self, logits: Any, labels: Any, mining: Mining, extras: Extras, classification: Any, class_axis: int
     ) -> None:
-        _device.refuse_unsupported(extras)
+        miner.refuse_unsupported(extras)
         self.logits, self.labels, self.extras = logits, labels, dict(extras)
         others = {name: self.extras.get(name) for name in ("valid", "rank_by")}
-        self.arrays = _device.gathered({"logits": logits, "labels": labels, **others})
+        self.arrays = miner.gathered({"logits": logits, "labels": labels, **others})
         self._check = functools.partial(self._checked, mining, classification, class_axis)  # of arrays of the host
-        self.batch, whole = self._check(_device.stand_ins(self.arrays), "cuda")
+        self.batch, whole = self._check(miner.stand_ins(self.arrays), "cuda")
         self.losses = _losses(whole, self.arrays, class_axis)
 
     def _checked(
@@ -182,9 +183,9 @@ class LogitBatch:
                 extras["rank_by"] = self.losses.ranks(ranked).owner
         mining = dataclasses.replace(self.batch.mining, rank_by="loss")
         try:
-            return _device.mine(conf_loss, self.labels, mining, extras, masks=True)
+            return miner.mine(conf_loss, self.labels, mining, extras, masks=True)
         except ValueError:  # of values: the host says which, in the caller's words
             stream = self.losses.stream
-            host, _ = self._check({name: _device.read(array, stream) for name, array in self.arrays.items()}, "cpu")
+            host, _ = self._check({name: miner.read(array, stream) for name, array in self.arrays.items()}, "cpu")
             _backends.run(host, masks=False, backend="cpu", num_threads=1)
             raise

@@ -11,9 +11,9 @@ from ssd_mining import _backends
 from ssd_mining._arrays import read_only
 from ssd_mining._backends import Backend
 from ssd_mining._batch import SHORTEST_ROW, Batch
-from ssd_mining._histogram import BINS, bin_counts
 from ssd_mining._spec import NUM_KEPT, NUM_POS, Mined, Mining, Rows, Rule
-from ssd_mining._tally import KEPT, TABLES, Tally
+from ssd_mining.summaries.histogram import BINS, bin_counts
+from ssd_mining.summaries.tally import KEPT, TABLES, Tally
 
 # Anchors of a block that are looked at together: what that takes for each of them is 100 bytes and more.
 MOST_AT_ONCE = 1 << 17

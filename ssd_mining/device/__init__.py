@@ -1,0 +1,1 @@
+"""Device arrays, which stay on their GPU: whose they are, what is checked, and the modules that work on them."""
