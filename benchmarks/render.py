@@ -61,6 +61,7 @@ OUTPUTS = {
     "mask_over_sums": ("mask / sums", _ratio),
     "indices_over_sums": ("result and indices / sums", _ratio),
     "one_over_two_threads": ("one thread / two", _ratio),
+    "reading_one_over_two": ("reading: one thread / two", _ratio),
     "best_over_ours": ("best NumPy / ours", _ratio),
     "boolean_over_ours": ("boolean / ours", _ratio),
 }

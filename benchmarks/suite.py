@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +109,14 @@ def outputs(num_anchors: int = 8732, sizes: tuple[int, ...] = (1, 32, 128, 1024)
         assert_equal(functions["two threads"](), functions["best"]())
         seconds = interleaved(functions, rounds=rounds)
         threads = interleaved({name: functions[name] for name in ("sums", "two threads")}, rounds=rounds)
+        with ThreadPoolExecutor(2) as readers:  # ends before the next size: other threads change how we launch
+            reading = interleaved(
+                {
+                    "one": lambda x=conf_loss, y=drawn: peers.read_floor(x, y),
+                    "two": lambda x=conf_loss, y=drawn: peers.read_by_two(x, y, readers),
+                },
+                rounds=rounds,
+            )
         rows.append(
             {
                 "samples": num_samples,
@@ -115,6 +124,7 @@ def outputs(num_anchors: int = 8732, sizes: tuple[int, ...] = (1, 32, 128, 1024)
                 "mask_over_sums": seconds["mask"] / seconds["sums"],
                 "indices_over_sums": seconds["indices"] / seconds["sums"],
                 "one_over_two_threads": threads["sums"] / threads["two threads"],
+                "reading_one_over_two": reading["one"] / reading["two"],
                 "best_over_ours": seconds["best"] / seconds["sums"],
                 "boolean_over_ours": seconds["boolean"] / seconds["sums"],
             }
