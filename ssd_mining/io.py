@@ -58,7 +58,7 @@ class ArraySource:
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.name, self.shape, self.dtype = name, shape, dtype
-        if dtype.kind not in "biuf":
+        if dtype.kind not in "biufU":
             got = "pickled objects, which are never loaded" if dtype.hasobject else f"dtype {dtype}"
             raise DataError(f"{name}: expected bools, integers or floats, got {got}")
         if not shape or min(shape) < 0:
@@ -155,7 +155,7 @@ class _Chunked(ArraySource):
 
 
 @contextlib.contextmanager
-def open_array(name: str | os.PathLike[str]) -> Iterator[ArraySource]:
+def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[ArraySource]:
     """Open an array in a file for reading by rows.
 
     Parameters
@@ -163,6 +163,8 @@ def open_array(name: str | os.PathLike[str]) -> Iterator[ArraySource]:
     name : str or path
         ``file.npy``; or one of ``file.npz:key``, ``file.safetensors:tensor``, ``store.zarr:path``, ``file.h5:path``
         and ``file.hdf5:path``, where the colon and what follows it may be left out if there is just one array.
+    text : bool
+        Whether the array may hold strings of NumPy, of a fixed width.
 
     Yields
     ------
@@ -192,6 +194,8 @@ def open_array(name: str | os.PathLike[str]) -> Iterator[ArraySource]:
     with contextlib.ExitStack() as files:
         with _explained(name):
             source = _OPENERS[found["suffix"]](name, found["path"], found["key"] or "", files)
+        if source.dtype.kind == "U" and not text:
+            raise DataError(f"{name}: expected bools, integers or floats, got dtype {source.dtype}")
         yield source
 
 
@@ -201,7 +205,8 @@ def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
     Parameters
     ----------
     name : str or path
-        An array of whole numbers, (N,), in a file that `open_array` knows; or text in UTF-8, a line for each sample.
+        An array of whole numbers or strings, (N,), in a file that `open_array` knows; or text in UTF-8, a line for
+        each sample.
     count : int
         How many samples there are.
 
@@ -217,11 +222,11 @@ def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
     """
     name = os.fspath(name)
     if _NAME.fullmatch(name):
-        with open_array(name) as source:
-            if source.ndim != 1 or source.dtype.kind not in "iu":
+        with open_array(name, text=True) as source:
+            if source.ndim != 1 or source.dtype.kind not in "iuU":
                 got = f"dtype {source.dtype} of shape {source.shape}"
-                raise DataError(f"{name}: expected whole numbers, one for each sample, got {got}")
-            ids = source[:].astype(np.int64)
+                raise DataError(f"{name}: expected whole numbers or strings, one for each sample, got {got}")
+            ids = source[:].astype(np.str_ if source.dtype.kind == "U" else np.int64)
     else:
         lines = read_lines(name)
         ids = np.array(lines, np.str_) if lines else np.empty(0, "<U1")

@@ -39,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("values", metavar="LOSSES-or-LOGITS", help="(N, A) losses in nats, or (N, A, C) logits")
     option("labels", metavar="LABELS", help="(N, A) class numbers, or bools for losses; or (N, A, C) one-hot")
-    option("--ids", metavar="FILE", help="what the samples are called: text, a line for each, or an array of numbers")
+    option("--ids", metavar="FILE", help="what the samples are called: text, a line for each, or an array of names")
 
     option = parser.add_argument_group("what is analysed").add_argument
     option("--top", metavar="K", type=at_least(0), default=50, help="worst samples and anchors (default %(default)s)")
@@ -219,6 +219,7 @@ def _table(summary: dict[str, Any]) -> str:
     if worst["loss"]:
         lines += ["", f"{'worst samples':>24}{'confidence loss':>18}{'positives':>12}{'kept negatives':>17}"]
     for i in range(min(5, len(worst["loss"]))):
-        name, loss = str(worst["id"][i])[-24:], worst["loss"][i]
+        name, loss = str(worst["id"][i]), worst["loss"][i]
+        name = name if len(name) <= 24 else f"...{name[-21:]}"
         lines += [f"{name:>24}{loss:>18,.4f}{worst['num_pos'][i]:>12,}{worst['num_kept'][i]:>17,}"]
     return "\n".join(lines)

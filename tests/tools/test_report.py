@@ -491,7 +491,7 @@ def test_names_that_do_not_fit_end_with_3(data):
         "few.txt": "few.txt: expected 60 names, one for each sample, got 2",
         "twice.txt": "twice.txt: expected another name for every sample, got 'a' for samples 0 and 59",
         "twice.npy": "twice.npy: expected another name for every sample, got 0 for samples 0 and 59",
-        "float.npy": "float.npy: expected whole numbers, one for each sample, got dtype float64 of shape (60,)",
+        "float.npy": "float.npy: expected whole numbers or strings, one for each sample, got dtype float64 of shape",
         "latin.txt": "latin.txt: expected a sound file, got this: 'utf-8' codec can't decode",
     }.items():
         assert refused(folder, "--ids", folder / name).startswith(expected)
@@ -504,6 +504,18 @@ def test_whole_numbers_may_be_names(data):
     np.save(folder / "ids.npy", np.arange(60)[::-1] + 1000)
     rows = table(report(folder, "out", "--ids", folder / "ids.npy")["per_sample.csv"])
     assert [int(row["id"]) for row in rows] == list(range(1059, 999, -1))
+
+
+def test_strings_of_an_array_may_be_names(data):
+    folder, _ = data
+    names = [f'image, "{i}"' if i % 2 else f"ö{i}" for i in range(60)]
+    np.savez(folder / "ids.npz", ids=np.array(names), one=np.array(["x"] * 60).reshape(60, 1))
+    expected = "ids.npz:one: expected whole numbers or strings, one for each sample, got dtype <U1 of shape (60, 1)"
+    assert refused(folder, "--ids", folder / "ids.npz:one").startswith(expected)
+    expected = "ids.npz:ids: expected bools, integers or floats, got dtype <U"
+    assert refused(folder, values="ids.npz:ids").startswith(expected)
+    rows = table(report(folder, "out", "--ids", folder / "ids.npz:ids")["per_sample.csv"])
+    assert [row["id"] for row in rows] == names
 
 
 def test_nan_is_treated_as_the_policy_says(data, monkeypatch):
