@@ -220,16 +220,7 @@ def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
     DataError
         If the file cannot be read, has more or fewer names, or has one twice.
     """
-    name = os.fspath(name)
-    if _NAME.fullmatch(name):
-        with open_array(name, text=True) as source:
-            if source.ndim != 1 or source.dtype.kind not in "iuU":
-                got = f"dtype {source.dtype} of shape {source.shape}"
-                raise DataError(f"{name}: expected whole numbers or strings, one for each sample, got {got}")
-            ids = source[:].astype(np.str_ if source.dtype.kind == "U" else np.int64)
-    else:
-        lines = read_lines(name)
-        ids = np.array(lines, np.str_) if lines else np.empty(0, "<U1")
+    ids = _names(name, "iuU", "whole numbers or strings, one for each sample")
     if ids.size != count:
         raise DataError(f"{name}: expected {count:,} names, one for each sample, got {ids.size:,}")
     values, first, number = np.unique(ids, return_index=True, return_counts=True)
@@ -239,6 +230,25 @@ def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
         got = f"{twice.item()!r} for samples {places[0]} and {places[1]}"
         raise DataError(f"{name}: expected another name for every sample, got {got}")
     return ids
+
+
+def read_class_names(name: str | os.PathLike[str]) -> list[str]:
+    """Read what classes are called: strings of an array, (C,), or text in UTF-8, a line for each; or `DataError`."""
+    names: list[str] = _names(name, "U", "strings, one for each class").tolist()
+    return names
+
+
+def _names(name: str | os.PathLike[str], kinds: str, expected: str) -> NDArray[Any]:
+    """Read names from an array of these kinds, or from the lines of a text."""
+    name = os.fspath(name)
+    if not _NAME.fullmatch(name):
+        lines = read_lines(name)
+        return np.array(lines, np.str_) if lines else np.empty(0, "<U1")
+    with open_array(name, text=True) as source:
+        if source.ndim != 1 or source.dtype.kind not in kinds:
+            got = f"dtype {source.dtype} of shape {source.shape}"
+            raise DataError(f"{name}: expected {expected}, got {got}")
+        return source[:].astype(np.str_ if source.dtype.kind == "U" else np.int64)
 
 
 def read_lines(name: str | os.PathLike[str]) -> list[str]:

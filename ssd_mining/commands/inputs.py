@@ -11,7 +11,7 @@ from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining._backends import most_threads
 from ssd_mining._batch import BLOCK_ELEMENTS, SHORTEST_ROW
 from ssd_mining.commands.common import CommandError, in_users_words, mining_of, versions
-from ssd_mining.io import ArraySource, open_array, read_ids, read_lines, stamp
+from ssd_mining.io import ArraySource, open_array, read_class_names, read_ids, stamp
 
 # What an analysis takes per anchor at the worst, where all are selected, beside the blocks that are read.
 ANALYSIS_BYTES = 40
@@ -66,7 +66,7 @@ def opened(args: argparse.Namespace, files: contextlib.ExitStack) -> Inputs:
     values, labels = (files.enter_context(open_array(name)) for name in (args.values, args.labels))
     _check_shapes(args, values, labels)
     ids = None if args.ids is None else read_ids(args.ids, len(values))
-    class_names = [] if args.class_names is None else read_lines(args.class_names)
+    class_names = [] if args.class_names is None else read_class_names(args.class_names)
     if class_names and values.ndim == 3 and len(class_names) != values.shape[2]:
         expected = f"a name for each of {values.shape[2]} classes"
         raise CommandError(3, f"{args.class_names}: expected {expected}, got {len(class_names)}")

@@ -518,6 +518,17 @@ def test_strings_of_an_array_may_be_names(data):
     assert [row["id"] for row in rows] == names
 
 
+def test_strings_of_an_array_may_name_the_classes(data):
+    folder, _ = data
+    names = ["none", "cat", "dog", "ox"]
+    np.save(folder / "names.npy", np.array(names))
+    assert files.read_class_names(folder / "names.npy") == names
+    np.save(folder / "numbers.npy", np.arange(4))
+    expected = "numbers.npy: expected strings, one for each class, got dtype int64 of shape (4,)"
+    assert refused(folder, "--class-names", folder / "numbers.npy", values="logits.npy") == expected
+    report(folder, "out", "--class-names", folder / "names.npy", values="logits.npy")
+
+
 def test_nan_is_treated_as_the_policy_says(data, monkeypatch):
     folder, arrays = data
     arrays["losses"][33, 7] = np.nan
