@@ -165,9 +165,10 @@ def softmax_losses(rows: Any, rule: Any, losses: Any, num_workers: int = 1) -> N
     weights = rows.weights.tolist()
     for sample, anchor, logits in _anchors(rows):
         if rule.besides >= 0:
-            others = [(x, c) for c, x in enumerate(logits) if c != rule.besides and not math.isnan(x)]
-            best = max(others, default=(-math.inf, -1))[1]
-            cost = negative_log_softmax(logits, best) if others else math.inf
+            others = [(x, c) for c, x in enumerate(logits) if c != rule.besides]
+            cost = math.nan if any(map(math.isnan, logits)) else math.inf
+            if others and cost == math.inf:
+                cost = negative_log_softmax(logits, max(others)[1])
             losses.values[sample, anchor] = cost
             continue
         targets = _targets(rows, sample, anchor)

@@ -26,7 +26,7 @@ class Worst:
         """Return which of some losses (n,), in the order of their samples and anchors, could be among the k."""
         if self.most == 0 or losses.size == 0:
             return np.empty(0, np.int64)
-        least = self.least
+        least = np.float64(self.least)  # a float would become one of theirs, which may not hold it
         # Negated comparisons: NaN passes, and a NaN among the k lets nothing else pass.
         able = np.flatnonzero(np.isnan(losses) if least != least else ~(losses < least))
         if able.size <= self.most:

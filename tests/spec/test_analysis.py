@@ -269,6 +269,13 @@ def test_stretches_join_and_know_what_they_hold(pairs):
             assert seen.first_of(start, stop) == min(held & set(range(start, stop)), default=None)
 
 
+def test_the_worst_of_float64_are_no_trouble_to_float32_after_them():
+    analysis = sm.LossAnalysis(background=0, top=1)
+    analysis.update(np.array([[1e300, 1.0, 2.0]]), [[1, 0, 0]])
+    analysis.update(np.array([[1.0, 2.0, 3.0]], np.float32), [[1, 0, 0]])
+    assert analysis.result().to_dict()["top_anchors"]["loss"] == [1e300]
+
+
 def test_a_refused_block_leaves_the_analysis_as_it_was():
     analysis = sm.LossAnalysis(background=0)
     loss, labels = losses("gamma", (3, 80), np.random.default_rng(0)), np.zeros((3, 80), np.int64)

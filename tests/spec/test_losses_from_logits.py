@@ -333,6 +333,15 @@ def test_the_foreground_rank_is_the_largest_log_probability_of_another_class(bac
         assert np.isneginf(alone[0, 0])
 
 
+@pytest.mark.parametrize("num_classes", [1, 2, 3])
+@pytest.mark.parametrize("place", [0, -1])
+def test_the_foreground_rank_is_nan_where_a_logit_is(backend, num_classes, place):
+    x = np.zeros((1, 3, num_classes), np.float32)
+    x[0, 1, place] = np.nan
+    ranks = _logit_inputs.check_logits(x, [[0, 0, 0]], Softmax(), backend=backend).ranks("foreground_max", 0)[:]
+    assert np.isnan(ranks).tolist() == [[False, True, False]]
+
+
 @pytest.mark.parametrize("beta", [0, 0.5, 1.0, 2])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1"])
 def test_smooth_l1_is_a_parabola_within_beta_and_a_line_beyond(beta, dtype):
