@@ -26,9 +26,10 @@ class Worst:
         """Return which of some losses (n,), in the order of their samples and anchors, could be among the k."""
         if self.most == 0 or losses.size == 0:
             return np.empty(0, np.int64)
-        least = np.float64(self.least)  # a float would become one of theirs, which may not hold it
+        least = self.least
         # Negated comparisons: NaN passes, and a NaN among the k lets nothing else pass.
-        able = np.flatnonzero(np.isnan(losses) if least != least else ~(losses < least))
+        with np.errstate(over="ignore"):  # what float32 cannot hold is inf to it, and that is as good
+            able = np.flatnonzero(np.isnan(losses) if least != least else ~(losses < least))
         if able.size <= self.most:
             return able
         values = losses[able]
