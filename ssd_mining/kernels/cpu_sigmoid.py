@@ -102,7 +102,7 @@ def _sigmoid_sample(rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles:
                 load_tile(scores, begin + start, num_classes, targets, tail)
             else:
                 fill(targets, 0, size, 0.0)
-                mark_own(labels, start, targets, num_classes, 1.0)
+                mark_own(labels, start, targets, num_classes)
             clear(vectors)
             fill(vectors, SHARE, SHARE + WIDTH, 1.0)
             for c in range(num_classes):

@@ -141,17 +141,17 @@ def find_own(labels: Row, weights: Row, start: int, tile: Row, vectors: Row) -> 
 
 
 @helper
-def mark_own(labels: Row, start: int, tile: Row, num_classes: int, value: float) -> None:
-    """Write a value to the class of every lane's label."""
+def mark_own(labels: Row, start: int, targets: Row, num_classes: int) -> None:
+    """Write the target 1 to the class of every lane's label."""
     common = common_label(labels, start)
     if 0 <= common < num_classes:
-        fill(tile, common * LANES, common * LANES + LANES, value)
+        fill(targets, common * LANES, common * LANES + LANES, 1.0)
         return
     first, last = np.uint64(start), np.uint64(num_classes)
     for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
         label = np.uint64(labels[first + j])
         if label < last:
-            tile[label * WIDTH + j] = value
+            targets[label * WIDTH + j] = 1.0
 
 
 @helper
