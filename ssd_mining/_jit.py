@@ -56,6 +56,13 @@ def _driver(function: F, *, parallel: bool) -> F:
 prange = numba.prange
 
 
+@helper
+def share(span: tuple[int, int], worker: int, num_workers: int) -> tuple[int, int]:
+    """Say which samples of a span, from the first to before the last, one of so many workers takes."""
+    num_samples = span[1] - span[0]
+    return span[0] + worker * num_samples // num_workers, span[0] + (worker + 1) * num_samples // num_workers
+
+
 class Counts(NamedTuple):
     """How the drivers of this process got their machine code, one count for each driver and input types."""
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from ssd_mining import _lanes as lanes
-from ssd_mining._jit import helper, inlined, parallel, prange, serial
+from ssd_mining._jit import helper, inlined, parallel, prange, serial, share
 from ssd_mining._labels import IGNORED, own_codes
 from ssd_mining._lanes import LANES, ONE, Row
 from ssd_mining._spec import (
@@ -345,9 +345,6 @@ def _mine_serial(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: R
 
 @parallel
 def _mine_parallel(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, span: tuple[int, int]) -> None:
-    num_workers, num_samples = negatives.shape[0], span[1] - span[0]
-    for worker in prange(num_workers):
-        start = span[0] + worker * num_samples // num_workers
-        stop = span[0] + (worker + 1) * num_samples // num_workers
+    for worker in prange(negatives.shape[0]):
         own = slice(worker, worker + 1)
-        _mine_serial(rows, rule, mined, negatives[own], values[own], (start, stop))
+        _mine_serial(rows, rule, mined, negatives[own], values[own], share(span, worker, negatives.shape[0]))

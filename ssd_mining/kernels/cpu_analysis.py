@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ssd_mining import _lanes as lanes
-from ssd_mining._jit import helper, inlined, parallel, prange, serial
+from ssd_mining._jit import helper, inlined, parallel, prange, serial, share
 from ssd_mining._lanes import LANES, ONE, Row
 from ssd_mining._spec import DONE, NEGATIVE_SUM, NUM_KEPT, NUM_NAN, NUM_NEG, NUM_POS, THRESHOLD, Mined, Rows, Rule
 from ssd_mining.kernels import cpu
@@ -218,10 +218,9 @@ def _analyse_serial(rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: 
 
 @parallel
 def _analyse_parallel(rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, slots: Slots) -> None:
-    (starts, ratios, words, values, places), num_samples = arrays, slots[2]
+    starts, ratios, words, values, places = arrays
     for worker in prange(words.shape[0]):
-        start = worker * num_samples // words.shape[0]
-        stop = (worker + 1) * num_samples // words.shape[0]
+        start, stop = share(slots[1:], worker, words.shape[0])
         one = slice(worker, worker + 1)
         own = starts, ratios, words[one], values[one], places[one]
         # An unsigned number would be another signature, to be compiled once more.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ssd_mining._classification import Computed, LogitRows, SigmoidRule, SoftmaxRule
-from ssd_mining._jit import helper, inlined, parallel, prange, serial
+from ssd_mining._jit import helper, inlined, parallel, prange, serial, share
 
 Row = Any
 
@@ -129,11 +129,9 @@ def _softmax_gradients_serial(
 def _softmax_gradients_parallel(
     rows: LogitRows, rule: SoftmaxRule, factors: Row, gradients: Computed, scratch: Row, span: tuple[int, int]
 ) -> None:
-    num_workers, num_samples = scratch.shape[0], span[1] - span[0]
-    for worker in prange(num_workers):
-        start = span[0] + worker * num_samples // num_workers
-        stop = span[0] + (worker + 1) * num_samples // num_workers
-        _softmax_gradients_serial(rows, rule, factors, gradients, scratch[worker : worker + 1], (start, stop))
+    for worker in prange(scratch.shape[0]):
+        own = share(span, worker, scratch.shape[0])
+        _softmax_gradients_serial(rows, rule, factors, gradients, scratch[worker : worker + 1], own)
 
 
 @serial
@@ -148,8 +146,6 @@ def _sigmoid_gradients_serial(
 def _sigmoid_gradients_parallel(
     rows: LogitRows, rule: SigmoidRule, factors: Row, gradients: Computed, scratch: Row, span: tuple[int, int]
 ) -> None:
-    num_workers, num_samples = scratch.shape[0], span[1] - span[0]
-    for worker in prange(num_workers):
-        start = span[0] + worker * num_samples // num_workers
-        stop = span[0] + (worker + 1) * num_samples // num_workers
-        _sigmoid_gradients_serial(rows, rule, factors, gradients, scratch[worker : worker + 1], (start, stop))
+    for worker in prange(scratch.shape[0]):
+        own = share(span, worker, scratch.shape[0])
+        _sigmoid_gradients_serial(rows, rule, factors, gradients, scratch[worker : worker + 1], own)

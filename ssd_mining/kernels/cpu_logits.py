@@ -14,7 +14,7 @@ import numpy as np
 
 from ssd_mining._classification import Computed, LogitRows, SoftmaxRule
 from ssd_mining._elementary import add_exp, depth, log1p, rounder, settle
-from ssd_mining._jit import helper, inlined, parallel, prange, serial
+from ssd_mining._jit import helper, inlined, parallel, prange, serial, share
 from ssd_mining._lanes import LANES, Row
 from ssd_mining.kernels.cpu_gradients import sigmoid_gradients, softmax_gradients
 from ssd_mining.kernels.cpu_sigmoid import sigmoid_losses
@@ -274,9 +274,6 @@ def _softmax_serial(
 def _softmax_parallel(
     rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles: Row, tails: Row, span: tuple[int, int]
 ) -> None:
-    num_workers, num_samples = tiles.shape[0], span[1] - span[0]
-    for worker in prange(num_workers):
-        start = span[0] + worker * num_samples // num_workers
-        stop = span[0] + (worker + 1) * num_samples // num_workers
+    for worker in prange(tiles.shape[0]):
         own = slice(worker, worker + 1)
-        _softmax_serial(rows, rule, losses, tiles[own], tails[own], (start, stop))
+        _softmax_serial(rows, rule, losses, tiles[own], tails[own], share(span, worker, tiles.shape[0]))

@@ -4,7 +4,7 @@ import numpy as np
 
 from ssd_mining._classification import Computed, LogitRows, SigmoidRule
 from ssd_mining._elementary import exp, log1p
-from ssd_mining._jit import helper, inlined, parallel, prange, serial
+from ssd_mining._jit import helper, inlined, parallel, prange, serial, share
 from ssd_mining._lanes import LANES, Row
 from ssd_mining.kernels.tiles import (
     LOST,
@@ -127,9 +127,6 @@ def _sigmoid_serial(
 def _sigmoid_parallel(
     rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles: Row, tails: Row, span: tuple[int, int]
 ) -> None:
-    num_workers, num_samples = tiles.shape[0], span[1] - span[0]
-    for worker in prange(num_workers):
-        start = span[0] + worker * num_samples // num_workers
-        stop = span[0] + (worker + 1) * num_samples // num_workers
+    for worker in prange(tiles.shape[0]):
         own = slice(worker, worker + 1)
-        _sigmoid_serial(rows, rule, losses, tiles[own], tails[own], (start, stop))
+        _sigmoid_serial(rows, rule, losses, tiles[own], tails[own], share(span, worker, tiles.shape[0]))
