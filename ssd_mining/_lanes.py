@@ -156,6 +156,63 @@ def store(_: Any, mask: Any, start: Any, word: Any) -> Any:
     return types.void(mask, types.intp, types.uint64), codegen
 
 
+# Elements pulled out of a block without asking how many it has (0004-words.md), where no instruction packs them.
+STEPS = 8
+
+
+def _pull(row: Row, start: int, word: Word, target: Row, place: int) -> None:
+    chosen = [row[start + i] for i in range(LANES) if int(word) >> i & 1]
+    target[place : place + len(chosen)] = chosen
+
+
+@_native(_pull)
+def pull(_: Any, row: Any, start: Any, word: Any, target: Any, place: Any) -> Any:
+    """Copy the elements whose bits are set to `place`, side by side; up to 64 elements there are overwritten."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, copied = (make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3))
+        if "+avx512f" in context.codegen().magic_tuple()[2].split(","):
+            block, moved = _load(context, builder, signature.args[0], args[0], args[1])
+            _pack(builder, block, builder.shl(args[2], moved), builder.gep(copied, [args[4]]))
+        else:
+            _step(builder, builder.gep(source, [args[1]]), args[2], builder.gep(copied, [args[4]]))
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, types.uint64, target, types.intp), codegen
+
+
+def _pack(builder: Any, block: Any, word: Any, target: Any) -> None:
+    """Pack a part of the block at a time, as much as a register of 64 bytes holds, by one instruction."""
+    is_float = block.type.element == ir.FloatType()
+    size, name = (4, "v16f32") if is_float else (8, "v8f64")
+    width = LANES // size
+    for first in range(0, LANES, width):
+        part = _part(builder, block, first, width)
+        bits = builder.trunc(builder.lshr(word, _I64(first)), ir.IntType(width))
+        mask = builder.bitcast(bits, ir.VectorType(_I1, width))
+        kind = ir.FunctionType(part.type, [part.type, mask.type, part.type])
+        compress = cgutils.get_or_insert_function(builder.module, kind, f"llvm.experimental.vector.compress.{name}")
+        packed = builder.call(compress, [part, mask, ir.Constant(part.type, ir.Undefined)])
+        builder.store(packed, builder.bitcast(target, part.type.as_pointer())).align = size
+        target = builder.gep(target, [builder.zext(builder.ctpop(bits), _I64)])
+
+
+def _step(builder: Any, source: Any, word: Any, target: Any) -> None:
+    """Copy one element after the other, at least `STEPS`: how many there are is a branch that nobody guesses."""
+    left = cgutils.alloca_once_value(builder, word)
+    last = builder.sub(builder.ctpop(builder.or_(word, _I64(1))), _I64(1))
+    rounds = builder.add(builder.udiv(last, _I64(STEPS)), _I64(1))
+    with cgutils.for_range(builder, rounds) as loop:
+        first = builder.mul(loop.index, _I64(STEPS))
+        for step in range(STEPS):
+            bits = builder.load(left)
+            # Without a bit left it is the first element: it is overwritten, or lies past the others.
+            lane = builder.and_(builder.cttz(bits, _I1(0)), _I64(LANES - 1))
+            place = builder.gep(target, [builder.add(first, _I64(step))])
+            builder.store(builder.load(builder.gep(source, [lane])), place)
+            builder.store(builder.and_(bits, builder.sub(bits, _I64(1))), left)
+
+
 def _copy(row: Row, start: int, target: Row, place: int) -> None:
     target[place : place + LANES] = row[start : start + LANES]
 

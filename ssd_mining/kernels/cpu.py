@@ -39,9 +39,6 @@ KEY_OF_INF = np.int64(0x7FF0000000000000)
 # A golden-ratio step visits a row evenly, whatever the period of its anchors per cell.
 GOLDEN = np.uint64(0x9E3779B1)
 
-# Values pulled out of a block without asking how many it has (0004-words.md).
-STEPS = 8
-
 FULL = ~np.uint64(0)
 NO_WORD = np.uint64(0)
 
@@ -200,20 +197,12 @@ def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
 
     Their last block is filled up with -inf, which no bisection counts.
     """
-    stop = np.uint64(0)  # unsigned indices need no test for being negative
+    num_pulled = 0
     for block in range(negatives.shape[0]):
         lanes.prefetch(rank, rank.shape[0] + block * LANES)  # of the next sample: memory would rest meanwhile
         word = lanes.above(rank, block * LANES, pivot) & negatives[block]
-        start, place = np.uint64(block * LANES), stop
-        stop += np.uint64(lanes.count(word))
-        # At least STEPS values are copied, for how many there are is a branch nobody guesses. A step without a
-        # bit left copies the first of the block: it is overwritten, or lies past the values.
-        for _ in range(max(1, -(-lanes.count(word) // STEPS))):
-            for step in range(STEPS):
-                values[place + np.uint64(step)] = rank[start + (np.uint64(lanes.lowest(word)) & np.uint64(63))]
-                word &= word - ONE
-            place += np.uint64(STEPS)
-    num_pulled: int = np.int64(stop)  # type: ignore[assignment]
+        lanes.pull(rank, block * LANES, word, values, num_pulled)
+        num_pulled += lanes.count(word)
     values[num_pulled : whole_blocks(num_pulled)] = -np.inf
     return num_pulled
 

@@ -123,7 +123,7 @@ def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
         word &= negatives[block]
         place = stop
         stop += np.uint64(lanes.count(word))
-        # Some are written without asking how many there are, as in `cpu.select`.
+        # Some are written without asking how many there are, as in `lanes.pull`.
         for _ in range(max(1, -(-lanes.count(word) // STEPS))):
             for step in range(STEPS):
                 places[place + np.uint64(step)] = start + lanes.lowest(word)

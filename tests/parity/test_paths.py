@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
+from benchmarks.suite import AVX2_ONLY
 from ssd_mining._backends import empty_mined
 from ssd_mining._inputs import check
 from ssd_mining._spec import Mining
@@ -152,3 +153,43 @@ def test_a_quota_of_nothing_writes_an_empty_mask():
     res = sm.mine_hard_negatives(np.ones((2, 200)), np.zeros((2, 200), np.bool_))
     assert not res.hard_negative_mask.any()
     assert np.isnan(res.threshold).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_threshold_of_zero_has_no_sign(dtype):
+    # Of zeros of both signs any may be the easiest kept: the bits would depend on the order of the anchors.
+    conf_loss = np.full((1, 100), -0.0, dtype)
+    conf_loss[0, ::3] = 0.0
+    for sign in (1, -1):
+        res = sm.mine_hard_negatives(conf_loss * dtype(sign), np.zeros(conf_loss.shape, np.bool_), num_negatives=10)
+        assert res.threshold == 0
+        assert not np.signbit(res.threshold).any()
+
+
+BITS = """
+import numpy as np
+import ssd_mining as sm
+rng = np.random.default_rng(0)
+for dtype in (np.float32, np.float64):
+    for num_anchors in (64, 65, 127, 1917):
+        for share in (0.0, 0.01, 0.1, 0.4):
+            conf_loss = rng.gamma(0.3, 1.0, (20, num_anchors)).astype(dtype)
+            pos_mask = rng.random(conf_loss.shape) < share
+            res = sm.mine_hard_negatives(conf_loss, pos_mask, extra_negatives=1)
+            masks = np.packbits(res.hard_negative_mask).tobytes()
+            print(masks.hex(), res.negative_sum.tobytes().hex(), res.threshold.tobytes().hex())
+"""
+
+
+def test_a_processor_without_avx512_gives_the_same_bits():
+    # What packs the values that are pulled out of a block differs: one instruction there, single steps here.
+    found = []
+    for processor in ({}, AVX2_ONLY):
+        environment = {**os.environ, **processor, "NUMBA_DISABLE_JIT": "0", "PYTHONWARNINGS": "ignore"}
+        done = subprocess.run(
+            [sys.executable, "-c", BITS], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout.splitlines())
+    assert len(found[0]) == 32
+    assert found[0] == found[1]
