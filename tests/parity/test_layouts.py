@@ -1,11 +1,14 @@
 """Layouts, byte orders and dtypes of the caller change nothing, and the caller's arrays are never written."""
 
+import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 import ssd_mining as sm
+from tests.batches import ROOT
 
 RNG = np.random.default_rng(11)
 LOSS = (RNG.integers(0, 64, (6, 40)) / 8).astype(np.float32)
@@ -161,3 +164,28 @@ def test_any_byte_but_zero_is_true_in_a_mask():
     mask = (CLASSES.astype(np.uint8) * 7).view(np.bool_)
     check(LOSS, mask)
     check(LOSS, mask, valid=np.full(LOSS.shape, 2, np.uint8).view(np.bool_))
+
+
+SIGNATURES = """
+import numpy as np
+import ssd_mining as sm
+from ssd_mining import _jit
+from tests.parity.test_layouts import CLASSES, LAYOUTS, LOSS
+for repeats in (1, 10):  # rows shorter than a word, and longer
+    losses, classes = np.tile(LOSS, repeats), np.tile(CLASSES, repeats)
+    for change in LAYOUTS.values():
+        for labels in (classes, classes.astype(np.uint8)):
+            sm.mine_hard_negatives(change(losses), change(labels), background=0)
+    offsets = [0, 9, losses.size]
+    sm.mine_hard_negatives(losses.ravel(), classes.ravel(), background=0, sample_offsets=offsets)
+print(sum(_jit.counts()))
+"""
+
+
+def test_no_layout_is_compiled_for():
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNATURES], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    # Losses are float32 and, of a list, float64; labels have 8 bytes or 1.
+    assert done.stdout.split() == ["4"], done.stderr

@@ -13,10 +13,10 @@ from benchmarks.render import SECTIONS, render
 from tests.batches import ROOT
 
 TINY = {
-    "densities": lambda: suite.densities((200,), rounds=1),
-    "distributions": lambda: suite.distributions((200,), rounds=1),
+    "densities": lambda: suite.densities((200,), rounds=1, fresh=1 << 20),
+    "distributions": lambda: suite.distributions((200,), rounds=1, fresh=1 << 20),
     "label_types": lambda: suite.label_types(200, 4, rounds=1),
-    "outputs": lambda: suite.outputs(200, (1, 3), rounds=1),
+    "outputs": lambda: suite.outputs(200, (1, 3), rounds=1, fresh=1 << 16),
     "logits": lambda: suite.logits(200, 2, rounds=1),
 }
 
