@@ -21,34 +21,61 @@ Row = dict[str, Any]
 POSITIVES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 
+# A timing is a pass over as many distinct batches as no cache holds together, so that each is read from memory, and
+# meets a branch predictor that has not learnt it.
+FRESH_BYTES = 48 << 20
+
+
 def case(
-    num_anchors: int, positives: float, *, num_samples: int = 128, kind: str = "gamma", labels: str = "int64"
+    num_anchors: int,
+    positives: float,
+    *,
+    num_samples: int = 128,
+    kind: str = "gamma",
+    labels: str = "int64",
+    draw: int = 0,
 ) -> tuple[Any, Any, Any, dict[str, int]]:
     """Draw one case: losses, classes, labels and the keywords that go with them."""
-    rng = np.random.default_rng([num_samples, num_anchors, int(positives * 1000), data.KINDS.index(kind)])
+    rng = np.random.default_rng([num_samples, num_anchors, int(positives * 1000), data.KINDS.index(kind), draw])
     conf_loss = data.losses(kind, (num_samples, num_anchors), rng)
     drawn = data.classes(conf_loss.shape, positives, rng)
     return conf_loss, drawn, *data.labels(labels, drawn)
 
 
-def sums(num_anchors: int, positives: float, *, kind: str = "gamma", num_samples: int = 128, rounds: int = 15) -> Row:
-    """Time the sums of one batch on one thread, beside the NumPy loops and the read floor."""
-    conf_loss, drawn, labels, keywords = case(num_anchors, positives, kind=kind, num_samples=num_samples)
-    functions: dict[str, Callable[[], Any]] = {
-        "ours": lambda: sm.confidence_loss(conf_loss, labels, num_threads=1, **keywords).per_sample,
-        "floor": lambda: peers.read_floor(conf_loss, drawn),
+def sums(
+    num_anchors: int,
+    positives: float,
+    *,
+    kind: str = "gamma",
+    num_samples: int = 128,
+    rounds: int = 15,
+    fresh: int = FRESH_BYTES,
+) -> Row:
+    """Time the sums of fresh batches on one thread, beside the NumPy loops and the read floor; and of one, alone."""
+    num_batches = -(-fresh // (num_samples * num_anchors * 12))
+    drawn = [
+        case(num_anchors, positives, kind=kind, num_samples=num_samples, draw=draw)[:2] for draw in range(num_batches)
+    ]
+    each: dict[str, Callable[..., Any]] = {
+        "ours": lambda x, y: sm.confidence_loss(x, y, background=0, num_threads=1).per_sample,
+        "floor": peers.read_floor,
+        **{name: peers.NUMPY[name] for name in ("best", "checked", "boolean")},
     }
+    functions = {name: lambda one=one: [one(*pair) for pair in drawn] for name, one in each.items()}
     for name in ("best", "checked", "boolean"):
-        functions[name] = lambda peer=peers.NUMPY[name]: peer(conf_loss, drawn)
         assert_equal(functions["ours"](), functions[name]())
     seconds = interleaved(functions, rounds=rounds)
+    alone = interleaved(
+        {name: lambda one=each[name]: one(*drawn[0]) for name in ("ours", "floor", "best")}, rounds=rounds
+    )
     return {
         "anchors": num_anchors,
         "losses": kind,
         "positives": positives,
         "samples": num_samples,
-        "us_per_sample": seconds["ours"] / num_samples * 1e6,
+        "us_per_sample": seconds["ours"] / num_samples / num_batches * 1e6,
         "over_floor": seconds["ours"] / seconds["floor"],
+        "alone_over_floor": alone["ours"] / alone["floor"],
         "best_over_ours": seconds["best"] / seconds["ours"],
         "checked_over_ours": seconds["checked"] / seconds["ours"],
         "boolean_over_ours": seconds["boolean"] / seconds["ours"],
@@ -87,12 +114,16 @@ def label_types(num_anchors: int = 8732, num_samples: int = 128, rounds: int = 1
     ]
 
 
-def outputs(num_anchors: int = 8732, sizes: tuple[int, ...] = (1, 32, 128, 1024), rounds: int = 15) -> list[Row]:
+def outputs(
+    num_anchors: int = 8732,
+    sizes: tuple[int, ...] = (1, 32, 128, 1024),
+    rounds: int = 15,
+    fresh: int = FRESH_BYTES,
+) -> list[Row]:
     """Sums, mask, whole result and indices, on one thread and on two, for batches of every size."""
     rows, one = [], {"num_threads": 1}
     for num_samples in sizes:
-        # Calls of one sample are made with distinct ones: a branch predictor learns one that comes again.
-        distinct = 64 if num_samples == 1 else num_samples
+        distinct = -(-max(num_samples, fresh // (num_anchors * 12)) // num_samples) * num_samples
         conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=distinct)
         parts = [slice(i, i + num_samples) for i in range(0, distinct, num_samples)]
         calls = [{"conf_loss": conf_loss[part], "labels": labels[part], **keywords} for part in parts]
