@@ -190,9 +190,9 @@ def _pack(builder: Any, block: Any, word: Any, target: Any) -> None:
         part = _part(builder, block, first, width)
         bits = builder.trunc(builder.lshr(word, _I64(first)), ir.IntType(width))
         mask = builder.bitcast(bits, ir.VectorType(_I1, width))
-        kind = ir.FunctionType(part.type, [part.type, mask.type, part.type])
-        compress = cgutils.get_or_insert_function(builder.module, kind, f"llvm.experimental.vector.compress.{name}")
-        packed = builder.call(compress, [part, mask, ir.Constant(part.type, ir.Undefined)])
+        kind = ir.FunctionType(part.type, [part.type, part.type, mask.type])
+        compress = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.mask.compress.{name}")
+        packed = builder.call(compress, [part, ir.Constant(part.type, None), mask])
         builder.store(packed, builder.bitcast(target, part.type.as_pointer())).align = size
         target = builder.gep(target, [builder.zext(builder.ctpop(bits), _I64)])
 

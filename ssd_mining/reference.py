@@ -63,8 +63,8 @@ def confidence_loss(gt_cl: ArrayLike, conf: ArrayLike) -> Notebook:
     --------
     >>> import numpy as np
     >>> gt_cl = np.eye(2)[[[0, 1, 1, 1, 1]]]
-    >>> confidence_loss(gt_cl, [[1.0, 0.125, 0.5, 0.25, 0.25]]).batch_confidence_loss
-    np.float32(2.0)
+    >>> float(confidence_loss(gt_cl, [[1.0, 0.125, 0.5, 0.25, 0.25]]).batch_confidence_loss)
+    2.0
     """
     gt_cl = np.asarray(gt_cl)
     conf = np.asarray(conf, dtype=np.float32)
