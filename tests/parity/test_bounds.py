@@ -50,6 +50,7 @@ def run_cases(number):
         labels = (rng.random(shape) < rng.choice([0.01, 0.1, 0.5])).astype((np.uint8, np.uint16, np.uint64)[case % 3])
         ranked = case % 5 == 0
         size = shape[0] * shape[1]
+        num_masked = size if case % 4 else 0  # 0: no masks are asked for
         # Every third batch is ragged; its first sample may be empty.
         lengths = np.full(shape[0], shape[1])
         if case % 3 == 0:
@@ -67,8 +68,8 @@ def run_cases(number):
         plain = Rows(*(np.array(array) for array in rows[:-2]), *rows[-2:])
         for array in (*rows[:-2], *plain[:-2]):
             array.flags.writeable = False
-        got, expected = (_backends.empty_mined(shape[0], size) for _ in range(2))
-        masks = (pools[name].put(np.zeros(size, np.bool_), at_end=at_end) for name in got._fields[-2:])
+        got, expected = (_backends.empty_mined(shape[0], num_masked) for _ in range(2))
+        masks = (pools[name].put(np.zeros(num_masked, np.bool_), at_end=at_end) for name in got._fields[-2:])
         got = Mined(*got[:-2], *masks)
         rule = Mining(nan_policy="propagate").rule
         cpu.mine(rows, rule, got, 1)
