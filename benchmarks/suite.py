@@ -42,6 +42,11 @@ def case(
     return conf_loss, drawn, *data.labels(labels, drawn)
 
 
+def num_fresh(num_anchors: int, num_samples: int, fresh: int) -> int:
+    """Say how many batches of float32 losses and int64 labels have so many bytes together, at least one."""
+    return -(-fresh // (num_samples * num_anchors * 12))
+
+
 def sums(
     num_anchors: int,
     positives: float,
@@ -52,7 +57,7 @@ def sums(
     fresh: int = FRESH_BYTES,
 ) -> Row:
     """Time the sums of fresh batches on one thread, beside the NumPy loops and the read floor; and of one, alone."""
-    num_batches = -(-fresh // (num_samples * num_anchors * 12))
+    num_batches = num_fresh(num_anchors, num_samples, fresh)
     drawn = [
         case(num_anchors, positives, kind=kind, num_samples=num_samples, draw=draw)[:2] for draw in range(num_batches)
     ]
@@ -123,7 +128,7 @@ def outputs(
     """Sums, mask, whole result and indices, on one thread and on two, for batches of every size."""
     rows, one = [], {"num_threads": 1}
     for num_samples in sizes:
-        distinct = -(-max(num_samples, fresh // (num_anchors * 12)) // num_samples) * num_samples
+        distinct = num_samples * num_fresh(num_anchors, num_samples, fresh)
         conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=distinct)
         parts = [slice(i, i + num_samples) for i in range(0, distinct, num_samples)]
         calls = [{"conf_loss": conf_loss[part], "labels": labels[part], **keywords} for part in parts]

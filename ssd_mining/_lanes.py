@@ -183,17 +183,17 @@ def pull(_: Any, row: Any, start: Any, word: Any, target: Any, place: Any) -> An
 
 def _pack(builder: Any, block: Any, word: Any, target: Any) -> None:
     """Pack a part of the block at a time, as much as a register of 64 bytes holds, by one instruction."""
-    is_float = block.type.element == ir.FloatType()
-    size, name = (4, "v16f32") if is_float else (8, "v8f64")
+    size, name = (4, "v16f32") if block.type.element == ir.FloatType() else (8, "v8f64")
     width = LANES // size
+    whole = ir.VectorType(block.type.element, width)
+    kind = ir.FunctionType(whole, [whole, whole, ir.VectorType(_I1, width)])
+    compress = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.mask.compress.{name}")
     for first in range(0, LANES, width):
         part = _part(builder, block, first, width)
         bits = builder.trunc(builder.lshr(word, _I64(first)), ir.IntType(width))
         mask = builder.bitcast(bits, ir.VectorType(_I1, width))
-        kind = ir.FunctionType(part.type, [part.type, part.type, mask.type])
-        compress = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.mask.compress.{name}")
-        packed = builder.call(compress, [part, ir.Constant(part.type, None), mask])
-        builder.store(packed, builder.bitcast(target, part.type.as_pointer())).align = size
+        packed = builder.call(compress, [part, ir.Constant(whole, None), mask])
+        builder.store(packed, builder.bitcast(target, whole.as_pointer())).align = size
         target = builder.gep(target, [builder.zext(builder.ctpop(bits), _I64)])
 
 

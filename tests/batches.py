@@ -1,6 +1,7 @@
 """Generated batches, the reference's answer to them, and the real ones where they are at hand."""
 
 import os
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,20 @@ LABELS = ("int64", "uint8", "int16", "uint64", "bool", "one_hot", "one_hot_int")
 def examples(number: int) -> int:
     """Say how many examples to generate: fewer where the JIT is off and a row takes a thousand times as long."""
     return number if not os.environ.get("NUMBA_DISABLE_JIT") else number // 20
+
+
+def printed(code: str, **environment: str) -> list[str]:
+    """Run code in a process of its own, with these variables beside those of this one; return the lines it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def losses(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

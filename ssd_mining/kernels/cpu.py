@@ -165,13 +165,13 @@ def select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float
     """Find the rank of the easiest kept negative; all ranks above it are in so many first `values`, whole blocks."""
     num_anchors, room = rank.shape[0], negatives.shape[0] * LANES
     sampled = values[room : room + _sample_size(num_anchors)]
-    share = num_kept / num_anchors * sampled.shape[0]
+    expected = num_kept / num_anchors * sampled.shape[0]
     for i in range(sampled.shape[0]):
         j = ((np.uint64(i) * GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
         is_negative = (negatives[j >> np.uint64(6)] >> (j & np.uint64(63))) & ONE
         sampled[i] = rank[j] if is_negative != NO_WORD else -np.inf
     # Two standard deviations below the expected place of the easiest kept negative; too high a pivot is lowered.
-    place = int(share + 2.0 * math.sqrt(share) + 1.0)
+    place = int(expected + 2.0 * math.sqrt(expected) + 1.0)
     while place < sampled.shape[0]:
         pivot = rank.dtype.type(_reached_by(sampled, place, place + place // 8, -np.inf))
         num_pulled = _pull(rank, negatives, pivot, values)

@@ -1,14 +1,12 @@
 """Layouts, byte orders and dtypes of the caller change nothing, and the caller's arrays are never written."""
 
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.batches import ROOT
+from tests.batches import printed
 
 RNG = np.random.default_rng(11)
 LOSS = (RNG.integers(0, 64, (6, 40)) / 8).astype(np.float32)
@@ -183,9 +181,5 @@ print(sum(_jit.counts()))
 
 
 def test_no_layout_is_compiled_for():
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", SIGNATURES], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
-    )
     # Losses are float32 and, of a list, float64; labels have 8 bytes or 1.
-    assert done.stdout.split() == ["4"], done.stderr
+    assert printed(SIGNATURES, NUMBA_DISABLE_JIT="0") == ["4"]

@@ -1,9 +1,5 @@
 """Every path of the CPU kernel, forced: no generated batch is trusted to find the rare ones."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -13,7 +9,7 @@ from ssd_mining._backends import empty_mined
 from ssd_mining._inputs import check
 from ssd_mining._spec import Mining
 from ssd_mining.kernels import cpu
-from tests.batches import ROOT, Batch, losses
+from tests.batches import Batch, losses, printed
 from tests.parity.test_generated import check as check_parity
 
 
@@ -143,11 +139,8 @@ print(missed)
 
 def test_the_pivot_seldom_misses():
     # A fallback that runs on every row is right, slow, and seen by no other test.
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert int(done.stdout) <= 1, done.stderr  # of 200 rows; a second pivot mends what the first one missed
+    [missed] = printed(COUNT, NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="ignore")
+    assert int(missed) <= 1  # of 200 rows; a second pivot mends what the first one missed
 
 
 def test_a_quota_of_nothing_writes_an_empty_mask():
@@ -184,13 +177,8 @@ for dtype in (np.float32, np.float64):
 
 def test_a_processor_without_avx512_gives_the_same_bits():
     # What packs the values that are pulled out of a block differs: one instruction there, single steps here.
-    found = []
-    for processor in ({}, AVX2_ONLY):
-        environment = {**os.environ, **processor, "NUMBA_DISABLE_JIT": "0", "PYTHONWARNINGS": "ignore"}
-        done = subprocess.run(
-            [sys.executable, "-c", BITS], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(done.stdout.splitlines())
-    assert len(found[0]) == 32
-    assert found[0] == found[1]
+    here, there = (
+        printed(BITS, **processor, NUMBA_DISABLE_JIT="0", PYTHONWARNINGS="ignore") for processor in ({}, AVX2_ONLY)
+    )
+    assert len(here) == 32
+    assert here == there
