@@ -24,7 +24,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import IO, Any, NamedTuple
 
 import llvmlite
@@ -42,8 +42,6 @@ _NOT_CODE = {
     "THREADING_LAYER",
     "THREADING_LAYER_PRIORITY",
 }
-
-_PACKAGES = {"ssd_mining", "ssd_mining.kernels"}
 
 _failed = False  # after the first failure this process compiles without the cache
 
@@ -230,13 +228,13 @@ def _environment(codegen: Any) -> str:
 
 @functools.cache
 def _sources() -> list[tuple[str, str]]:
-    """Digest the files of our own that can end up in machine code; a new version of any is a new directory."""
-    package = Path(__file__).parent
-    files = sorted([*package.glob("_*.py"), *package.glob("kernels/*.py")])
+    """Digest every source file of the package, wherever it lies: a change of any is a new directory."""
+    package = next(path for path in Path(__file__).parents if path.name == "ssd_mining")
+    files = sorted(package.rglob("*.py"))
     if not files:
         msg = f"no source files in {package} to tell versions apart by"
         raise FileNotFoundError(msg)
-    return [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    return [(str(file.relative_to(package)), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
 
 
 def _code(function: FunctionType) -> Iterator[Any]:
@@ -265,7 +263,11 @@ def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
     yield from zip(function.__code__.co_freevars, cells, strict=True)
     for names in (part.co_names for part in _nested(function.__code__)):
         found = [function.__globals__[name] for name in names if name in function.__globals__]
-        ours = [vars(value) for value in found if getattr(value, "__package__", "") in _PACKAGES]
+        ours = [
+            vars(value)
+            for value in found
+            if isinstance(value, ModuleType) and str(value.__package__).partition(".")[0] == "ssd_mining"
+        ]
         for scope in (function.__globals__, *ours):
             yield from ((name, scope[name]) for name in names if name in scope)
 

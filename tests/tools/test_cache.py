@@ -230,7 +230,9 @@ def test_bounds_checked_code_is_kept_apart(run):
 def test_a_file_of_the_package_that_is_edited_means_new_code(run, package):
     rules = str(package / "ssd_mining" / "kernels" / "tiny_rules.py")
     versions = [(rules, text) for text in (RULES, RULES.replace("1.0", "2.0"), RULES, RULES + "# a new version")]
-    versions.append((str(package / "ssd_mining" / "_spec.py"), "# a new version"))
+    others = ("_spec.py", "summaries/tally.py", "a_new/room/of_the_house.py")  # wherever they lie
+    (package / "ssd_mining" / "a_new" / "room").mkdir(parents=True)
+    versions += [(str(package / "ssd_mining" / name), "# a new version") for name in others]
     code = f"""
     get_ready()
     def edited(file, text):
@@ -238,7 +240,7 @@ def test_a_file_of_the_package_that_is_edited_means_new_code(run, package):
         return forked(call)
     [edited(*version) for version in {versions}]
     """
-    assert run(code) == [COMPILED, [14.0, 1, 0, 0], LOADED, COMPILED, COMPILED]
+    assert run(code) == [COMPILED, [14.0, 1, 0, 0], LOADED, *[COMPILED] * 4]
 
 
 def test_what_was_changed_in_memory_is_not_taken_for_what_the_files_say(run):
@@ -299,7 +301,7 @@ def test_a_new_version_of_anything_that_makes_code_is_a_new_directory(version, m
 
 def test_a_package_without_source_files_goes_without(run):
     code = """
-    Path.glob = lambda *_: iter(())
+    Path.rglob = lambda *_: iter(())
     call()
     """
     assert run(code) == UNCACHED
