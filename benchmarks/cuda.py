@@ -135,7 +135,7 @@ def row(torch: Any, bandwidth: float, shape: tuple[int, int], kind: str) -> Row:
 
 def _kernel(torch: Any, loss: Any, labels: Any) -> float:
     """Time the kernel that sums: within a graph, where nothing is read back, so labels are taken as unsigned."""
-    device: Any = importlib.import_module("ssd_mining.device.miner")
+    device: Any = importlib.import_module("ssd_mining.device.mining")
     mining = sm.Mining(background=0, nan_policy="propagate")
     bits = labels.view(torch.uint64) if labels.dtype == torch.int64 else labels
     return graphed(torch, lambda: device.mine(loss, bits, mining, {}, masks=False))

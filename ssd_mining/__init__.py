@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssd_mining import reference
-    from ssd_mining._classification import Focal, Sigmoid, Softmax
-    from ssd_mining._recipes import Recipe, recipes
-    from ssd_mining._spec import Mining
-    from ssd_mining._warmup import Warmup, warmup
-    from ssd_mining.analysis import LossAnalysis
-    from ssd_mining.blocks import read_blocks
-    from ssd_mining.breakdowns import RatioSweep, class_table, level_table, ratio_sweep, top_losses
-    from ssd_mining.comparison import RecipeComparison, compare_recipes
+    from ssd_mining.analysis.blocks import read_blocks
+    from ssd_mining.analysis.histogram import LossHistogram
+    from ssd_mining.analysis.loss_analysis import LossAnalysis
+    from ssd_mining.analysis.one_batch import RatioSweep, class_table, level_table, ratio_sweep, top_losses
+    from ssd_mining.analysis.recipe_comparison import RecipeComparison, compare_recipes
+    from ssd_mining.analysis.result import AnalysisResult
+    from ssd_mining.classification import Focal, Sigmoid, Softmax
+    from ssd_mining.compile_ahead import Warmup, warmup
     from ssd_mining.cross_entropy import focal_loss, sigmoid_cross_entropy, softmax_cross_entropy
     from ssd_mining.hard_examples import HardExamples, ohem
     from ssd_mining.localization import smooth_l1
     from ssd_mining.losses import ConfidenceLoss, confidence_loss
     from ssd_mining.mining import MiningResult, hard_negative_mask, mine_hard_negatives, mine_logits, negative_quota
+    from ssd_mining.mining_rule import Mining
     from ssd_mining.multibox import MultiboxLoss, multibox_loss
-    from ssd_mining.summaries.histogram import LossHistogram
-    from ssd_mining.tables import AnalysisResult
+    from ssd_mining.recipe import Recipe, recipes
 
 __all__ = [
     "AnalysisResult",
@@ -65,40 +65,40 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "AnalysisResult": "tables",
+    "AnalysisResult": "analysis.result",
     "ConfidenceLoss": "losses",
-    "Focal": "_classification",
+    "Focal": "classification",
     "HardExamples": "hard_examples",
-    "LossAnalysis": "analysis",
-    "LossHistogram": "summaries.histogram",
-    "Mining": "_spec",
+    "LossAnalysis": "analysis.loss_analysis",
+    "LossHistogram": "analysis.histogram",
+    "Mining": "mining_rule",
     "MiningResult": "mining",
     "MultiboxLoss": "multibox",
-    "RatioSweep": "breakdowns",
-    "Recipe": "_recipes",
-    "RecipeComparison": "comparison",
-    "Sigmoid": "_classification",
-    "Softmax": "_classification",
-    "Warmup": "_warmup",
-    "class_table": "breakdowns",
-    "compare_recipes": "comparison",
+    "RatioSweep": "analysis.one_batch",
+    "Recipe": "recipe",
+    "RecipeComparison": "analysis.recipe_comparison",
+    "Sigmoid": "classification",
+    "Softmax": "classification",
+    "Warmup": "compile_ahead",
+    "class_table": "analysis.one_batch",
+    "compare_recipes": "analysis.recipe_comparison",
     "confidence_loss": "losses",
     "focal_loss": "cross_entropy",
     "hard_negative_mask": "mining",
-    "level_table": "breakdowns",
+    "level_table": "analysis.one_batch",
     "mine_hard_negatives": "mining",
     "mine_logits": "mining",
     "multibox_loss": "multibox",
     "negative_quota": "mining",
     "ohem": "hard_examples",
-    "ratio_sweep": "breakdowns",
-    "read_blocks": "blocks",
-    "recipes": "_recipes",
+    "ratio_sweep": "analysis.one_batch",
+    "read_blocks": "analysis.blocks",
+    "recipes": "recipe",
     "sigmoid_cross_entropy": "cross_entropy",
     "smooth_l1": "localization",
     "softmax_cross_entropy": "cross_entropy",
-    "top_losses": "breakdowns",
-    "warmup": "_warmup",
+    "top_losses": "analysis.one_batch",
+    "warmup": "compile_ahead",
 }
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from ssd_mining.cli import main
+from ssd_mining.cli.entry import main
 
 sys.exit(main())

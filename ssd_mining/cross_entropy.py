@@ -5,10 +5,10 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining import _backends
-from ssd_mining._backends import Backend
-from ssd_mining._classification import Classification, Focal, Sigmoid, Softmax
-from ssd_mining._logit_inputs import check_logits
+from ssd_mining.classification import Classification, Focal, Sigmoid, Softmax
+from ssd_mining.engine import run as _backends
+from ssd_mining.engine.run import Backend
+from ssd_mining.inputs.logits import check_logits
 
 
 def softmax_cross_entropy(

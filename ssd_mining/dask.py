@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
-from ssd_mining._arrays import refuse
-from ssd_mining._backends import Backend
-from ssd_mining._classification import Classification
-from ssd_mining._spec import Mining, Selection, resolve
-from ssd_mining.analysis import RATIOS, LossAnalysis
+from ssd_mining.analysis.loss_analysis import RATIOS, LossAnalysis
+from ssd_mining.analysis.parts import check_by_sample
+from ssd_mining.checks import refuse
+from ssd_mining.classification import Classification
+from ssd_mining.engine.run import Backend
 from ssd_mining.mining import MiningResult, mine_logits
 from ssd_mining.mining import mine_hard_negatives as mine_losses
-from ssd_mining.summaries.parts import check_by_sample
+from ssd_mining.mining_rule import Mining, Selection, resolve
 
 MERGED_AT_ONCE = 8
 

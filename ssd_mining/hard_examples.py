@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining._arrays import as_array, as_real_array, refuse
-from ssd_mining._backends import Backend
-from ssd_mining._inputs import check_valid
-from ssd_mining._spec import check_int, check_number
+from ssd_mining.checks import check_int, check_number, refuse
+from ssd_mining.engine.run import Backend
+from ssd_mining.inputs.arrays import as_array, as_real_array
+from ssd_mining.inputs.losses import check_valid
 from ssd_mining.mining import mine_hard_negatives
 
 Anchors = NDArray[np.int64]

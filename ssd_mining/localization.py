@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining._arrays import as_array, as_real_array, kernel_dtype, refuse
-from ssd_mining._batch import Batch
+from ssd_mining.checks import refuse
+from ssd_mining.inputs.arrays import as_array, as_real_array, kernel_dtype
+from ssd_mining.inputs.batch import Batch
 
 
 def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) -> NDArray[Any]:

@@ -6,9 +6,11 @@ from typing import Any, Literal, Unpack, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining import _backends, _inputs
-from ssd_mining._backends import Backend
-from ssd_mining._spec import Keywords, Mining, check_choice, resolve
+from ssd_mining.checks import check_choice
+from ssd_mining.engine import run as _backends
+from ssd_mining.engine.run import Backend
+from ssd_mining.inputs import losses as _inputs
+from ssd_mining.mining_rule import Keywords, Mining, resolve
 
 Normalize = Literal[
     "none",

@@ -7,13 +7,16 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining import _backends, _inputs, _labels
-from ssd_mining._backends import Backend
-from ssd_mining._batch import Batch, in_samples
-from ssd_mining._classification import Classification
-from ssd_mining._logit_inputs import logit_batch
-from ssd_mining._spec import Keywords, Mined, Mining, Selection, resolve
+from ssd_mining.classification import Classification
+from ssd_mining.engine import run as _backends
+from ssd_mining.engine.run import Backend
+from ssd_mining.inputs import labels as _labels
+from ssd_mining.inputs import losses as _inputs
+from ssd_mining.inputs.batch import Batch, in_samples
+from ssd_mining.inputs.logits import logit_batch
+from ssd_mining.kernels.records import Mined
 from ssd_mining.kernels.rules import quota
+from ssd_mining.mining_rule import Keywords, Mining, Selection, resolve
 
 
 @dataclass(frozen=True, eq=False)

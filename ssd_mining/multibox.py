@@ -6,16 +6,18 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining import _backends
-from ssd_mining._arrays import kernel_dtype
-from ssd_mining._backends import Backend
-from ssd_mining._batch import Batch
-from ssd_mining._classification import Classification
-from ssd_mining._logit_inputs import logit_batch
-from ssd_mining._logits import LogitLosses
-from ssd_mining._spec import Keywords, Mined, Mining, check_choice, check_number, resolve
+from ssd_mining.checks import check_choice, check_number
+from ssd_mining.classification import Classification
+from ssd_mining.engine import run as _backends
+from ssd_mining.engine.lazy_losses import LogitLosses
+from ssd_mining.engine.run import Backend
+from ssd_mining.inputs.arrays import kernel_dtype
+from ssd_mining.inputs.batch import Batch
+from ssd_mining.inputs.logits import logit_batch
+from ssd_mining.kernels.records import Mined
 from ssd_mining.localization import check_beta, paired_locations, selected_smooth_l1
 from ssd_mining.losses import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives, loss_divisors, normalized_loss
+from ssd_mining.mining_rule import Keywords, Mining, resolve
 
 Divisors = float | NDArray[np.float64]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from ssd_mining import reference
-from ssd_mining._spec import Scope
+from ssd_mining.mining_rule import Scope
 from ssd_mining.reference import Roles, Sample
 
 ROOT = Path(__file__).parents[1]

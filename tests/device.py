@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssd_mining import _cuda
+from ssd_mining.kernels.cuda import runtime as _cuda
 
 
 def _missing() -> str | None:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from ssd_mining import reference_losses
-from ssd_mining._classification import Focal, Sigmoid, Softmax
+from ssd_mining.classification import Focal, Sigmoid, Softmax
+from ssd_mining.reference import losses as reference_losses
 
 FORMS = ("softmax", "sigmoid", "focal")
 KINDS = ("normal", "confident", "ties", "huge", "masked", "special")

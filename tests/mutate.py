@@ -21,15 +21,15 @@ MINING = ("tests/parity/test_paths.py", *LAWS, "tests/parity/test_generated.py")
 LOGITS = ("tests/parity/test_logits.py", "tests/spec/test_losses_from_logits.py")
 ANALYSIS = ("tests/parity/test_analysis.py", "tests/spec/test_analysis.py")
 TESTS = {
-    "ssd_mining/kernels/cpu.py": MINING,
+    "ssd_mining/kernels/cpu/mining.py": MINING,
     "ssd_mining/kernels/rules.py": MINING,
-    "ssd_mining/_plan.py": MINING,
-    "ssd_mining/kernels/cpu_analysis.py": ANALYSIS,
-    "ssd_mining/kernels/cpu_logits.py": LOGITS,
-    "ssd_mining/kernels/cpu_sigmoid.py": LOGITS,
-    "ssd_mining/kernels/tiles.py": LOGITS,
-    "ssd_mining/kernels/cpu_gradients.py": LOGITS,
-    "ssd_mining/_elementary.py": LOGITS,
+    "ssd_mining/engine/multi_pass.py": MINING,
+    "ssd_mining/kernels/cpu/analysis.py": ANALYSIS,
+    "ssd_mining/kernels/cpu/softmax.py": LOGITS,
+    "ssd_mining/kernels/cpu/sigmoid.py": LOGITS,
+    "ssd_mining/kernels/cpu/tiles.py": LOGITS,
+    "ssd_mining/kernels/cpu/gradients.py": LOGITS,
+    "ssd_mining/kernels/cpu/elementary.py": LOGITS,
 }
 SECONDS = 180  # a mutant that loops for ever is a killed one
 SWAPS = {

@@ -12,20 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from ssd_mining import _backends, _cuda
-from ssd_mining._batch import Batch
-from ssd_mining._classification import Classification, LogitRows
-from ssd_mining._cuda import DeviceArray, Stream
-from ssd_mining._logit_inputs import check_logits, logit_batch
-from ssd_mining._logits import LogitLosses
-from ssd_mining._spec import Extras, Mining
-from ssd_mining.device import foreign, miner
-from ssd_mining.device.foreign import Allocate, Foreign
-from ssd_mining.device.miner import OnDevice
-from ssd_mining.kernels.cuda_classes import Meaning, enqueue_classes, enqueue_rows
-from ssd_mining.kernels.cuda_gradients import enqueue_gradients
-from ssd_mining.kernels.cuda_logits import enqueue_losses, enqueue_negation
-from ssd_mining.kernels.cuda_pack import Strided
+from ssd_mining.classification import Classification
+from ssd_mining.device import arrays as foreign
+from ssd_mining.device import mining as miner
+from ssd_mining.device.arrays import Allocate, Foreign
+from ssd_mining.device.mining import OnDevice
+from ssd_mining.engine import run as _backends
+from ssd_mining.engine.lazy_losses import LogitLosses
+from ssd_mining.inputs.batch import Batch
+from ssd_mining.inputs.logits import check_logits, logit_batch
+from ssd_mining.kernels.cuda import runtime as _cuda
+from ssd_mining.kernels.cuda.classes import Meaning, enqueue_classes, enqueue_rows
+from ssd_mining.kernels.cuda.gradients import enqueue_gradients
+from ssd_mining.kernels.cuda.losses import enqueue_losses, enqueue_negation
+from ssd_mining.kernels.cuda.pack import Strided
+from ssd_mining.kernels.cuda.runtime import DeviceArray, Stream
+from ssd_mining.kernels.records import LogitRows
+from ssd_mining.mining_rule import Extras, Mining
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from ssd_mining import _cuda
-from ssd_mining._arrays import refuse
-from ssd_mining._cuda import DeviceArray
-from ssd_mining.device import miner
-from ssd_mining.device.foreign import Foreign
+from ssd_mining.checks import refuse
+from ssd_mining.device import mining as miner
+from ssd_mining.device.arrays import Foreign
 from ssd_mining.device.losses import DeviceLosses, LogitBatch, packed
-from ssd_mining.device.miner import OnDevice
-from ssd_mining.kernels import cuda_multibox as kernels
+from ssd_mining.device.mining import OnDevice
+from ssd_mining.kernels.cuda import multibox as kernels
+from ssd_mining.kernels.cuda import runtime as _cuda
+from ssd_mining.kernels.cuda.runtime import DeviceArray
 from ssd_mining.localization import paired_locations
 from ssd_mining.losses import loss_divisors
 

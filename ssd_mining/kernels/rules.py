@@ -1,6 +1,6 @@
 """The rules that every device obeys, once: plain scalar Python, jitted by each twin."""
 
-from ssd_mining._spec import Rule
+from ssd_mining.kernels.records import Rule
 
 # No sample has so many anchors, and of infinity there is no whole part.
 MOST = 2.0**64

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _backends, _cuda
+from ssd_mining.engine import run as _backends
+from ssd_mining.kernels.cuda import runtime as _cuda
 from tests.batches import ROOT
 
 LOSSES, LABELS = np.ones((1, 4), np.float32), np.array([[1, 0, 0, 0]])

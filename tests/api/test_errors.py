@@ -437,7 +437,7 @@ def test_the_reference_backend_refuses_the_same(case):
 
 
 def test_a_later_block_reports_the_sample_of_the_batch(monkeypatch):
-    monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", 6)
+    monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", 6)
     conf_loss = np.ones((7, 3))
     conf_loss[5, 1] = np.nan
     with pytest.raises(ValueError, match=r"\(sample 5, anchor 1\)"):

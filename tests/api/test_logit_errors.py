@@ -210,7 +210,7 @@ def test_bad_settings_get_their_error(function, changes, error, message):
 
 
 def test_a_later_block_reports_the_sample_of_the_batch(monkeypatch):
-    monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", 12)
+    monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", 12)
     labels = np.zeros((7, 3), np.int64)
     labels[5, 2] = 4
     with pytest.raises(ValueError, match=r"got 4 at \(sample 5, anchor 2\)"):

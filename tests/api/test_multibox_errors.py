@@ -454,7 +454,7 @@ def test_boxes_that_are_not_there_need_no_divisor():
 
 
 def test_a_later_block_reports_the_sample_of_the_batch(monkeypatch):
-    monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", 64)
+    monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", 64)
     labels = np.zeros((7, 3), np.int64)
     labels[5, 2] = 4
     for function in FUNCTIONS:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining._spec import Selection
 from ssd_mining.losses import Normalize
+from ssd_mining.mining_rule import Selection
 
 RNG = np.random.default_rng(3)
 LOSS = (RNG.integers(0, 16, (5, 80)) / 4).astype(np.float32)
@@ -80,7 +80,7 @@ def test_the_quota_alone_is_the_quota_of_the_kernel():
 
 def test_no_mask_is_built_for_the_loss(monkeypatch):
     asked = []
-    import ssd_mining._backends as backends
+    import ssd_mining.engine.run as backends
 
     empty_mined = backends.empty_mined
 

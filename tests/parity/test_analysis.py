@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining._arrays import read_only
-from ssd_mining._backends import empty_mined
-from ssd_mining._inputs import check
-from ssd_mining._spec import Mining
-from ssd_mining.kernels import cpu, cpu_analysis
-from ssd_mining.summaries.histogram import BINS, bin_counts
-from ssd_mining.summaries.passes import empty_swept
-from ssd_mining.summaries.tally import EVEN, KEPT, ODD, POSITIVES, TABLES, Tally
+from ssd_mining.analysis.histogram import BINS, bin_counts
+from ssd_mining.analysis.one_pass import empty_swept
+from ssd_mining.engine.run import empty_mined
+from ssd_mining.inputs.arrays import read_only
+from ssd_mining.inputs.losses import check
+from ssd_mining.kernels.cpu import analysis as cpu_analysis
+from ssd_mining.kernels.cpu import mining as cpu
+from ssd_mining.kernels.tally import EVEN, KEPT, ODD, POSITIVES, TABLES, Tally
+from ssd_mining.mining_rule import Mining
 from tests.analysis import analysed, blocks, dumped
 from tests.batches import LOSSES, REAL_FILES, ROOT, batches, examples, load_real, losses
 
@@ -339,7 +340,7 @@ def test_a_sample_that_no_thread_has_done_is_seen(monkeypatch):
 WARM = """
 import numpy as np
 import ssd_mining as sm
-from ssd_mining import _jit
+from ssd_mining.kernels.cpu import jit as _jit
 sm.warmup(loss_dtypes=["float32"], label_dtypes=["uint8"], analysis=True)
 before = _jit.counts()
 analysis = sm.LossAnalysis(background=0, levels=[200, 100])

@@ -36,9 +36,10 @@ class Guarded:
 
 def run_cases(number):
     """Mine generated rows whose arrays, scratch and results all lie against protected pages."""
-    from ssd_mining import _backends
-    from ssd_mining._spec import Mined, Mining, Rows
-    from ssd_mining.kernels import cpu
+    from ssd_mining.engine import run as _backends
+    from ssd_mining.kernels.cpu import mining as cpu
+    from ssd_mining.kernels.records import Mined, Rows
+    from ssd_mining.mining_rule import Mining
     from tests.batches import LOSSES, losses
 
     pools = {name: Guarded(64 * 1024) for name in ("loss", "labels", "rank", "pos_mask", "hard_negative_mask")}
@@ -81,9 +82,10 @@ def run_cases(number):
 
 def run_logit_cases(number):
     """Compute losses and gradients whose arrays, scratch and results all lie against protected pages."""
-    from ssd_mining._classification import Computed, Focal, LogitRows, Sigmoid, Softmax
-    from ssd_mining.kernels import cpu_logits as cpu
-    from ssd_mining.kernels import cpu_sigmoid
+    from ssd_mining.classification import Focal, Sigmoid, Softmax
+    from ssd_mining.kernels.cpu import sigmoid as cpu_sigmoid
+    from ssd_mining.kernels.cpu import softmax as cpu
+    from ssd_mining.kernels.records import Computed, LogitRows
     from tests.logits import KINDS, logits, targets
 
     names = ("logits", "labels", "scores", "weights", "factors", "values", "tiles", "tails")

@@ -23,9 +23,10 @@ pytestmark = [
 if numba.config.ENABLE_CUDASIM:
     from numba import cuda
 
-    from ssd_mining import _cuda
-    from ssd_mining.kernels import cuda as twin
-    from ssd_mining.kernels import cuda_long, cuda_rows
+    from ssd_mining.kernels.cuda import long_rows as cuda_long
+    from ssd_mining.kernels.cuda import mining as twin
+    from ssd_mining.kernels.cuda import runtime as _cuda
+    from ssd_mining.kernels.cuda import short_rows as cuda_rows
 
 KINDS = ["gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending"]
 

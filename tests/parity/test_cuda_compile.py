@@ -4,8 +4,11 @@ import re
 
 import pytest
 
-from ssd_mining._spec import Mined, Mining
-from ssd_mining.kernels import cuda_long, cuda_pack, cuda_rows
+from ssd_mining.kernels.cuda import long_rows as cuda_long
+from ssd_mining.kernels.cuda import pack as cuda_pack
+from ssd_mining.kernels.cuda import short_rows as cuda_rows
+from ssd_mining.kernels.records import Mined
+from ssd_mining.mining_rule import Mining
 from tests.compiled import FLOAT32, FLOAT64, UINT8, UINT64, assert_taken, capability, compiled, handed_over, usage
 
 __all__ = ["capability"]  # a fixture

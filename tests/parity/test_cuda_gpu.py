@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _backends
+from ssd_mining.engine import run as _backends
 from tests.batches import REAL_FILES, load_real, losses
 
 KINDS = ["gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending"]

@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining import _cuda, _logit_inputs
-from ssd_mining._classification import Focal, Sigmoid, Softmax
-from ssd_mining.kernels import cuda_classes, cuda_logits
-from ssd_mining.kernels.cuda_classes import Meaning
-from ssd_mining.kernels.cuda_pack import Strided
+from ssd_mining.classification import Focal, Sigmoid, Softmax
+from ssd_mining.inputs import logits as _logit_inputs
+from ssd_mining.kernels.cuda import classes as cuda_classes
+from ssd_mining.kernels.cuda import losses as cuda_logits
+from ssd_mining.kernels.cuda import runtime as _cuda
+from ssd_mining.kernels.cuda.classes import Meaning
+from ssd_mining.kernels.cuda.pack import Strided
 from tests.device import needs_device, scalar_numpy_warns
 from tests.logits import KINDS, TARGETS, expected, function, logits, targets
 from tests.parity.test_logits import calls, relative
@@ -181,7 +183,7 @@ def test_an_anchor_has_the_same_bits_wherever_it_stands(spec, monkeypatch):
     gradients = whole.gradients(slice(None), factors).reshape(80, 5)
     np.testing.assert_array_equal(moved.gradients(slice(None), factors.reshape(1, 80))[0], gradients[order])
     losses = whole[:]
-    monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", 1)
     np.testing.assert_array_equal(whole[:], losses)
 
 

@@ -5,9 +5,13 @@ import re
 import numpy as np
 import pytest
 
-from ssd_mining._classification import Focal, SigmoidRule, Softmax, SoftmaxRule
-from ssd_mining.kernels import cuda_classes, cuda_gradients, cuda_logits, cuda_multibox
-from ssd_mining.kernels.cuda_pack import Strided
+from ssd_mining.classification import Focal, Softmax
+from ssd_mining.kernels.cuda import classes as cuda_classes
+from ssd_mining.kernels.cuda import gradients as cuda_gradients
+from ssd_mining.kernels.cuda import losses as cuda_logits
+from ssd_mining.kernels.cuda import multibox as cuda_multibox
+from ssd_mining.kernels.cuda.pack import Strided
+from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 from tests.compiled import FLOAT32, FLOAT64, UINT8, assert_taken, capability, compiled, usage
 
 __all__ = ["capability"]  # a fixture

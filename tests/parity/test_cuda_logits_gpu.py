@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _logit_inputs
+from ssd_mining.inputs import logits as _logit_inputs
 from tests.batches import REAL_FILES, ROOT, load_real
 from tests.multibox import CLASSIFICATIONS
 from tests.parity.test_cuda_gpu import gpu

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _cuda
+from ssd_mining.kernels.cuda import runtime as _cuda
 from ssd_mining.losses import NORMALIZE
 from tests.batches import REAL_FILES, load_real
 from tests.device import needs_device, scalar_numpy_warns, to_device, to_host

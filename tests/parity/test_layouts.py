@@ -140,7 +140,7 @@ def test_ignored_labels_and_valid_mean_the_same():
 def test_torch_tensors_on_the_cpu_are_read_in_place():
     import torch
 
-    from ssd_mining import _arrays
+    from ssd_mining.inputs import arrays as _arrays
 
     tensor = torch.from_numpy(LOSS.copy())
     assert np.shares_memory(_arrays.as_array("conf_loss", tensor), tensor.numpy())
@@ -153,7 +153,7 @@ def test_torch_tensors_on_the_cpu_are_read_in_place():
 
 def test_blocks_of_any_size_give_the_same_bits(monkeypatch):
     for elements in (1, 79, 80, 81, 10**9):
-        monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", elements)
         check(LOSS, CLASSES, background=0)
         check(LOSS, ONE_HOT, background=0, valid=np.ones(LOSS.shape, np.bool_))
 
@@ -167,7 +167,7 @@ def test_any_byte_but_zero_is_true_in_a_mask():
 SIGNATURES = """
 import numpy as np
 import ssd_mining as sm
-from ssd_mining import _jit
+from ssd_mining.kernels.cpu import jit as _jit
 from tests.parity.test_layouts import CLASSES, LAYOUTS, LOSS
 for repeats in (1, 10):  # rows shorter than a word, and longer
     losses, classes = np.tile(LOSS, repeats), np.tile(CLASSES, repeats)

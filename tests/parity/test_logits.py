@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining import _backends, _logit_inputs
-from ssd_mining._classification import Computed, Focal, LogitRows, Sigmoid, Softmax
+from ssd_mining.classification import Focal, Sigmoid, Softmax
+from ssd_mining.engine import run as _backends
+from ssd_mining.inputs import logits as _logit_inputs
+from ssd_mining.kernels.records import Computed, LogitRows
 from tests.batches import REAL_FILES, examples, load_real
 from tests.logits import KINDS, TARGETS, expected, function, logits, specs, targets
 from tests.parity.test_layouts import LAYOUTS
@@ -137,7 +139,7 @@ def test_blocks_and_slices_of_any_size_give_the_same_bits(spec, elements, monkey
     factors = np.where(CLASSES % 3 == 0, 0.5, 0.0)
     whole = _logit_inputs.check_logits(LOGITS, CLASSES, spec)
     losses, gradients = whole[:], whole.gradients(slice(None), factors)
-    monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", elements)
     np.testing.assert_array_equal(whole[:], losses)
     np.testing.assert_array_equal(whole[1:3], losses[1:3])
     np.testing.assert_array_equal(whole.gradients(slice(None), factors), gradients)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _logits
-from ssd_mining._logit_inputs import check_logits
+from ssd_mining.engine import lazy_losses as _logits
+from ssd_mining.inputs.logits import check_logits
 from ssd_mining.losses import NORMALIZE
 from tests.batches import REAL_FILES, load_real
 from tests.multibox import (
@@ -176,7 +176,7 @@ def test_mining_logits_is_mining_their_losses_bit_for_bit(scope, rank_by, dtype,
     assert flat.negative_sum.tobytes() == expected.negative_sum.tobytes()
     assert flat.threshold.tobytes() == expected.threshold.tobytes()
     for elements in (1, 150, 300):
-        monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", elements)
         same_bits(call.mined(), expected)
 
 
@@ -198,14 +198,14 @@ def test_mining_ragged_logits_is_mining_their_losses_bit_for_bit(scope, monkeypa
     rank = sm.softmax_cross_entropy(logits[None], np.zeros((1, 200), int))[0]
     expected = sm.mine_hard_negatives(losses, labels, **keywords | {"rank_by": rank})
     for elements in (1, 100, 2_000_000):
-        monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", elements)
         for num_threads in (1, 2):
             same_bits(sm.mine_logits(logits, labels, **keywords, num_threads=num_threads), expected)
 
 
 def test_large_batches_give_the_same_bits_on_two_threads(monkeypatch):
-    monkeypatch.setattr("ssd_mining._backends.PARALLEL_LOGITS", 1)
-    monkeypatch.setattr("ssd_mining._backends.PARALLEL_ANCHORS", 1)
+    monkeypatch.setattr("ssd_mining.engine.run.PARALLEL_LOGITS", 1)
+    monkeypatch.setattr("ssd_mining.engine.run.PARALLEL_ANCHORS", 1)
     call = draw(8, positives=(9,) * 12, num_anchors=300, rank_by="foreground_max")
     one, two = (call.loss(num_threads=threads, with_gradients=True) for threads in (1, 2))
     assert one.loss == two.loss
@@ -276,7 +276,7 @@ def test_the_losses_of_a_whole_batch_never_exist(rank_by, labels, monkeypatch):
     if labels == "one-hot":
         call.labels = np.eye(NUM_CLASSES)[call.labels]
     spy = Spy(monkeypatch)
-    monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", 400)
+    monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", 400)
     call.mined()
     most = 400 if labels == "classes" else 100
     assert max(spy.sizes) == most
@@ -293,7 +293,7 @@ def test_the_losses_of_a_whole_ragged_batch_never_exist(monkeypatch):
     rng = np.random.default_rng(11)
     logits, labels = rng.normal(size=(2000, 3)), (rng.random(2000) < 0.1).astype(int)
     spy = Spy(monkeypatch)
-    monkeypatch.setattr("ssd_mining._batch.BLOCK_ELEMENTS", 500)
+    monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", 500)
     sm.mine_logits(logits, labels, background=0, sample_offsets=np.arange(0, 2001, 100))
     counted = [size for size in spy.sizes if size]
     assert max(counted) == 500

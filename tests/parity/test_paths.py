@@ -5,10 +5,10 @@ import pytest
 
 import ssd_mining as sm
 from benchmarks.suite import AVX2_ONLY
-from ssd_mining._backends import empty_mined
-from ssd_mining._inputs import check
-from ssd_mining._spec import Mining
-from ssd_mining.kernels import cpu
+from ssd_mining.engine.run import empty_mined
+from ssd_mining.inputs.losses import check
+from ssd_mining.kernels.cpu import mining as cpu
+from ssd_mining.mining_rule import Mining
 from tests.batches import Batch, losses, printed
 from tests.parity.test_generated import check as check_parity
 
@@ -119,7 +119,7 @@ def test_the_highest_label_of_a_type_is_a_class(dtype, num_anchors):
 
 COUNT = """
 import numpy as np
-from ssd_mining.kernels import cpu
+from ssd_mining.kernels.cpu import mining as cpu
 import ssd_mining as sm
 missed = 0
 pull = cpu._pull

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _backends
-from ssd_mining.kernels import cpu
+from ssd_mining.engine import run as _backends
+from ssd_mining.kernels.cpu import mining as cpu
 from tests.batches import LOSSES, losses
 
 COMPARE = """
 import hashlib, numpy as np, ssd_mining as sm
-from ssd_mining import _backends
-from ssd_mining.kernels import cpu
+from ssd_mining.engine import run as _backends
+from ssd_mining.kernels.cpu import mining as cpu
 from tests.batches import LOSSES, losses
 _backends.PARALLEL_ANCHORS = 0
 ran = []
@@ -231,7 +231,7 @@ def test_a_call_does_not_wait_for_another_that_is_in_the_kernel(monkeypatch):
 
 
 def test_a_lost_sample_raises(monkeypatch):
-    monkeypatch.setattr("ssd_mining.kernels.cpu.mine", lambda *_: None)
+    monkeypatch.setattr("ssd_mining.kernels.cpu.mining.mine", lambda *_: None)
     with pytest.raises(RuntimeError, match="sample 0 was not mined"):
         sm.confidence_loss([[1.0]], [[0]], background=0)
 

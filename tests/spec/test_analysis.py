@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining.summaries.histogram import LossHistogram, bin_counts
-from ssd_mining.summaries.totals import Totals
-from ssd_mining.summaries.worst import Stretches
+from ssd_mining.analysis.exact_sums import Totals
+from ssd_mining.analysis.histogram import LossHistogram, bin_counts
+from ssd_mining.analysis.top_k import Stretches
 from tests.analysis import analysed, blocks, dumped
 from tests.batches import examples, losses
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining import _logit_inputs, reference_losses
-from ssd_mining._classification import Focal, Sigmoid, Softmax
+from ssd_mining.classification import Focal, Sigmoid, Softmax
+from ssd_mining.inputs import logits as _logit_inputs
+from ssd_mining.reference import losses as reference_losses
 from tests.batches import examples
 
 BACKENDS = ["cpu", "reference"]

@@ -17,7 +17,7 @@ import numba
 import pytest
 
 import ssd_mining
-from ssd_mining import _cache
+from ssd_mining.kernels.cpu import cache as _cache
 
 SOURCES = Path(ssd_mining.__file__).parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")
@@ -30,7 +30,7 @@ def shifted(value):
 
 TINY = """
 import numpy as np
-from ssd_mining import _jit
+from ssd_mining.kernels.cpu import jit as _jit
 from ssd_mining.kernels import tiny_rules
 _shifted = _jit.helper(tiny_rules.shifted)
 
@@ -69,7 +69,7 @@ _sum_serial, _sum_parallel = _jit.serial(_sum), _jit.parallel(_sum)
 
 # A kernel that takes the real rows and computes nothing: compiling all its signatures takes seconds, not minutes.
 EMPTY_CPU = """
-from ssd_mining import _jit
+from ssd_mining.kernels.cpu import jit as _jit
 
 def mine(rows, rule, mined, num_workers):
     mined.pos_mask[:] = mined.hard_negative_mask[:] = False
@@ -97,7 +97,7 @@ def call(name="_total_serial", values=4, dtype=float):
     '''Return the answer, how many functions were compiled and loaded, and how many warnings there were.'''
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        from ssd_mining import _jit
+        from ssd_mining.kernels.cpu import jit as _jit
         from ssd_mining.kernels import tiny
         answer = float(getattr(tiny, name)(np.arange(values, dtype=dtype)))
     assert all(w.category is RuntimeWarning and "SSD_MINING_CACHE" in str(w.message) for w in caught), caught
@@ -148,7 +148,7 @@ def package(tmp_path):
     """Return a folder with a copy of the package that has other kernels."""
     kernels = tmp_path / "install" / "ssd_mining" / "kernels"
     shutil.copytree(SOURCES, kernels.parent, ignore=shutil.ignore_patterns("__pycache__"))
-    (kernels / "cpu.py").write_text(EMPTY_CPU)
+    (kernels / "cpu" / "mining.py").write_text(EMPTY_CPU)
     (kernels / "tiny.py").write_text(TINY)
     (kernels / "tiny_rules.py").write_text(RULES)
     return tmp_path / "install"
@@ -230,7 +230,7 @@ def test_bounds_checked_code_is_kept_apart(run):
 def test_a_file_of_the_package_that_is_edited_means_new_code(run, package):
     rules = str(package / "ssd_mining" / "kernels" / "tiny_rules.py")
     versions = [(rules, text) for text in (RULES, RULES.replace("1.0", "2.0"), RULES, RULES + "# a new version")]
-    others = ("_spec.py", "summaries/tally.py", "a_new/room/of_the_house.py")  # wherever they lie
+    others = ("losses.py", "kernels/tally.py", "a_new/room/of_the_house.py")  # wherever they lie
     (package / "ssd_mining" / "a_new" / "room").mkdir(parents=True)
     versions += [(str(package / "ssd_mining" / name), "# a new version") for name in others]
     code = f"""
@@ -247,7 +247,7 @@ def test_what_was_changed_in_memory_is_not_taken_for_what_the_files_say(run):
     code = """
     get_ready()
     def changed(what):
-        from ssd_mining import _jit
+        from ssd_mining.kernels.cpu import jit as _jit
         from ssd_mining.kernels import tiny, tiny_rules
         exec(what)
         return call()
@@ -370,7 +370,7 @@ def test_code_that_does_not_load_costs_a_warning(run):
     get_ready()
     import pickle
     def spoil(content):
-        from ssd_mining import _cache
+        from ssd_mining.kernels.cpu import cache as _cache
         _cache.Entry.write = lambda entry, _, write=_cache.Entry.write: write(entry, content)
         return call()
     def with_spoiled(content):
@@ -418,7 +418,7 @@ def test_a_read_only_place_with_the_code_in_it_serves(run):
 def test_the_installed_package_is_never_written(run, package):
     before = sorted(package.rglob("*"))
     assert run("call()") == COMPILED
-    assert run("call()", SSD_MINING_CACHE_DIR=str(package / "ssd_mining" / "_jit.py")) == UNCACHED
+    assert run("call()", SSD_MINING_CACHE_DIR=str(package / "ssd_mining" / "losses.py")) == UNCACHED
     assert sorted(package.rglob("*")) == before
 
 
@@ -476,7 +476,7 @@ def test_two_processes_that_start_cold_at_once_are_right_and_compile_once(run):
     code = """
     get_ready()
     def slow_call(name):
-        from ssd_mining import _cache
+        from ssd_mining.kernels.cpu import cache as _cache
         def fsync(file, fsync=os.fsync):
             fsync(file)
             time.sleep(0.1)
@@ -501,7 +501,7 @@ def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(run):
         os.fsync = lambda _: os.kill(os.getpid(), signal.SIGSTOP)
         return call()
     def impatient():
-        from ssd_mining import _cache
+        from ssd_mining.kernels.cpu import cache as _cache
         _cache.LOCK_SECONDS = 0.2
         return [*call(), call('_third_serial')[3]]
     process = os.fork()
@@ -523,7 +523,7 @@ def test_a_compilation_that_fails_lets_go_of_the_lock(error, run):
     get_ready()
     def fail():
         from numba.core import dispatcher
-        from ssd_mining import _jit
+        from ssd_mining.kernels.cpu import jit as _jit
         def compile(*_):
             raise {error}
         kept, dispatcher._FunctionCompiler.compile = dispatcher._FunctionCompiler.compile, compile
@@ -631,7 +631,8 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
     code = """
     import itertools
     import ssd_mining as sm
-    from ssd_mining import _backends, _jit
+    from ssd_mining.engine import run as _backends
+    from ssd_mining.kernels.cpu import jit as _jit
     from ssd_mining import warmup
     def read_only(array):
         array = array.copy()
@@ -670,7 +671,8 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
 def test_after_warmup_of_logits_no_loss_and_no_gradient_compiles_anything(run):
     code = """
     import ssd_mining as sm
-    from ssd_mining import _backends, _jit
+    from ssd_mining.engine import run as _backends
+    from ssd_mining.kernels.cpu import jit as _jit
     done, after = sm.warmup(loss_dtypes=["float32"], label_dtypes=["u1", "i8"], logit_dtypes=["f4"]), _jit.counts()
     _backends.PARALLEL_LOGITS = _backends.PARALLEL_ANCHORS = 0
     labels = np.zeros((3, 70), int)
@@ -722,7 +724,7 @@ def test_warmup_refuses_what_losses_or_labels_cannot_be(dtypes, message):
 def test_the_real_kernels_load_from_the_cache_with_the_same_bits(run):
     code = """
     import ssd_mining as sm
-    from ssd_mining import _jit
+    from ssd_mining.kernels.cpu import jit as _jit
     rng = np.random.default_rng(0)
     result = sm.mine_hard_negatives(rng.gamma(1, 1, (4, 500)).astype("f4"), rng.random((4, 500)) < 0.05)
     [_jit.counts(), result.negative_sum.tobytes().hex(), result.hard_negative_mask.tobytes().hex()]

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import _spec, cli, losses, output, synthetic
-from ssd_mining import io as files
-from ssd_mining.commands import common
+from ssd_mining import cli, losses, mining_rule
+from ssd_mining.cli import files, synthetic
+from ssd_mining.cli import options as common
+from ssd_mining.report import output
 from tests.batches import REAL_FILES, ROOT, load_real
 from tests.tools.commands import run, shell
 
@@ -431,7 +432,7 @@ def test_a_long_row_is_shown_in_one_line(batch):
 
 def test_a_fault_of_ours_is_not_hidden(batch, monkeypatch):
     folder, _ = batch
-    monkeypatch.setattr(sm._inputs, "check", lambda *_: int("a fault"))
+    monkeypatch.setattr("ssd_mining.inputs.losses.check", lambda *_: int("a fault"))
     with pytest.raises(ValueError, match="a fault"):
         run("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0)
 
@@ -507,8 +508,9 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
 
 DYING = """
 import contextlib, os, signal, sys
-from ssd_mining import cli, output
-from ssd_mining.commands import common
+from ssd_mining import cli
+from ssd_mining.report import output
+from ssd_mining.cli import options as common
 
 write, num_blocks = output.array_writer, []
 
@@ -607,8 +609,8 @@ def test_help_gives_the_defaults_of_the_library():
         expected = {"background": "the last", "max_negatives": "no limit", "neg_pos_ratio": "3", "pool_size": "1"}
         default = expected.get(field.name, str(field.default).lower())
         assert default in described
-        if field.name in _spec.CHOICES:
-            assert f"{option}{{{','.join(_spec.CHOICES[field.name])}}}" in text
+        if field.name in mining_rule.CHOICES:
+            assert f"{option}{{{','.join(mining_rule.CHOICES[field.name])}}}" in text
 
 
 def test_the_rules_of_the_library_can_be_asked_for(demo):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import shift
+from ssd_mining.report import change_page as shift
 from tests.tools.commands import content, run
 from tests.tools.test_report import draw
 

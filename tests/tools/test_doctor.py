@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ssd_mining import cli
-from ssd_mining.commands import doctor
+from ssd_mining.cli import doctor
 from tests.batches import ROOT
 
 

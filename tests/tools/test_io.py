@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from ssd_mining.io import _KNOWN, DataError, open_array
-from ssd_mining.output import array_writer, atomic_directory, write_csv
+from ssd_mining.cli.files import _KNOWN, DataError, open_array
+from ssd_mining.report.output import array_writer, atomic_directory, write_csv
 
 VALUES = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 SCORES = np.eye(3, dtype=np.float64)[np.random.default_rng(1).integers(0, 3, (7, 5))]

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import io as files
-from ssd_mining import page
-from ssd_mining.commands import inputs, parts
+from ssd_mining.cli import files
+from ssd_mining.cli import report_inputs as inputs
+from ssd_mining.report import page
+from ssd_mining.report import shards as parts
 from tests.batches import REAL_FILES, load_real
 from tests.tools.commands import content, run, shell
 
@@ -283,7 +284,7 @@ def test_rows_are_cut_into_shards_and_parts_without_a_gap(monkeypatch):
 DYING = """
 import os, signal, sys
 from ssd_mining import cli
-from ssd_mining.commands import parts
+from ssd_mining.report import shards as parts
 
 parts.PART_BYTES, save, count = 2000, parts.Part.save, []
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import synthetic
+from ssd_mining.cli import synthetic
 
 NUM_ANCHORS = 8732
 

@@ -48,7 +48,7 @@ def layer_bears_threads() -> bool:
 
 def go_parallel() -> None:
     """Let even the smallest call go parallel where it may."""
-    from ssd_mining import _backends
+    from ssd_mining.engine import run as _backends
 
     _backends.PARALLEL_ANCHORS = 0
 
@@ -119,7 +119,7 @@ def users_kernel() -> Callable[[], None]:
 def the_layer_is_foretold_before_numba_chooses_it():
     import numba
 
-    from ssd_mining import _backends
+    from ssd_mining.engine import run as _backends
 
     def foretold(choice, order):
         numba.config.THREADING_LAYER, numba.config.THREADING_LAYER_PRIORITY = choice, order.split()
@@ -143,7 +143,7 @@ def a_thread_lives_before_the_first_launch():
 
 
 def eight_threads_share_their_inputs():
-    from ssd_mining import _backends
+    from ssd_mining.engine import run as _backends
 
     expected = sm.confidence_loss(*SMALL, background=0, num_threads=1).per_sample.tobytes()
 

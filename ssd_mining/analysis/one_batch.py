@@ -1,0 +1,334 @@
+"""One batch taken apart: by ratio, by the worst, by class and by level."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Unpack, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining.analysis.loss_analysis import RATIOS, LossAnalysis
+from ssd_mining.analysis.one_pass import Analyser, Swept, empty_swept
+from ssd_mining.analysis.parts import check_ratios, check_sequence, loss_of
+from ssd_mining.analysis.result import ClassTable, LevelTable, TopAnchors, TopSamples
+from ssd_mining.checks import check_choice, check_int, refuse
+from ssd_mining.classification import Classification, Softmax
+from ssd_mining.engine import run as _backends
+from ssd_mining.engine.run import Backend
+from ssd_mining.inputs import losses as _inputs
+from ssd_mining.inputs.arrays import as_array
+from ssd_mining.losses import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives, loss_divisors, normalized_loss
+from ssd_mining.mining_rule import Keywords, Mining, resolve
+
+By = Literal["sample", "anchor"]
+
+
+@dataclass(frozen=True, eq=False)
+class RatioSweep:
+    """What R ratios of negatives per positive make of a batch of B samples, in nats.
+
+    Attributes
+    ----------
+    ratio : ndarray of float64, (R,)
+        The ratios, as they were given.
+    loss : ndarray of float64, (R,)
+        The loss of the batch, normalised as asked.
+    per_sample : ndarray of float64, (R, B)
+        ``positive_sum + negative_sum``.
+    positive_sum : ndarray of float64, (B,)
+        Sum over the positives.
+    negative_sum : ndarray of float64, (R, B)
+        Sum over the kept negatives.
+    num_kept : ndarray of int64, (R, B)
+        How many negatives are kept.
+    threshold : ndarray of float64, (R, B)
+        Loss of the easiest kept negative; NaN where none is kept.
+    """
+
+    ratio: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    per_sample: NDArray[np.float64]
+    positive_sum: NDArray[np.float64]
+    negative_sum: NDArray[np.float64]
+    num_kept: NDArray[np.int64]
+    threshold: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, NDArray[Any]]:
+        """Return one row per ratio as columns: ratio, loss, negatives kept and the sum of their losses in all.
+
+        Examples
+        --------
+        >>> import ssd_mining as sm
+        >>> sweep = sm.ratio_sweep([[9.0, 0.5, 0.25, 0.125]], [[1, 0, 0, 0]], ratios=[1, 2], background=0)
+        >>> sweep.to_dict()["negative_sum"]
+        array([0.5 , 0.75])
+        """
+        return {
+            "ratio": self.ratio,
+            "loss": self.loss,
+            "num_kept": self.num_kept.sum(axis=1),
+            "negative_sum": self.negative_sum.sum(axis=1),
+        }
+
+
+def ratio_sweep(
+    conf_loss: ArrayLike,
+    labels: ArrayLike,
+    *,
+    ratios: Sequence[float] = RATIOS,
+    normalize: Normalize = "batch",
+    zero_positives: ZeroPositives = "clamp",
+    mining: Mining | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> RatioSweep:
+    """Say what the confidence loss would be at other ratios of negatives per positive.
+
+    Parameters
+    ----------
+    conf_loss : array_like, (B, A), float16, float32, float64 or integer
+        Classification loss of every anchor, in nats.
+    labels : array_like, (B, A) integer, (B, A) bool, or (B, A, C) of any real dtype
+        Classes, a positive mask, or one-hot scores; see `mine_hard_negatives`.
+    ratios : sequence of float
+        Negatives per positive, which take the place of ``neg_pos_ratio``.
+    normalize, zero_positives
+        As in `confidence_loss`.
+    mining, backend, num_threads, **keywords
+        As in `mine_hard_negatives`.
+
+    Returns
+    -------
+    RatioSweep
+        For every ratio what `confidence_loss` says.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind; see `mine_hard_negatives`.
+    ValueError
+        If a shape or a value is wrong; see `confidence_loss`. Also if `ratios` are no different numbers of at least
+        0, or beside ``num_negatives``, which would replace them, or beside a `pool_size` above 1.
+    NotImplementedError
+        If ``backend="cuda"``.
+
+    Notes
+    -----
+    What a smaller ratio keeps is among what a larger one keeps: the negatives are selected once. Masks and counts are
+    those of a call for each ratio; the sums are of the same losses, in another order.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sweep = sm.ratio_sweep([[9.0, 0.5, 0.25, 0.125]], [[1, 0, 0, 0]], ratios=[1, 2, 3], background=0)
+    >>> sweep.loss
+    array([9.5  , 9.75 , 9.875])
+    """
+    check_choice("normalize", normalize, NORMALIZE)
+    check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
+    values = check_ratios(check_sequence("ratios", ratios))
+    spec, extras = resolve(mining, keywords)
+    if extras.get("num_negatives") is not None:
+        refuse("num_negatives", "none, for it replaces the ratios", "both")
+    if not values:
+        refuse("ratios", "at least one number", "none")
+    if spec.pool_size > 1:
+        refuse("pool_size", "1, for draws at different ratios have nothing in common", f"{spec.pool_size}")
+    spec = dataclasses.replace(spec, neg_pos_ratio=min(values))
+    batch = _inputs.check(conf_loss, labels, spec, extras)
+    mined = _backends.empty_mined(batch.num_samples, 0)
+    analyser = Analyser(values, None, batch.conf_loss.size, backend, num_threads)
+    blocks = [empty_swept(0, len(values)), *(found.swept for *_, found in analyser.walk(batch, mined))]
+    swept = Swept(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
+    per_sample = loss_of(mined.positive_sum[:, None], swept.sums)
+    losses = []
+    for i in range(len(values)):
+        counts = mined.num_pos, swept.num_kept[:, i], batch.conf_loss.size
+        divisors = loss_divisors(*counts, normalize=normalize, zero_positives=zero_positives)
+        with np.errstate(invalid="ignore", over="ignore"):  # as in confidence_loss
+            losses.append(normalized_loss(per_sample[:, i], divisors))
+    return RatioSweep(
+        ratio=np.array(values, np.float64),
+        loss=np.array(losses, np.float64),
+        per_sample=per_sample.T,
+        positive_sum=mined.positive_sum,
+        negative_sum=swept.sums.T,
+        num_kept=swept.num_kept.T,
+        threshold=swept.threshold.T,
+    )
+
+
+def top_losses(
+    conf_loss: ArrayLike,
+    labels: ArrayLike,
+    k: int,
+    *,
+    by: By = "sample",
+    ids: Sequence[Any] | NDArray[Any] | None = None,
+    mining: Mining | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> TopSamples | TopAnchors:
+    """Return the k samples or anchors that lose most.
+
+    Parameters
+    ----------
+    conf_loss, labels : array_like
+        As in `mine_hard_negatives`.
+    k : int
+        How many, at most.
+    by : {"sample", "anchor"}
+        Samples by their confidence loss; or positives and kept negatives by their own.
+    ids : sequence of str or int, (B,), optional
+        What you call the samples.
+    mining, backend, num_threads, **keywords
+        As in `mine_hard_negatives`, but for `scope` and `pool_size`; see `LossAnalysis`.
+
+    Returns
+    -------
+    TopSamples or TopAnchors
+        Columns, the worst first; NaN before all. Of equal losses, the lower sample and anchor come first.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind; see `mine_hard_negatives`.
+    ValueError
+        If a shape or a value is wrong; see there and `LossAnalysis`.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> losses, labels = [[9.0, 0.5, 0.25], [1.0, 8.0, 0.25]], [[1, 0, 0], [1, 0, 0]]
+    >>> sm.top_losses(losses, labels, 1, background=0, ids=["cat.jpg", "dog.jpg"]).id
+    array(['cat.jpg'], dtype='<U7')
+    >>> top = sm.top_losses(losses, labels, 2, by="anchor", background=0)
+    >>> top.sample, top.anchor, top.is_positive
+    (array([0, 1]), array([0, 1]), array([ True, False]))
+    """
+    check_choice("by", by, ("sample", "anchor"))
+    check_int("k", k, lowest=0)
+    spec, extras = resolve(mining, keywords)
+    analysis = LossAnalysis(ratios=(), top=k, mining=spec, backend=backend, num_threads=num_threads)
+    analysis.update(conf_loss, labels, ids=ids, **extras)
+    result = analysis.result()
+    return result.top_samples if by == "sample" else result.top_anchors
+
+
+def class_table(
+    values: ArrayLike,
+    labels: ArrayLike,
+    *,
+    classification: Classification | None = None,
+    class_axis: int = -1,
+    mining: Mining | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> ClassTable:
+    """Sum up the losses by foreground class: of its positives, and of the kept negatives that are taken for it.
+
+    Parameters
+    ----------
+    values : array_like, (B, A, C) logits or (B, A) losses
+        Scores before softmax or sigmoid; or losses in nats, which do not tell what negatives are taken for.
+    labels : array_like, (B, A) integer, or (B, A, C) of any real dtype
+        Classes or one-hot scores; see `mine_hard_negatives` and `mine_logits`.
+    classification : Softmax, Sigmoid or Focal, optional
+        What makes losses of logits; `Softmax` unless given.
+    class_axis : int
+        Where C stands in logits; see `mine_logits`.
+    mining, backend, num_threads, **keywords
+        As in `mine_hard_negatives`, but for `scope` and `pool_size`; see `LossAnalysis`.
+
+    Returns
+    -------
+    ClassTable
+        One row for every class that was met.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind; see `mine_hard_negatives`. Also a ``pos_mask``, which tells no class, and a
+        `classification` beside losses.
+    ValueError
+        If a shape or a value is wrong; see there and `LossAnalysis`.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> logits = [[[0.0, 3.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 2.0], [5.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
+    >>> table = sm.class_table(logits, [[1, 0, 0, 0, 0]], background=0, neg_pos_ratio=1)
+    >>> table.label, table.num_pos, table.num_kept
+    (array([1, 2]), array([1, 0]), array([0, 1]))
+    """
+    spec, extras = resolve(mining, keywords)
+    array, label_array = as_array("values", values), as_array("labels", labels)
+    losses_ndim = 2 if extras.get("sample_offsets") is None else 1
+    if array.ndim == losses_ndim:
+        if classification is not None:
+            refuse("classification", "None beside losses", type(classification).__name__, TypeError)
+        if label_array.dtype == np.bool_ and label_array.ndim == losses_ndim:
+            refuse("labels", "classes or one-hot scores", "a pos_mask, which tells no class", TypeError)
+    elif classification is None:
+        classification = Softmax()
+    analysis = LossAnalysis(
+        ratios=(),
+        top=0,
+        classification=classification,
+        class_axis=class_axis,
+        mining=spec,
+        backend=backend,
+        num_threads=num_threads,
+    )
+    analysis.update(array, label_array, **extras)
+    return cast("ClassTable", analysis.result().classes)
+
+
+def level_table(
+    conf_loss: ArrayLike,
+    labels: ArrayLike,
+    levels: Sequence[int],
+    *,
+    mining: Mining | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> LevelTable:
+    """Sum up the losses by feature map: by slices of the anchor axis.
+
+    Parameters
+    ----------
+    conf_loss, labels : array_like
+        As in `mine_hard_negatives`; without ``sample_offsets``.
+    levels : sequence of int, (L,)
+        Anchors of each feature map in their order, which add up to A: of SSD300, 5776, 2166, 600, 150, 36, 4.
+    mining, backend, num_threads, **keywords
+        As in `mine_hard_negatives`, but for `scope` and `pool_size`; see `LossAnalysis`.
+
+    Returns
+    -------
+    LevelTable
+        One row for every feature map.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind; see `mine_hard_negatives`.
+    ValueError
+        If a shape or a value is wrong; see there and `LossAnalysis`. Also if `levels` do not add up to A.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> table = sm.level_table([[9.0, 0.5, 0.25, 0.125]], [[1, 0, 0, 0]], [3, 1], background=0)
+    >>> table.num_pos, table.num_neg, table.negative_sum
+    (array([1, 0]), array([2, 1]), array([0.75 , 0.125]))
+    """
+    spec, extras = resolve(mining, keywords)
+    analysis = LossAnalysis(ratios=(), levels=levels, top=0, mining=spec, backend=backend, num_threads=num_threads)
+    analysis.update(conf_loss, labels, **extras)
+    return cast("LevelTable", analysis.result().levels)

@@ -1,0 +1,269 @@
+"""Several recipes on one batch: what each mines, how far the losses are apart, and what to beware of."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining.checks import check_int, refuse
+from ssd_mining.classification import Softmax
+from ssd_mining.cross_entropy import softmax_cross_entropy
+from ssd_mining.engine.run import Backend
+from ssd_mining.inputs.arrays import as_array
+from ssd_mining.inputs.logits import check_class_axis
+from ssd_mining.inputs.losses import check_valid
+from ssd_mining.mining import MiningResult, mine_logits
+from ssd_mining.multibox import multibox_loss
+from ssd_mining.recipe import recipes as all_recipes
+
+# Below this loss, 1 - p is less than half a unit of float32 at 1: the usual formula, -log(softmax), gives 0.
+SATURATED = 2.0**-24
+
+_OF_THE_LOSS = ("normalize", "loc_normalize", "zero_positives", "beta", "loc_weight")
+_OF_THE_ANCHORS = ("background", "ignore_index", "valid", "backend", "num_threads")
+
+
+@dataclass(frozen=True, eq=False)
+class RecipeComparison:
+    """What R recipes make of one batch of B samples.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The recipes.
+    loss : ndarray of float64, (R,)
+        Their losses, in nats.
+    loss_difference : ndarray of float64, (R, R)
+        ``loss[j] - loss[i]``.
+    num_kept : ndarray of int64, (R, B)
+        How many negatives each keeps of every sample.
+    overlap : ndarray of float64, (R, R)
+        Of the negatives that either of two recipes keeps, the share that both keep; 1 where neither keeps any.
+    hazards : mapping of str to tuple of str
+        What to beware of, by recipe.
+    """
+
+    names: tuple[str, ...]
+    loss: NDArray[np.float64]
+    loss_difference: NDArray[np.float64]
+    num_kept: NDArray[np.int64]
+    overlap: NDArray[np.float64]
+    hazards: Mapping[str, tuple[str, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one row per recipe as columns: name, loss, negatives kept, hazards.
+
+        Examples
+        --------
+        >>> import ssd_mining as sm
+        >>> logits = [[[0.0, 3.0], [1.0, 0.0], [0.0, 2.0]]]
+        >>> sm.compare_recipes(logits, [[1, 0, 0]], background=0, recipes=["torchvision"]).to_dict()["num_kept"]
+        array([2])
+        """
+        return {
+            "recipe": np.array(self.names),
+            "loss": self.loss,
+            "num_kept": self.num_kept.sum(axis=1),
+            "hazards": np.array(["; ".join(self.hazards[name]) for name in self.names]),
+        }
+
+    def __str__(self) -> str:
+        """Return a table: one line per recipe, its loss, what it keeps, and its overlap with the first."""
+        width = max(len("recipe"), *(len(name) for name in self.names))
+        lines = [f"{'recipe':{width}}  {'loss':>12}  {'kept':>8}  {'overlap':>7}  hazards"]
+        for i, name in enumerate(self.names):
+            kept, hazards = int(self.num_kept[i].sum()), "; ".join(self.hazards[name])
+            lines.append(
+                f"{name:{width}}  {self.loss[i]:12.6g}  {kept:8}  {self.overlap[0, i]:7.3f}  {hazards}".rstrip()
+            )
+        return "\n".join(lines)
+
+
+def compare_recipes(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    loc_pred: ArrayLike | None = None,
+    loc_target: ArrayLike | None = None,
+    *,
+    background: int,
+    recipes: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    class_axis: int = -1,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Any,
+) -> RecipeComparison:
+    """Mine one batch under several recipes; compare what they keep and what they lose.
+
+    Parameters
+    ----------
+    logits : array_like, (B, A, C), float16, float32 or float64
+        Scores of every anchor before softmax.
+    labels : array_like of integers, (B, A)
+        Classes. Those out of range are a hazard, not an error: their anchors are ignored.
+    loc_pred, loc_target : array_like, (B, A, 4), optional
+        Predicted and target offsets of every anchor; both or none.
+    background : int
+        The background class of these labels, for every recipe; -1 is the last one.
+    recipes : iterable of str, or mapping of names to keywords, optional
+        Names in `recipes`, or recipes of your own; all of `recipes` unless given.
+    class_axis : int
+        Where C stands in `logits`: -1, or 1 for (B, C, A).
+    backend, num_threads, **keywords
+        As in `multibox_loss`, for every recipe: ``ignore_index``, ``valid``, ``overlaps``, ``anchor_weights``. Of
+        ``rng``, which is 0 unless given, every recipe draws the same; a Generator is left as it was.
+
+    Returns
+    -------
+    RecipeComparison
+        Losses, overlaps of the mined sets, hazards.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong kind; see `multibox_loss`. Also if labels are no integers, or `recipes` no names
+        or mappings.
+    ValueError
+        If a recipe is unknown, or none is asked for; if a shape or a value is wrong, see `multibox_loss`.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
+
+    Notes
+    -----
+    The hazards: labels out of range; a loss that is not finite; samples without positives; samples with positives
+    all of whose negatives are kept; ties at the cut that the index decides, where another system's sort may keep
+    other anchors (not of a recipe that draws, or keeps or drops them together); kept negatives that lose less than
+    6e-8 nats by softmax, which the usual float32 formula takes for 0.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> logits = [[[0.0, 3.0], [1.0, 0.0], [0.0, 2.0], [5.0, 0.0], [0.0, 0.0], [9.0, 0.0]]]
+    >>> labels = [[1, 0, 0, 0, 0, 0]]
+    >>> found = sm.compare_recipes(logits, labels, background=0, recipes=["torchvision", "seed", "balancap"])
+    >>> found.num_kept.tolist(), found.overlap[0].tolist()
+    ([[3], [3], [3]], [1.0, 1.0, 1.0])
+    >>> (found.loss_difference[0] == 0).tolist()
+    [True, True, True]
+    """
+    check_int("background", background)
+    check_class_axis(class_axis)
+    chosen = _chosen(recipes)
+    x, y = as_array("logits", logits), as_array("labels", labels)
+    if y.ndim != 2 or y.dtype.kind not in "iu":
+        refuse("labels", "integer classes of shape (B, A)", f"dtype {y.dtype} of shape {y.shape}", TypeError)
+    classes_last = np.moveaxis(x, class_axis, -1) if x.ndim == 3 else x
+    if classes_last.shape[:-1] != y.shape:
+        axes = "(B, C, A)" if class_axis == 1 else "(B, A, C)"
+        refuse("logits", f"a {axes} array for labels {y.shape}", f"shape {x.shape}")
+    where = {**keywords, "background": background, "backend": backend, "num_threads": num_threads}
+    if where.get("rng", 0) is None:
+        where["rng"] = np.random.default_rng()
+    losses, masks, hazards, num_kept = [], [], {}, []
+    for name, recipe in chosen.items():
+        asked = {"rng": 0, **recipe, **where}
+        usable, asked["valid"], num_bad = _in_range(y, classes_last.shape[2], asked)
+        given = classes_last, usable
+        result = multibox_loss(*given, loc_pred, loc_target, **asked | _same_draw(asked))
+        selection = {key: value for key, value in asked.items() if key not in _OF_THE_LOSS}
+        mined = mine_logits(*given, **selection | _same_draw(asked))
+        losses.append(result.loss)
+        masks.append(mined.hard_negative_mask)
+        num_kept.append(mined.num_kept)
+        hazards[name] = _hazards(*given, selection, mined, num_bad, result.loss)
+    loss = np.array(losses)
+    with np.errstate(invalid="ignore"):
+        difference = loss[None, :] - loss[:, None]
+    return RecipeComparison(tuple(chosen), loss, difference, np.array(num_kept), _overlap(masks), hazards)
+
+
+def _chosen(recipes: Iterable[str] | Mapping[str, Mapping[str, Any]] | None) -> dict[str, Mapping[str, Any]]:
+    if recipes is None:
+        return dict(all_recipes)
+    if isinstance(recipes, Mapping):
+        chosen = dict(recipes)
+    else:
+        if not isinstance(recipes, Iterable):
+            refuse("recipes", "names, or a mapping of names to keywords", f"{recipes!r}", TypeError)
+        names = [recipes] if isinstance(recipes, str) else list(recipes)
+        for name in names:
+            if not isinstance(name, str) or name not in all_recipes:
+                refuse("recipes", f"names among {', '.join(all_recipes)}", f"{name!r}")
+        chosen = {name: all_recipes[name] for name in names}
+    for name, recipe in chosen.items():
+        if not isinstance(recipe, Mapping):
+            refuse("recipes", f"a mapping of keywords for {name!r}", f"{recipe!r}", TypeError)
+    if not chosen:
+        refuse("recipes", "at least one recipe", "none")
+    return chosen
+
+
+def _same_draw(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what draws, as it was before anything was drawn."""
+    return {"rng": copy.deepcopy(asked["rng"])}
+
+
+def _in_range(
+    labels: NDArray[Any], num_classes: int, keywords: Mapping[str, Any]
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None, int]:
+    """Return labels of which those out of range are 0 and not valid, `valid`, and how many they are."""
+    bad = (labels < 0) | (labels >= num_classes)
+    bad &= labels != keywords["background"]  # of sigmoids, it may be beyond the columns
+    if keywords.get("ignore_index") is not None:
+        check_int("ignore_index", keywords["ignore_index"])
+        bad &= labels != keywords["ignore_index"]
+    valid = check_valid(keywords.get("valid"), labels.shape, "labels")
+    if valid is not None:
+        bad &= valid
+    num_bad = int(bad.sum())
+    if num_bad:
+        valid = ~bad if valid is None else valid & ~bad
+    return np.where(bad, 0, labels), valid, num_bad
+
+
+def _hazards(
+    logits: NDArray[Any],
+    labels: NDArray[Any],
+    selection: dict[str, Any],
+    mined: MiningResult,
+    num_bad: int,
+    loss: float,
+) -> tuple[str, ...]:
+    found = []
+    if num_bad:
+        found.append(f"{_counted(num_bad, 'label')} out of range")
+    if not np.isfinite(loss):
+        found.append(f"the loss is {loss}")
+    empty = int((mined.num_pos == 0).sum())
+    if empty:
+        found.append(f"{_counted(empty, 'sample')} without positives")
+    exhausted = int(((mined.num_kept == mined.num_neg) & (mined.num_pos > 0) & (mined.num_neg > 0)).sum())
+    if exhausted:
+        found.append(f"every negative of {_counted(exhausted, 'sample')} is kept")
+    if selection.get("tie_policy", "index") == "index" and selection.get("pool_size", 1) == 1:
+        with_all = mine_logits(logits, labels, **selection | {"tie_policy": "all"})
+        tied = int((with_all.num_kept - mined.num_kept).sum())
+        if tied:
+            found.append(f"{_counted(tied, 'negative')} not kept at a tie that the index decides")
+    if isinstance(selection.get("classification") or Softmax(), Softmax):
+        plain: Any = {key: selection.get(key) for key in _OF_THE_ANCHORS}
+        losses = softmax_cross_entropy(logits, labels, **plain)
+        saturated = int((losses[mined.hard_negative_mask] < SATURATED).sum())
+        if saturated:
+            found.append(f"{_counted(saturated, 'kept negative')} of no loss by the usual float32 formula")
+    return tuple(found)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def _overlap(masks: list[NDArray[np.bool_]]) -> NDArray[np.float64]:
+    """Return the overlap of every two masks: both, of either."""
+    sets = np.array([mask.reshape(-1) for mask in masks], np.float64)
+    both = sets @ sets.T
+    sizes = np.diag(both)
+    either = sizes[:, None] + sizes[None, :] - both
+    return np.divide(both, either, out=np.ones_like(both), where=either > 0)

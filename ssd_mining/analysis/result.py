@@ -1,0 +1,214 @@
+"""What an analysis says: tables of equal-length columns, and `AnalysisResult`, which holds them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_mining.analysis.histogram import LossHistogram
+
+
+class _Table:
+    """A frozen dataclass whose fields are columns of one length."""
+
+    def to_dict(self) -> dict[str, NDArray[Any]]:
+        """Return the columns by name, ready for a data frame."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class RatioTable(_Table):
+    """What each of R negatives-per-positive ratios makes of a whole data set.
+
+    Attributes
+    ----------
+    ratio : ndarray of float64, (R,)
+        The ratios, as they were given.
+    num_kept : ndarray of int64, (R,)
+        Negatives kept in all.
+    negative_sum : ndarray of float64, (R,)
+        Sum of their losses, in nats.
+    loss : ndarray of float64, (R,)
+        The confidence loss: the mean over samples of their sums, ``normalize="batch"``.
+    """
+
+    ratio: NDArray[np.float64]
+    num_kept: NDArray[np.int64]
+    negative_sum: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTable(_Table):
+    """The losses of C foreground classes, by class number.
+
+    Attributes
+    ----------
+    label : ndarray of int64, (C,)
+        The classes that were met, rising; -1 stands for positives whose all-zero row names no class.
+    num_pos : ndarray of int64, (C,)
+        Positives of the class.
+    positive_sum : ndarray of float64, (C,)
+        Sum of their losses, in nats.
+    num_kept : ndarray of int64, (C,)
+        Kept negatives that are taken for this class: of all but background, it has the largest logit. Without logits
+        nobody knows, and it is 0.
+    negative_sum : ndarray of float64, (C,)
+        Sum of their losses, in nats.
+    """
+
+    label: NDArray[np.int64]
+    num_pos: NDArray[np.int64]
+    positive_sum: NDArray[np.float64]
+    num_kept: NDArray[np.int64]
+    negative_sum: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LevelTable(_Table):
+    """The losses of L feature maps: slices of the anchor axis.
+
+    Attributes
+    ----------
+    first_anchor, num_anchors : ndarray of int64, (L,)
+        Where each begins, and how many anchors of every sample it has.
+    num_pos, num_neg, num_kept : ndarray of int64, (L,)
+        Positives, negatives and kept negatives of all samples.
+    positive_sum, negative_sum : ndarray of float64, (L,)
+        Sum over the positives and over the kept negatives, in nats.
+    """
+
+    first_anchor: NDArray[np.int64]
+    num_anchors: NDArray[np.int64]
+    num_pos: NDArray[np.int64]
+    num_neg: NDArray[np.int64]
+    num_kept: NDArray[np.int64]
+    positive_sum: NDArray[np.float64]
+    negative_sum: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TopSamples(_Table):
+    """The samples with the largest losses, the worst first.
+
+    Attributes
+    ----------
+    sample : ndarray of int64, (k,)
+        Their indices; of equal losses, the lower comes first.
+    id : ndarray, (k,)
+        What the caller calls them; without ids, their indices.
+    loss : ndarray of float64, (k,)
+        ``positive_sum + negative_sum``, in nats; NaN before all.
+    positive_sum, negative_sum : ndarray of float64, (k,)
+        Sum over the positives, and over the kept negatives.
+    num_pos, num_kept : ndarray of int64, (k,)
+        How many anchors are positive, and kept negatives.
+    """
+
+    sample: NDArray[np.int64]
+    id: NDArray[Any]
+    loss: NDArray[np.float64]
+    positive_sum: NDArray[np.float64]
+    negative_sum: NDArray[np.float64]
+    num_pos: NDArray[np.int64]
+    num_kept: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TopAnchors(_Table):
+    """The positives and kept negatives with the largest losses, the worst first.
+
+    Attributes
+    ----------
+    sample, anchor : ndarray of int64, (k,)
+        Their indices; of equal losses, the lower come first.
+    id : ndarray, (k,)
+        What the caller calls their samples; without ids, the indices of these.
+    loss : ndarray of float64, (k,)
+        In nats; NaN before all.
+    is_positive : ndarray of bool, (k,)
+        Whether it is a positive, not a kept negative.
+    label : ndarray of int64, (k,)
+        The class of a positive; what a negative is taken for, if there are logits. -1 where that is not known.
+    """
+
+    sample: NDArray[np.int64]
+    id: NDArray[Any]
+    anchor: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    is_positive: NDArray[np.bool_]
+    label: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class AnalysisResult:
+    """What `LossAnalysis` says about the samples that it was given, in nats.
+
+    Attributes
+    ----------
+    spec : mapping
+        The settings of the analysis, as JSON can hold them.
+    num_samples, num_anchors : int
+        Samples, and anchors in all.
+    num_pos, num_neg, num_kept : int
+        Positives, negatives, kept negatives; the other anchors are ignored.
+    num_without_pos : int
+        Samples without positives.
+    loss : float
+        The confidence loss: the mean over samples of their sums, ``normalize="batch"``; 0 of no samples.
+    loss_sum, positive_sum, negative_sum : float
+        The exact sums of the samples' losses and of their two parts, rounded once.
+    distributions : mapping of str to LossHistogram
+        Of the losses of ``"positives"``, of all ``"negatives"``, of those that are ``"kept"``, and of ``"samples"``.
+    ratio_sweep : RatioTable or None
+        What other ratios would keep.
+    classes : ClassTable or None
+        Losses by class; None of a ``pos_mask`` without logits.
+    levels : LevelTable or None
+        Losses by feature map.
+    top_samples : TopSamples
+        The worst samples.
+    top_anchors : TopAnchors
+        The worst of the positives and kept negatives.
+    """
+
+    spec: Mapping[str, Any]
+    num_samples: int
+    num_anchors: int
+    num_pos: int
+    num_neg: int
+    num_kept: int
+    num_without_pos: int
+    loss: float
+    loss_sum: float
+    positive_sum: float
+    negative_sum: float
+    distributions: Mapping[str, LossHistogram]
+    ratio_sweep: RatioTable | None
+    classes: ClassTable | None
+    levels: LevelTable | None
+    top_samples: TopSamples
+    top_anchors: TopAnchors
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as numbers, strings, lists and dictionaries, ready for ``json.dumps``.
+
+        Examples
+        --------
+        >>> import ssd_mining as sm
+        >>> analysis = sm.LossAnalysis(background=0, ratios=[1, 3])
+        >>> _ = analysis.update([[9.0, 0.1, 0.3, 0.2, 0.4]], [[1, 0, 0, 0, 0]])
+        >>> analysis.result().to_dict()["ratio_sweep"]["num_kept"]
+        [1, 3]
+        """
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Table | LossHistogram):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value

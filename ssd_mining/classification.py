@@ -1,0 +1,156 @@
+"""The classification losses as frozen values: `Softmax`, `Sigmoid` and `Focal`."""
+
+import functools
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax:
+    """Softmax cross-entropy: what `softmax_cross_entropy` computes, as one frozen, hashable value.
+
+    Parameters
+    ----------
+    class_weights : sequence of float, (C,), optional
+        Weight of every class, finite and at least 0; kept as a tuple. A class of weight 0 counts nothing.
+    label_smoothing : float
+        Share of the target, 0 to 1, that is spread evenly over all classes.
+    prob_floor : float
+        No probability counts as less than this, 0 to below 1: no class costs more than ``-log(prob_floor)`` nats.
+
+    Raises
+    ------
+    TypeError
+        If a field has the wrong type.
+    ValueError
+        If a field has a value that it cannot have.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sm.Softmax(class_weights=[1, 2.5])
+    Softmax(class_weights=(1.0, 2.5), label_smoothing=0.0, prob_floor=0.0)
+    """
+
+    class_weights: Sequence[float] | None = None
+    label_smoothing: float = 0.0
+    prob_floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_weights", _weights(self.class_weights))
+        _check_number("label_smoothing", self.label_smoothing, "from 0 to 1", lambda value: 0 <= value <= 1)
+        _check_number("prob_floor", self.prob_floor, "of at least 0 and below 1", lambda value: 0 <= value < 1)
+
+    @functools.cached_property
+    def rule(self) -> "SoftmaxRule":
+        """The numbers of this spec that a kernel needs."""
+        most = -math.log(self.prob_floor) if self.prob_floor > 0 else math.inf
+        return SoftmaxRule(smoothing=float(self.label_smoothing), most=most, besides=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sigmoid:
+    """Sigmoid cross-entropy, summed over the classes: what `sigmoid_cross_entropy` computes, as one frozen value.
+
+    Parameters
+    ----------
+    class_weights : sequence of float, (C,), optional
+        Weight of every class, finite and at least 0; kept as a tuple. A class of weight 0 counts nothing.
+
+    Raises
+    ------
+    TypeError
+        If the weights are not numbers.
+    ValueError
+        If a weight is negative or not finite.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sm.Sigmoid() == sm.Sigmoid(class_weights=None)
+    True
+    """
+
+    class_weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_weights", _weights(self.class_weights))
+
+    @functools.cached_property
+    def rule(self) -> "SigmoidRule":
+        """The numbers of this spec that a kernel needs."""
+        return SigmoidRule(positive=1.0, negative=1.0, gamma=0.0, besides=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Focal:
+    """Sigmoid focal loss, summed over the classes: what `focal_loss` computes, as one frozen value.
+
+    Parameters
+    ----------
+    alpha : float, optional
+        Weight of a positive target, 0 to 1; a negative one has ``1 - alpha``. None: both have 1.
+    gamma : float
+        Focusing exponent, finite and at least 0; with 0 and no `alpha` the loss is sigmoid cross-entropy.
+
+    Raises
+    ------
+    TypeError
+        If a field has the wrong type.
+    ValueError
+        If a field has a value that it cannot have.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> sm.Focal()
+    Focal(alpha=0.25, gamma=2.0)
+    """
+
+    alpha: float | None = 0.25
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None:
+            _check_number("alpha", self.alpha, "from 0 to 1, or None", lambda value: 0 <= value <= 1)
+        _check_number("gamma", self.gamma, "of at least 0, finite", lambda value: 0 <= value < math.inf)
+
+    @functools.cached_property
+    def rule(self) -> "SigmoidRule":
+        """The numbers of this spec that a kernel needs."""
+        positive, negative = (1.0, 1.0) if self.alpha is None else (float(self.alpha), 1.0 - self.alpha)
+        return SigmoidRule(positive=positive, negative=negative, gamma=float(self.gamma), besides=-1)
+
+
+Classification = Softmax | Sigmoid | Focal
+
+
+def _weights(weights: Any) -> tuple[float, ...] | None:
+    if weights is None:
+        return None
+    try:
+        values = tuple(weights)
+    except TypeError:
+        msg = f"class_weights: expected one number per class or None, got {weights!r}"
+        raise TypeError(msg) from None
+    for number, value in enumerate(values):
+        _check_number(
+            f"class_weights[{number}]", value, "of at least 0, finite", lambda weight: 0 <= weight < math.inf
+        )
+    return tuple(float(value) for value in values)
+
+
+def _check_number(name: str, value: Any, which: str, holds: Any) -> None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        msg = f"{name}: expected a number {which}, got {value!r}"
+        raise TypeError(msg)
+    if not holds(value):
+        msg = f"{name}: expected a number {which}, got {value}"
+        raise ValueError(msg)

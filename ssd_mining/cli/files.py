@@ -1,0 +1,384 @@
+"""Files: arrays read by rows from .npy, .npz, .safetensors, .zarr and .h5, each opened by the suffix of its name.
+
+Nothing is unpickled, ever. What lies raw in a file is read into memory of our own, not mapped: a mapped file that is
+cut short during a call kills the process with SIGBUS, where a read tells.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from io import FileIO
+from pathlib import Path
+from tokenize import TokenError
+from typing import IO, Any, NamedTuple
+from zipfile import BadZipFile, ZipExtFile, ZipFile
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from ssd_mining.analysis.blocks import check_chunks, chunks_of
+
+# The stream of a zip member makes a copy of what it is asked for, so it is asked for little at a time.
+_CHUNK = 1 << 20  # bytes
+_SAFETENSORS = {
+    "BOOL": "?",
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
+}
+
+
+class DataError(ValueError):
+    """An input file is missing or damaged, or does not hold what is expected of it."""
+
+
+class ArraySource:
+    """An array in a file, of which `source[start:stop]` reads some rows; made by `open_array`.
+
+    Attributes
+    ----------
+    name : str
+        What the user called it: ``losses.npy``, or ``data.npz:losses``.
+    shape : tuple of int
+        Of the whole array, at least one axis.
+    dtype : dtype
+        Bool, integer or float, as stored.
+    chunks : tuple of int, or None
+        The shape of the pieces that the file stores; None where any row can be read by itself.
+    outline : ndarray, the shape and dtype of the whole array
+        What it looks like, without its values and its memory.
+    """
+
+    chunks: tuple[int, ...] | None = None
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.name, self.shape, self.dtype = name, shape, dtype
+        if dtype.kind not in "biufU":
+            got = "pickled objects, which are never loaded" if dtype.hasobject else f"dtype {dtype}"
+            raise DataError(f"{name}: expected bools, integers or floats, got {got}")
+        if not shape or min(shape) < 0:
+            raise DataError(f"{name}: expected an array with a row per sample, got shape {shape}")
+        self.outline = np.broadcast_to(np.empty((), dtype), shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Read some rows into a new array, fewer where the file has fewer; `DataError` if they cannot be read."""
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1:
+            msg = f"rows: expected a slice of step 1, got step {step}"
+            raise ValueError(msg)
+        with _explained(self.name):
+            block = self._read(start, max(start, stop))
+        if block.dtype == np.bool_:  # other writers store any byte but 0 as true; NumPy and Numba count on 1
+            np.not_equal(block.view(np.uint8), 0, out=block)
+        return block
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        raise NotImplementedError
+
+
+class _Layout(NamedTuple):
+    """How the values of an array lie in a stream."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    start: int  # where they begin, in bytes
+    stored: int  # bytes from there to the end
+
+
+class _Raw(ArraySource):
+    """An array whose values lie one after the other in a stream."""
+
+    def __init__(self, name: str, stream: IO[bytes], layout: _Layout) -> None:
+        super().__init__(name, layout.shape, layout.dtype)
+        self._stream, self._fortran, self._data = stream, layout.fortran, layout.start
+        promised = math.prod(self.shape) * self.dtype.itemsize
+        if layout.stored < promised:
+            expected = f"{promised:,} bytes of values for shape {self.shape} and dtype {self.dtype}"
+            raise DataError(f"{name}: expected {expected}, got {layout.stored:,}: the file is cut short")
+        if self._fortran and isinstance(stream, ZipExtFile):  # it would be inflated again for every column
+            advice = "save it again through numpy.ascontiguousarray, or as .npy"
+            raise DataError(f"{name}: expected rows in C order, got Fortran order; {advice}")
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        if self._fortran:
+            return self._read_columns(start, stop)
+        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        self._fill(start * math.prod(self.shape[1:]), rows.reshape(-1))
+        return rows
+
+    def _read_columns(self, start: int, stop: int) -> NDArray[Any]:
+        """Gather rows of a file whose columns lie one after the other."""
+        columns = np.empty((math.prod(self.shape[1:]), stop - start), self.dtype)
+        for i, column in enumerate(columns):
+            self._fill(i * self.shape[0] + start, column)
+        return columns.reshape(*self.shape[:0:-1], stop - start).T
+
+    def _fill(self, element: int, values: NDArray[Any]) -> None:
+        self._stream.seek(self._data + element * self.dtype.itemsize)
+        left = values.view(np.uint8)
+        while left.size:
+            got = self._stream.readinto(left[:_CHUNK])  # type: ignore[attr-defined]
+            if not got:
+                raise DataError(f"{self.name}: expected {left.size:,} more bytes, got the end of the file")
+            left = left[got:]
+
+
+class _Chunked(ArraySource):
+    """An array of zarr or h5py, which keep pieces of it, compressed or not."""
+
+    def __init__(self, name: str, array: Any) -> None:
+        super().__init__(name, tuple(array.shape), np.dtype(array.dtype))
+        self._array, self.chunks = array, chunks_of(array)
+        try:
+            check_chunks(array, self.shape)
+        except ValueError as error:
+            raise DataError(f"{name}: {str(error).partition(': ')[2]}") from error
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        with _foreign(self.name):
+            return np.array(self._array[start:stop])
+
+
+@contextlib.contextmanager
+def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[ArraySource]:
+    """Open an array in a file for reading by rows.
+
+    Parameters
+    ----------
+    name : str or path
+        ``file.npy``; or one of ``file.npz:key``, ``file.safetensors:tensor``, ``store.zarr:path``, ``file.h5:path``
+        and ``file.hdf5:path``, where the colon and what follows it may be left out if there is just one array.
+    text : bool
+        Whether the array may hold strings of NumPy, of a fixed width.
+
+    Yields
+    ------
+    ArraySource
+        Its `shape`, its `dtype` and its rows.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is cut short, is not what its name says, has no such key, holds anything but bools,
+        integers or floats, has chunks that split a sample, or if the package that reads it is not installed.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "losses.npy")
+    ...     np.save(path, np.arange(6.0).reshape(3, 2))
+    ...     with open_array(path) as losses:
+    ...         losses.shape, losses[:2].tolist(), losses[2:4].tolist()
+    ((3, 2), [[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0]])
+    """
+    name = os.fspath(name)
+    found = _NAME.fullmatch(name)
+    if found is None or (found["suffix"] == ".npy" and found["key"] is not None):
+        raise DataError(f"{name}: expected a name that ends in {_KNOWN}, got another")
+    with contextlib.ExitStack() as files:
+        with _explained(name):
+            source = _OPENERS[found["suffix"]](name, found["path"], found["key"] or "", files)
+        if source.dtype.kind == "U" and not text:
+            raise DataError(f"{name}: expected bools, integers or floats, got dtype {source.dtype}")
+        yield source
+
+
+def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
+    """Read what a data set calls its samples, one name each, none twice.
+
+    Parameters
+    ----------
+    name : str or path
+        An array of whole numbers or strings, (N,), in a file that `open_array` knows; or text in UTF-8, a line for
+        each sample.
+    count : int
+        How many samples there are.
+
+    Returns
+    -------
+    ndarray, (N,), int64 or str
+        The names.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, has more or fewer names, or has one twice.
+    """
+    ids = _names(name, "iuU", "whole numbers or strings, one for each sample")
+    if ids.size != count:
+        raise DataError(f"{name}: expected {count:,} names, one for each sample, got {ids.size:,}")
+    values, first, number = np.unique(ids, return_index=True, return_counts=True)
+    if (number > 1).any():
+        twice = values[number > 1][np.argmin(first[number > 1])]
+        places = np.flatnonzero(ids == twice)[:2]
+        got = f"{twice.item()!r} for samples {places[0]} and {places[1]}"
+        raise DataError(f"{name}: expected another name for every sample, got {got}")
+    return ids
+
+
+def read_class_names(name: str | os.PathLike[str]) -> list[str]:
+    """Read what classes are called: strings of an array, (C,), or text in UTF-8, a line for each; or `DataError`."""
+    names: list[str] = _names(name, "U", "strings, one for each class").tolist()
+    return names
+
+
+def _names(name: str | os.PathLike[str], kinds: str, expected: str) -> NDArray[Any]:
+    """Read names from an array of these kinds, or from the lines of a text."""
+    name = os.fspath(name)
+    if not _NAME.fullmatch(name):
+        lines = read_lines(name)
+        return np.array(lines, np.str_) if lines else np.empty(0, "<U1")
+    with open_array(name, text=True) as source:
+        if source.ndim != 1 or source.dtype.kind not in kinds:
+            got = f"dtype {source.dtype} of shape {source.shape}"
+            raise DataError(f"{name}: expected {expected}, got {got}")
+        return source[:].astype(np.str_ if source.dtype.kind == "U" else np.int64)
+
+
+def read_lines(name: str | os.PathLike[str]) -> list[str]:
+    """Read text in UTF-8, line by line; `DataError` if there is none."""
+    with _explained(os.fspath(name)):
+        return Path(name).read_text(encoding="utf-8").splitlines()
+
+
+def stamp(name: str | os.PathLike[str]) -> list[Any]:
+    """Return what changes when a file does: where it is, its size, and when it was written."""
+    found = _NAME.fullmatch(os.fspath(name))
+    path = Path(found["path"] if found else name).resolve()
+    status = path.stat()
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
+def _open_npy(name: str, path: str, _: str, files: contextlib.ExitStack) -> ArraySource:
+    stream = files.enter_context(FileIO(path))
+    return _Raw(name, stream, _npy_layout(stream, os.fstat(stream.fileno()).st_size))
+
+
+def _open_npz(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
+    archive = files.enter_context(ZipFile(path))
+    members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
+    member = members[_chosen(name, key, list(members))]
+    stream = files.enter_context(archive.open(member))
+    return _Raw(name, stream, _npy_layout(stream, member.file_size))
+
+
+def _npy_layout(stream: IO[bytes], size: int) -> _Layout:
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    return _Layout(shape, dtype, fortran, stream.tell(), size - stream.tell())
+
+
+def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
+    """Open a tensor: 8 bytes of length, so many of JSON that say where each tensor lies, and their values."""
+    stream = files.enter_context(FileIO(path))
+    size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(stream.read(8), "little")
+    if not 2 <= length <= size - 8:
+        raise DataError(f"{name}: expected a sound file, got a header of {length:,} bytes in one of {size:,}")
+    with _foreign(name):
+        header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        tensor = header[_chosen(name, key, list(header))]
+        shape = tuple(int(count) for count in tensor["shape"])
+        first, last = (8 + length + max(0, int(offset)) for offset in tensor["data_offsets"])
+        if tensor["dtype"] not in _SAFETENSORS:
+            advice = "; save it as float32" if tensor["dtype"] == "BF16" else ""
+            raise DataError(f"{name}: expected a dtype that NumPy has, got {tensor['dtype']}{advice}")
+    dtype = np.dtype(_SAFETENSORS[tensor["dtype"]])
+    return _Raw(name, stream, _Layout(shape, dtype, fortran=False, start=first, stored=min(last, size) - first))
+
+
+def _open_zarr(name: str, path: str, key: str, _: contextlib.ExitStack) -> ArraySource:
+    zarr = _package("zarr", name, "zarr")
+    Path(path).stat()  # says more than the package where there is nothing
+    with _foreign(name):
+        return _Chunked(name, _array_in(zarr.open(path, mode="r"), zarr.Array, name, key))
+
+
+def _open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
+    h5py = _package("h5py", name, "hdf5")
+    FileIO(path).close()
+    with _foreign(name):
+        return _Chunked(name, _array_in(files.enter_context(h5py.File(path, "r")), h5py.Dataset, name, key))
+
+
+def _package(module: str, name: str, extra: str) -> Any:
+    """Import the package that reads a kind of file."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        hint = f"pip install 'ssd_mining[{extra}]'"
+        raise DataError(f"{name}: expected {module}, to read it, got none installed; {hint}") from error
+
+
+def _array_in(root: Any, kind: type, name: str, key: str) -> Any:
+    """Return the array `key` of a group of zarr's or h5py's, or the only one that is in it, or the root itself."""
+    if isinstance(root, kind):
+        return root if not key else _chosen(name, key, [])
+    if key and key in root and isinstance(root[key], kind):
+        return root[key]
+    return root[_chosen(name, key, [inner for inner in root if isinstance(root[inner], kind)])]
+
+
+def _chosen(name: str, key: str, keys: list[str]) -> str:
+    """Return which of the arrays of a file is meant: the one that was named, or the only one."""
+    if not key and len(keys) == 1:
+        return keys[0]
+    if key not in keys:
+        expected = f"one of its arrays ({', '.join(keys)}) after the colon" if keys else "an array in it"
+        raise DataError(f"{name}: expected {expected}, got {repr(key) if key else 'none'}")
+    return key
+
+
+_OPENERS: dict[str, Callable[[str, str, str, contextlib.ExitStack], ArraySource]] = {
+    ".npy": _open_npy,
+    ".npz": _open_npz,
+    ".safetensors": _open_safetensors,
+    ".zarr": _open_zarr,
+    ".h5": _open_hdf5,
+    ".hdf5": _open_hdf5,
+}
+_NAME = re.compile(rf"(?P<path>.*?(?P<suffix>{'|'.join(map(re.escape, _OPENERS))}))/?(:(?P<key>.*))?", re.DOTALL)
+_KNOWN = ".npy, or in .npz, .safetensors, .zarr, .h5 or .hdf5, with or without :key"
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is opened or read into a `DataError` that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{name}: expected a readable file, got {error.strerror or error}") from error
+    # What zipfile and numpy.lib.format were seen to raise over damaged files; RuntimeError is a password.
+    except (ValueError, SyntaxError, EOFError, RuntimeError, TokenError, BadZipFile, zlib.error) as error:
+        raise DataError(f"{name}: expected a sound file, got this: {error}") from error
+
+
+@contextlib.contextmanager
+def _foreign(name: str) -> Iterator[None]:
+    """Turn whatever foreign code raises over a damaged file into a `DataError` that names it."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: expected a sound file, got this: {error!r}") from error

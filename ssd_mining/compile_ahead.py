@@ -1,0 +1,123 @@
+"""Compile ahead: `warmup`."""
+
+import importlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ssd_mining.analysis.one_pass import Analyser
+from ssd_mining.classification import Sigmoid, Softmax
+from ssd_mining.engine import run as _backends
+from ssd_mining.inputs import losses as _inputs
+from ssd_mining.inputs.logits import check_logits
+from ssd_mining.mining_rule import Mining
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What `warmup` did.
+
+    Attributes
+    ----------
+    compiled, loaded : int
+        How many functions it compiled, and how many it loaded from the cache; 0 of both if all were there already.
+    seconds : float
+        How long that took.
+    """
+
+    compiled: int
+    loaded: int
+    seconds: float
+
+
+def warmup(
+    *,
+    loss_dtypes: Iterable[DTypeLike] = ("float32", "float64"),
+    label_dtypes: Iterable[DTypeLike] = ("uint8", "uint16", "uint32", "uint64"),
+    logit_dtypes: Iterable[DTypeLike] = (),
+    analysis: bool = False,
+) -> Warmup:
+    """Compile what calls will need, or load it from the cache, so that no later call has to wait for it.
+
+    Layout, byte order, signedness and flags of the arrays make no difference, and masks cost no further code: one
+    function for each size of losses and of labels is all there is, once for one thread and once for several.
+
+    Parameters
+    ----------
+    loss_dtypes : iterable of dtype
+        Dtypes of ``conf_loss``. Losses of other dtypes are computed as float32 or float64.
+    label_dtypes : iterable of dtype
+        Dtypes of ``labels``: integers or bool. Only their size counts; one-hot labels, and labels with ``valid``,
+        are of the size of bool, 1.
+    logit_dtypes : iterable of dtype
+        Dtypes of ``logits``, of which the losses and the gradients are made; ``["float32"]`` is what most detectors
+        need. None are compiled unless asked for: they take as long again.
+    analysis : bool
+        Whether `LossAnalysis` and its relatives will be called too.
+
+    Returns
+    -------
+    Warmup
+        How many functions were compiled and loaded, and how long that took.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not one, or not one that losses, labels or logits can have.
+
+    Notes
+    -----
+    Call it in the parent, before it forks workers: a child that is forked while another thread of its parent compiles
+    anything with Numba hangs if it then has to compile. No kernel is run on several threads here, so the parent
+    starts no thread pool of OpenMP's, which its children could not use.
+
+    Where Numba has one thread only, or its threads cannot be started, the functions for several are left out.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> first = sm.warmup(loss_dtypes=["float32"], label_dtypes=["int64"])
+    >>> again = sm.warmup(loss_dtypes=["float32"], label_dtypes=["int64"])
+    >>> again.compiled, again.loaded
+    (0, 0)
+    """
+    start = time.perf_counter()
+    jit = importlib.import_module("ssd_mining.kernels.cpu.jit")  # loads Numba
+    before = jit.counts()
+    labels = [np.zeros((1, 64), dtype) for dtype in label_dtypes]
+    for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]:
+        for array in labels:
+            mining = Mining(background=None if array.dtype == np.bool_ else 0)
+            batch = _inputs.check(loss, array, mining)
+            mined = _backends.run(batch, masks=True, backend="cpu", num_threads=1)
+            if analysis:
+                Analyser((1.0,), None, 0, "cpu", 1).analyse(batch.rows(slice(0, 1)), mining, mined)
+    for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]:
+        for classification in (Softmax(), Sigmoid()):  # a focal loss is one of sigmoids
+            losses = check_logits(logits, np.zeros((1, 64), np.int64), classification, num_threads=1)
+            _ = losses[0:1], losses.gradients(slice(0, 1), np.ones(losses.shape))
+    if _has_threads():
+        jit.compile_parallel()
+    after = jit.counts()
+    return Warmup(
+        compiled=after.compiled - before.compiled,
+        loaded=after.loaded - before.loaded,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _has_threads() -> bool:
+    """Say whether Numba can have several threads in this process at all, now or later."""
+    numba: Any = importlib.import_module("numba")
+    most = numba.config.NUMBA_NUM_THREADS
+    if most == 1 or not _backends.threads_can_start(most):
+        return False
+    try:
+        numba.get_num_threads()  # chooses the threading layer
+    except ValueError:  # the one that the user asked for is not installed
+        return False
+    return True

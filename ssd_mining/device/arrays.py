@@ -1,0 +1,168 @@
+"""Device arrays of other libraries: where their memory is, on which stream they are made, and more of their kind.
+
+torch tensors are asked by name; everything else by ``__cuda_array_interface__`` or DLPack. No library is imported:
+what an array comes from is loaded already.
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ssd_mining.checks import refuse
+from ssd_mining.kernels.cuda import runtime as _cuda
+from ssd_mining.kernels.cuda.runtime import DeviceArray, Stream
+
+_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # of DLPack's type codes
+
+
+class Foreign(NamedTuple):
+    """A device array of the caller's, of any layout."""
+
+    array: DeviceArray
+    strides: tuple[int, ...]  # in elements
+    stream: Stream  # that its producer works on
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie one after the other, in C order."""
+        expected = 1
+        for length, stride in zip(reversed(self.array.shape), reversed(self.strides), strict=True):
+            if length != 1 and stride != expected:
+                return self.array.size == 0
+            expected *= length
+        return True
+
+    @property
+    def elements(self) -> DeviceArray:
+        """All memory from the first to the last element."""
+        last = sum(stride * (length - 1) for stride, length in zip(self.strides, self.array.shape, strict=True))
+        return self.array._replace(shape=(last + 1 if self.array.size else 0,))
+
+
+def foreign(name: str, value: Any) -> Foreign:
+    """Describe a device array."""
+    described = _foreign(name, value)
+    if min(described.strides, default=0) < 0:
+        refuse(name, "an array without negative strides on a device", f"strides {described.strides}; pass a copy")
+    return described
+
+
+def _foreign(name: str, value: Any) -> Foreign:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _from_torch(name, value, torch)
+    if _cuda.SIMULATED and getattr(type(value), "__cuda_ndarray__", False):
+        array = value._ary  # noqa: SLF001 - the simulator's arrays have no interface
+        described = DeviceArray(array.ctypes.data, array.shape, array.dtype, value)
+        return Foreign(described, _elements(name, array.strides, array.dtype), Stream())
+    if hasattr(value, "__cuda_array_interface__"):
+        return _from_interface(name, value)
+    return _from_dlpack(name, value)
+
+
+def _from_torch(name: str, tensor: Any, torch: Any) -> Foreign:
+    if tensor.requires_grad:
+        refuse(name, "a tensor without gradient", "one that requires grad; pass tensor.detach()", TypeError)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype in ("bfloat16", "float16"):
+        _refuse_half(name, dtype)
+    stream = torch.cuda.current_stream(tensor.device)
+    array = DeviceArray(tensor.data_ptr(), tuple(tensor.shape), np.dtype(dtype), tensor)
+    return Foreign(array, tuple(tensor.stride()), Stream(tensor.device.index, stream.cuda_stream))
+
+
+def _from_interface(name: str, value: Any) -> Foreign:
+    shown = value.__cuda_array_interface__
+    if shown.get("mask") is not None:
+        refuse(name, "an array without a mask", "a masked one", TypeError)
+    array = DeviceArray(shown["data"][0] or 0, tuple(shown["shape"]), np.dtype(shown["typestr"]), value)
+    strides = shown.get("strides")
+    stream, device = shown.get("stream"), getattr(getattr(value, "device", None), "id", None)
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(value, cupy.ndarray):
+        stream = cupy.cuda.get_current_stream().ptr
+    stream = 0 if stream in (None, 1) else int(stream)  # 1: the default stream by another name
+    queue = Stream(_cuda.current_device() if device is None else int(device), stream)
+    in_elements = _contiguous(array.shape) if strides is None else _elements(name, strides, array.dtype)
+    return Foreign(array, in_elements, queue)
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+def _from_dlpack(name: str, value: Any) -> Foreign:
+    capsule = value.__dlpack__(stream=1)  # the producer lets the default stream wait for what it still does
+    address = ctypes.pythonapi.PyCapsule_GetPointer
+    address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    tensor = _DLTensor.from_address(address(capsule, b"dltensor"))
+    if (tensor.code, tensor.bits) in ((4, 16), (2, 16)):
+        _refuse_half(name, "bfloat16" if tensor.code == 4 else "float16")
+    if tensor.code not in _KINDS or tensor.lanes != 1:
+        refuse(name, "real numbers", f"DLPack's type code {tensor.code} of {tensor.lanes} lanes", TypeError)
+    dtype = np.dtype(np.bool_ if tensor.code == 6 else f"{_KINDS[tensor.code]}{tensor.bits // 8}")
+    shape = tuple(tensor.shape[: tensor.ndim])
+    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _contiguous(shape)
+    # The capsule is not renamed: it still owns the memory, and gives it back when nobody holds it.
+    array = DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, (value, capsule))
+    return Foreign(array, strides, Stream(tensor.device_id))
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = [1]
+    for length in reversed(shape[1:]):
+        strides.append(strides[-1] * length)
+    return tuple(reversed(strides))
+
+
+def _elements(name: str, strides: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    if any(stride % dtype.itemsize for stride in strides):
+        refuse(name, "whole elements from one anchor to the next", f"strides of {strides} bytes for {dtype}")
+    return tuple(stride // dtype.itemsize for stride in strides)
+
+
+def _refuse_half(name: str, dtype: str) -> NoReturn:
+    refuse(name, "float32 or float64 on a device", f"{dtype}; pass it as float32", TypeError)
+
+
+Allocate = Callable[[tuple[int, ...], DTypeLike], DeviceArray]
+
+
+def allocator(like: Foreign) -> Allocate:
+    """Return what allocates memory of the library of an array, on its device; `DeviceArray.owner` is its array."""
+    owner, torch, cupy = like.array.owner, sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(owner, torch.Tensor):
+
+        def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+            name = np.dtype(dtype).name
+            made = torch.empty(shape, dtype=getattr(torch, _SIGNED.get(name, name)), device=owner.device)
+            return DeviceArray(made.data_ptr(), shape, np.dtype(dtype), made)
+
+    elif cupy is not None and isinstance(owner, cupy.ndarray):
+
+        def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+            made = cupy.empty(shape, dtype)
+            return DeviceArray(made.data.ptr, shape, np.dtype(dtype), made)
+
+    else:
+        return _cuda.empty
+    return allocate
+
+
+# Scratch is unsigned, which old versions of torch have not: its bits are what counts.
+_SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}

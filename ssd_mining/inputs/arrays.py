@@ -1,0 +1,87 @@
+"""Array-likes become arrays of the dtypes and layouts that the kernels take, or a clear error."""
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssd_mining.checks import refuse
+
+FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
+
+_DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
+
+
+def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
+    """Turn an array-like into an ndarray, without a copy where it holds one."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        hint = "a masked array; pass its .data, and valid=~np.ma.getmaskarray(...)"
+        refuse(name, "an array without a mask", hint, TypeError)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        _check_tensor(name, value, torch)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = f"{name}: expected an array, got {type(value).__name__} that NumPy cannot convert ({error})"
+        raise TypeError(message) from error
+
+
+def is_on_device(value: Any) -> bool:
+    """Say whether a value is an array in the memory of an NVIDIA GPU, or of numba's simulated one."""
+    if type(value) is np.ndarray:
+        return False
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return bool(value.is_cuda)
+    if hasattr(value, "__cuda_array_interface__") or getattr(type(value), "__cuda_ndarray__", False):
+        return True
+    where = getattr(value, "__dlpack_device__", None)
+    return where is not None and where()[0] in _DLPACK_CUDA
+
+
+def _check_tensor(name: str, tensor: Any, torch: Any) -> None:
+    if tensor.requires_grad:
+        refuse(name, "a tensor without gradient", "one that requires grad; pass tensor.detach()", TypeError)
+    if tensor.device.type != "cpu":
+        refuse(name, "a tensor on the CPU", f"one on {tensor.device}; pass tensor.cpu()", TypeError)
+    if tensor.dtype == torch.bfloat16:
+        refuse(name, "a dtype that NumPy has", "torch.bfloat16; pass tensor.float()", TypeError)
+
+
+def as_real_array(name: str, value: ArrayLike) -> NDArray[Any]:
+    """Turn an array-like into an array of floats or integers of at most 64 bits."""
+    array = as_array(name, value)
+    if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
+        expected = "float16, float32, float64 or integer values"
+        refuse(name, expected, f"dtype {array.dtype}", TypeError)
+    return array
+
+
+def check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...], of: str = "conf_loss") -> None:
+    """Refuse an array whose shape is not that `of` the losses."""
+    if array.shape != shape:
+        refuse(name, f"the shape of {of} {shape}", f"shape {array.shape}")
+
+
+def native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the array as a kernel takes it: of that dtype, C-contiguous, aligned, read-only; a view if it is so."""
+    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
+        array = np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED"))
+    return read_only(array)
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a view that is read-only, so that Numba sees one type whatever the caller's flags are."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Say what the kernel computes with: float32 where it holds every value exactly, else float64."""
+    exact = dtype.itemsize <= 4 if dtype.kind == "f" else dtype.itemsize <= 2
+    return FLOAT32 if exact else FLOAT64

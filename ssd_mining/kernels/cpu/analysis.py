@@ -1,0 +1,238 @@
+"""The CPU twin of the analysis: what mining says of a sample, how its losses are distributed, what other ratios keep.
+
+All in one visit, while the sample is in the cache. *Sweep* selects once, for the ratio that keeps most; what the
+smaller ones keep is found among the values that were pulled out. *Tally* counts every loss by the upper half of its
+float32, whatever its label, and takes back the few that are no negatives: a loop without a branch. Two tables take
+turns, for equal losses often follow each other, and a count must not wait for the one before it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ssd_mining.analysis.histogram import NAN_BIN
+from ssd_mining.kernels.cpu import lanes
+from ssd_mining.kernels.cpu import mining as cpu
+from ssd_mining.kernels.cpu.jit import helper, inlined, parallel, prange, serial, share
+from ssd_mining.kernels.cpu.lanes import LANES, ONE, Row
+from ssd_mining.kernels.cpu.mining import FULL, NO_WORD
+from ssd_mining.kernels.records import (
+    DONE,
+    NEGATIVE_SUM,
+    NUM_KEPT,
+    NUM_NAN,
+    NUM_NEG,
+    NUM_POS,
+    THRESHOLD,
+    Mined,
+    Rows,
+    Rule,
+)
+from ssd_mining.kernels.tally import EVEN, KEPT, ODD, POSITIVES, Tally
+
+# Anchors written of a word without asking how many it has.
+STEPS = 2
+
+Given = tuple[Row, Row]  # where feature maps begin, and the end of the last; falling ratios, the rule's among them
+Arrays = tuple[Row, Row, Row, Row, Row]  # these, and the scratch of each worker
+Slots = tuple[Any, int, int]  # of a worker: its number, its first sample and the one after its last
+
+
+def analyse(rows: Rows, rule: Rule, given: Given, mined: Mined, tally: Tally, num_workers: int) -> None:
+    """Mine rows that are ranked by their losses, without masks, and tally them, by `num_workers` threads."""
+    if rows.shortest < LANES:
+        rows, _ = cpu.padded(rows)
+    num_samples = rows.offsets.shape[0] - 1
+    num_workers = max(1, min(num_workers, num_samples))
+    driver = _analyse_serial if num_workers == 1 else _analyse_parallel
+    words, values = cpu.scratch(rows, num_workers)
+    places = np.empty((num_workers, rows.longest + LANES), np.int64)
+    driver(rows, rule, mined, tally, (*given, words, values, places), (0, 0, num_samples))
+
+
+@helper
+def _bin(loss: Any) -> Any:
+    return np.uint64(np.float32(loss).view(np.uint32) >> np.uint32(16))  # unsigned: no test for being negative
+
+
+@helper
+def _own_bin(loss: Any) -> Any:
+    return _bin(loss) if loss == loss else np.uint64(NAN_BIN)  # NaN has many bins, and here one
+
+
+@helper
+def _keep_above(values: Row, threshold: float) -> int:
+    """Move those of `values` (whole blocks) above `threshold` to the front; return where their blocks end."""
+    pivot, stop = values.dtype.type(threshold), 0
+    for i in range(values.shape[0]):
+        value = values[i]
+        values[stop] = value
+        stop += not value <= pivot
+    whole = cpu.whole_blocks(stop)
+    values[stop:whole] = -np.inf
+    return whole
+
+
+@helper
+def _count_all(loss: Row, even: Row, odd: Row) -> None:
+    last = loss.shape[0] - 1
+    for i in range(0, last, 2):
+        even[_bin(loss[np.uint64(i)])] += 1
+        odd[_bin(loss[np.uint64(i + 1)])] += 1
+    if last & 1 == 0:
+        even[_bin(loss[last])] += 1
+
+
+@helper
+def _take_back(rows: Rows, rule: Rule, negatives: Row, tables: Row, sample: int, found: tuple[Row, Row]) -> None:
+    """Take what is no negative out of the counts of all losses; count and find the positives."""
+    loss, labels = cpu.row(rows.loss, rows, sample), cpu.row(rows.labels, rows, sample)
+    ranked, (anchors, losses), count = rows.rank.shape[0] > 0, found, 0
+    rank = cpu.row(rows.rank, rows, sample) if ranked else loss
+    for block in range(negatives.shape[0]):
+        start = block * LANES
+        others = FULL >> np.uint64(max(0, start + LANES - loss.shape[0])) & ~negatives[block]
+        while others != NO_WORD:
+            j = start + lanes.lowest(others)
+            others &= others - ONE
+            tables[EVEN, _bin(loss[j])] -= 1
+            is_number = loss[j] == loss[j] and rank[j] == rank[j]
+            if labels[j] != rows.codes[1] and (is_number or not rule.omit_nan) and count < anchors.shape[0]:
+                tables[POSITIVES, _own_bin(loss[j])] += 1
+                anchors[count], losses[count] = j, loss[j]
+                count += 1
+    anchors[count:] = 0  # none, unless a caller changes the arrays meanwhile
+
+
+@inlined
+def _room(tally: Tally, worker: int, role: int, count: int) -> tuple[Row, Row]:
+    """Return where so many anchors of a role, and their losses, are to be written."""
+    start = tally.places[worker, role, 1]
+    tally.places[worker, role, 1] = start + count
+    return tally.anchors[role, start : start + count], tally.losses[role, start : start + count]
+
+
+@helper
+def _gather_nan(loss: Row, negatives: Row, table: Row) -> None:
+    """Bring the NaN among the negatives, which has many bins, into one."""
+    infinity = loss.dtype.type(np.inf)  # what is above it is NaN
+    for block in range(negatives.shape[0]):
+        nan = lanes.above(loss, block * LANES, infinity) & negatives[block]
+        while nan != NO_WORD:
+            table[_bin(loss[block * LANES + lanes.lowest(nan)])] -= 1
+            table[NAN_BIN] += 1
+            nan &= nan - ONE
+
+
+@helper
+def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
+    """Write which negatives reach a threshold, NaN only where it is NaN, to the front of `places`; count them."""
+    pivot, infinity, stop = loss.dtype.type(threshold), loss.dtype.type(np.inf), np.uint64(0)
+    for block in range(negatives.shape[0]):
+        start = block * LANES
+        word = lanes.reaching(loss, start, pivot) if pivot == pivot else lanes.above(loss, start, infinity)
+        word &= negatives[block]
+        place = stop
+        stop += np.uint64(lanes.count(word))
+        # Some are written without asking how many there are, as in `lanes.pull`.
+        for _ in range(max(1, -(-lanes.count(word) // STEPS))):
+            for step in range(STEPS):
+                places[place + np.uint64(step)] = start + lanes.lowest(word)
+                word &= word - ONE
+            place += np.uint64(STEPS)
+    return int(stop)
+
+
+@helper
+def _find_kept(loss: Row, reaching: Row, cut: tuple[float, int], table: Row, found: tuple[Row, Row]) -> float:
+    """Count and find the kept among negatives that reach the threshold; return their sum, in the order of anchors."""
+    (threshold, num_ties), (anchors, losses), count = cut, found, 0
+    pivot, total = loss.dtype.type(threshold), np.float64(0.0)
+    for i in range(reaching.shape[0]):
+        value = loss[reaching[i]]
+        if value == pivot or pivot != pivot:  # of ties, the first are kept; where NaN is the threshold, all are ties
+            num_ties -= 1
+            if num_ties < 0:
+                continue
+        if count < anchors.shape[0]:
+            table[_own_bin(value)] += 1
+            total += value
+            anchors[count], losses[count] = reaching[i], value
+            count += 1
+    anchors[count:] = 0
+    return total
+
+
+@helper
+def _count_levels(negatives: Row, starts: Row, counts: Row) -> None:
+    for level in range(counts.shape[0]):
+        start, stop = starts[level], starts[level + 1]
+        for block in range(start // LANES, cpu.whole_blocks(stop) // LANES):
+            inside = FULL << np.uint64(max(0, start - block * LANES))
+            inside &= FULL >> np.uint64(max(0, (block + 1) * LANES - stop))
+            counts[level] += lanes.count(negatives[block] & inside)
+
+
+@inlined
+def _analyse_sample(
+    rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, place: tuple[int, int]
+) -> None:
+    (starts, ratios, words, values, places), (worker, sample) = arrays, place
+    loss, tables = cpu.row(rows.loss, rows, sample), tally.tables[worker]
+    negatives = words[: (loss.shape[0] + LANES - 1) // LANES]
+    num_nan = cpu.stage(rows, rule, mined, negatives, sample)
+    num_pos, num_neg = mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample]
+    _count_all(loss, tables[EVEN], tables[ODD])
+    _take_back(rows, rule, negatives, tables, sample, _room(tally, worker, 0, num_pos))
+    if mined.counts[NUM_NAN, sample] > 0:
+        _gather_nan(loss, negatives, tables[EVEN])
+    _count_levels(negatives, starts, tally.levels[worker])
+    threshold, stop, count = np.nan, 0, -1  # nothing is pulled out yet
+    explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
+    for i in range(ratios.shape[0]):  # they fall, and so does what is kept
+        own = Rule(
+            ratios[i], rule.round_up, rule.extra, rule.min_negatives, rule.min_always, rule.max_negatives, False
+        )
+        num_kept = cpu.quota(num_pos, num_neg, explicit, own)
+        cut, total, num_ties = np.nan, 0.0, num_kept
+        if num_kept > num_nan:
+            if count < 0:
+                threshold, stop = cpu.select(loss, negatives, num_kept, values)
+            elif num_kept <= count:
+                stop = _keep_above(values[:stop], threshold)
+                threshold = cpu.kth_largest(values[:stop], num_kept, threshold)
+            total, count = cpu.sum_above(values[:stop], threshold)
+            cut, num_ties = threshold, num_kept - count
+            total += num_ties * threshold
+        elif num_kept > 0:
+            total = np.nan
+        if ratios[i] == rule.ratio:
+            num_reaching = _reaching(loss, negatives, cut, places) if num_kept > 0 else 0
+            room = _room(tally, worker, 1, num_kept)
+            total = _find_kept(loss, places[:num_reaching], (cut, num_ties), tables[KEPT], room)
+            mined.counts[NUM_KEPT, sample] = num_kept
+            mined.sums[THRESHOLD, sample], mined.sums[NEGATIVE_SUM, sample] = cut, total
+        tally.num_kept[sample, i], tally.sums[sample, i], tally.threshold[sample, i] = num_kept, total, cut
+    mined.counts[DONE, sample] = 1
+
+
+@serial
+def _analyse_serial(rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, slots: Slots) -> None:
+    starts, ratios, words, values, places = arrays
+    worker, start, stop = slots
+    for role in range(2):
+        tally.places[worker, role, 0] = tally.places[worker, role, 1] = rows.offsets[start]
+    for sample in range(start, stop):
+        own = starts, ratios, words[0], values[0], places[0]
+        _analyse_sample(rows, rule, mined, tally, own, (worker, sample))
+
+
+@parallel
+def _analyse_parallel(rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, slots: Slots) -> None:
+    starts, ratios, words, values, places = arrays
+    for worker in prange(words.shape[0]):
+        start, stop = share(slots[1:], worker, words.shape[0])
+        one = slice(worker, worker + 1)
+        own = starts, ratios, words[one], values[one], places[one]
+        # An unsigned number would be another signature, to be compiled once more.
+        _analyse_serial(rows, rule, mined, tally, own, (np.int64(worker), start, stop))

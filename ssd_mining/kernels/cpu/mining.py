@@ -1,0 +1,339 @@
+"""The CPU twin: one body per sample, a serial and a parallel driver over it.
+
+Three stages. *Stage*: one pass over labels and losses turns the negatives into words of 64 bits, and counts and sums
+the positives. *Select*: a small sample of the row gives a pivot a little below the easiest kept negative; what lies
+above it is pulled out, and the bits of its k-th largest value are found by bisection. *Reduce*: the few values pulled
+out are summed; a mask, where asked for, is written in one more pass. No stage sorts, and none is quadratic: at the
+worst all negatives are pulled out, after a few pivots that missed, and bisected in 64 passes.
+"""
+
+import math
+
+import numpy as np
+
+from ssd_mining.inputs.labels import IGNORED, own_codes
+from ssd_mining.kernels import rules
+from ssd_mining.kernels.cpu import lanes
+from ssd_mining.kernels.cpu.jit import helper, inlined, parallel, prange, serial, share
+from ssd_mining.kernels.cpu.lanes import LANES, ONE, Row
+from ssd_mining.kernels.records import (
+    DONE,
+    NEGATIVE_SUM,
+    NUM_BAD,
+    NUM_KEPT,
+    NUM_NAN,
+    NUM_NEG,
+    NUM_POS,
+    POSITIVE_SUM,
+    THRESHOLD,
+    Mined,
+    Rows,
+    Rule,
+)
+
+# Ranks are bisected by the bits of a float64, in which every float32 is exact with 29 low bits of zero.
+FLOAT32_SHIFT = np.int64(29)
+SIGN_FLIP = np.int64(0x7FFFFFFFFFFFFFFF)
+KEY_OF_INF = np.int64(0x7FF0000000000000)
+
+# A golden-ratio step visits a row evenly, whatever the period of its anchors per cell.
+GOLDEN = np.uint64(0x9E3779B1)
+
+FULL = ~np.uint64(0)
+NO_WORD = np.uint64(0)
+
+quota = helper(rules.quota)
+
+
+def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
+    """Mine every sample of `rows` into `mined`, by `num_workers` threads (1: the serial driver)."""
+    if rows.shortest < LANES:
+        _mine_padded(rows, rule, mined, num_workers)
+        return
+    num_samples = rows.offsets.shape[0] - 1
+    num_workers = max(1, min(num_workers, num_samples))
+    driver = _mine_serial if num_workers == 1 else _mine_parallel
+    driver(rows, rule, mined, *scratch(rows, num_workers), (0, num_samples))
+
+
+def scratch(rows: Rows, num_workers: int) -> tuple[Row, Row]:
+    """Return what each worker needs: the words of the negatives; the values pulled out, and behind them a sample.
+
+    There is room for whole blocks of values.
+    """
+    num_words = -(-rows.longest // LANES)
+    negatives = np.empty((num_workers, num_words), np.uint64)
+    return negatives, np.empty((num_workers, num_words * LANES + sample_size(rows.longest)), rows.loss.dtype)
+
+
+def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
+    wide, places = padded(rows)
+    masks = [np.empty(wide.loss.shape[0], np.bool_) if mask.shape[0] else mask for mask in mined[-2:]]
+    mine(wide, rule, Mined(*mined[:-2], *masks), num_workers)
+    for mask, wide_mask in zip(mined[-2:], masks, strict=True):
+        if mask.shape[0]:
+            mask[...] = wide_mask[places]
+
+
+def padded(rows: Rows) -> tuple[Rows, Row]:
+    """Return rows of which none is shorter than a block, filled up with ignored anchors, and where the others are."""
+    lengths = np.diff(rows.offsets)
+    offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, LANES))])
+    places = np.repeat(offsets[:-1] - rows.offsets[:-1], lengths) + np.arange(rows.loss.shape[0])
+    labels = np.full(offsets[-1], IGNORED, np.uint8)
+    labels[places], codes = own_codes(rows.labels, rows.codes)
+    loss, rank = np.zeros((2, offsets[-1]), rows.loss.dtype)
+    loss[places] = rows.loss
+    if rows.rank.shape[0]:
+        rank[places] = rows.rank
+    else:
+        rank = rank[:0]
+    wide = Rows(
+        *(loss, rank, labels, codes, rows.quotas, offsets),
+        *(LANES, max(rows.longest, LANES)),
+    )
+    for array in wide[:-2]:
+        array.flags.writeable = False  # as the arrays of every other call: one signature
+    return wide, places
+
+
+def sample_size(num_anchors: int) -> int:
+    """Say how many ranks of a row are looked at to choose the pivot."""
+    return LANES * int(math.sqrt(num_anchors) / 24 + 0.5)
+
+
+_sample_size = helper(sample_size)
+
+
+@inlined
+def row(array: Row, rows: Rows, sample: int) -> Row:
+    """Return what an array with the anchors of the rows holds of a sample."""
+    return array[rows.offsets[sample] : rows.offsets[sample + 1]]
+
+
+@helper
+def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> int:
+    """Write the words of the negatives and all that is known of the positives; count the NaN among the ranks."""
+    loss, labels = row(rows.loss, rows, sample), row(rows.labels, rows, sample)
+    ranked, masked = rows.rank.shape[0] > 0, mined.pos_mask.shape[0] > 0
+    rank = row(rows.rank, rows, sample) if ranked else loss
+    pos_mask = row(mined.pos_mask, rows, sample) if masked else mined.pos_mask
+    background, ignored, highest = rows.codes[0], rows.codes[1], rows.codes[2]
+    infinity = rank.dtype.type(np.inf)  # what is above it is NaN
+    num_pos = num_neg = num_nan = num_bad = num_nan_ranks = 0
+    positive_sum = np.float64(0.0)
+    for block in range(negatives.shape[0]):
+        start = block * LANES
+        lanes.prefetch(labels, start)
+        lanes.prefetch(loss, start)
+        negative = lanes.equal(labels, start, background)
+        nan = lanes.above(loss, start, infinity)
+        if ranked:
+            nan |= lanes.above(rank, start, infinity)
+        outside = max(0, start + LANES - loss.shape[0])
+        others, positive = (FULL >> np.uint64(outside)) & ~negative, NO_WORD
+        while others != NO_WORD:
+            j = start + lanes.lowest(others)
+            bit = others & ~(others - ONE)
+            others ^= bit
+            if labels[j] != ignored:
+                positive |= bit
+                num_bad += labels[j] > highest
+                if not (rule.omit_nan and nan & bit != NO_WORD):
+                    positive_sum += loss[j]
+        if nan != NO_WORD:
+            num_nan += lanes.count(nan & (positive | negative))
+            if rule.omit_nan:
+                positive &= ~nan
+                negative &= ~nan
+            num_nan_ranks += lanes.count(lanes.above(rank, start, infinity) & negative)
+        negatives[block] = negative
+        num_pos += lanes.count(positive)
+        num_neg += lanes.count(negative)
+        if masked:
+            lanes.store(pos_mask, start, positive)
+    mined.counts[NUM_POS, sample] = num_pos
+    mined.counts[NUM_NEG, sample] = num_neg
+    mined.counts[NUM_NAN, sample] = num_nan
+    mined.counts[NUM_BAD, sample] = num_bad
+    mined.sums[POSITIVE_SUM, sample] = positive_sum
+    return num_nan_ranks
+
+
+@helper
+def select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, int]:
+    """Find the rank of the easiest kept negative; all ranks above it are in so many first `values`, whole blocks."""
+    num_anchors, room = rank.shape[0], negatives.shape[0] * LANES
+    sampled = values[room : room + _sample_size(num_anchors)]
+    expected = num_kept / num_anchors * sampled.shape[0]
+    for i in range(sampled.shape[0]):
+        j = ((np.uint64(i) * GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
+        is_negative = (negatives[j >> np.uint64(6)] >> (j & np.uint64(63))) & ONE
+        sampled[i] = rank[j] if is_negative != NO_WORD else -np.inf
+    # Two standard deviations below the expected place of the easiest kept negative; too high a pivot is lowered.
+    place = int(expected + 2.0 * math.sqrt(expected) + 1.0)
+    while place < sampled.shape[0]:
+        pivot = rank.dtype.type(_reached_by(sampled, place, place + place // 8, -np.inf))
+        num_pulled = _pull(rank, negatives, pivot, values)
+        stop = whole_blocks(num_pulled)
+        if num_pulled >= num_kept:
+            return kth_largest(values[:stop], num_kept, np.float64(pivot)), stop
+        if _count_reaching(rank, negatives, pivot) >= num_kept:
+            return np.float64(pivot), stop  # ties on the pivot decide
+        place *= 2
+    stop = whole_blocks(_pull(rank, negatives, rank.dtype.type(np.nan), values))  # nothing is not above NaN: all
+    return kth_largest(values[:stop], num_kept, -np.inf), stop
+
+
+@helper
+def whole_blocks(num_values: int) -> int:
+    """Return where the block of the last value ends."""
+    return -(-num_values // LANES) * LANES
+
+
+@helper
+def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
+    """Copy the ranks of the negatives above `pivot` to the front of `values`, in anchor order; count them.
+
+    Their last block is filled up with -inf, which no bisection counts.
+    """
+    num_pulled = 0
+    for block in range(negatives.shape[0]):
+        lanes.prefetch(rank, rank.shape[0] + block * LANES)  # of the next sample: memory would rest meanwhile
+        word = lanes.above(rank, block * LANES, pivot) & negatives[block]
+        lanes.pull(rank, block * LANES, word, values, num_pulled)
+        num_pulled += lanes.count(word)
+    values[num_pulled : whole_blocks(num_pulled)] = -np.inf
+    return num_pulled
+
+
+@helper
+def _count_reaching(rank: Row, negatives: Row, pivot: float) -> int:
+    count = 0
+    for block in range(negatives.shape[0]):
+        count += lanes.count(lanes.reaching(rank, block * LANES, pivot) & negatives[block])
+    return count
+
+
+@helper
+def kth_largest(values: Row, k: int, lowest: float) -> float:
+    """Find the k-th largest of `values` (whole blocks), at least k of which reach `lowest`; it is no NaN."""
+    pivot = values.dtype.type(_reached_by(values, k, k, lowest))
+    least = np.float64(np.inf)
+    for start in range(0, values.shape[0], LANES):
+        least = min(least, lanes.least(values, start, pivot))
+    return least + 0.0  # -0.0 becomes 0.0
+
+
+@helper
+def _reached_by(values: Row, least: int, most: int, lowest: float) -> float:
+    """Find a number that at least so many of `values` (whole blocks) reach, as NaN does, and at most so many.
+
+    At least `least` reach `lowest`. The bits of a float are bisected, in at most 64 passes; where ties leave no such
+    number, it is the largest that at least `least` of them reach.
+    """
+    shift = FLOAT32_SHIFT if values.itemsize == 4 else np.int64(0)
+    # Keys have the order of their floats. Enough values reach the float of low, too few reach that of high.
+    bits = np.float64(lowest).view(np.int64)
+    low, high = (bits ^ ((bits >> 63) & SIGN_FLIP)) >> shift, (KEY_OF_INF >> shift) + 1
+    found = values.dtype.type(lowest)
+    while low + 1 < high:
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)  # low + high could overflow
+        bits = (middle ^ ((middle >> 63) & (SIGN_FLIP >> shift))) << shift
+        pivot = values.dtype.type(np.int64(bits).view(np.float64))
+        count = 0
+        for start in range(0, values.shape[0], LANES):
+            count += lanes.count(lanes.reaching(values, start, pivot))
+        if count < least:
+            high = middle
+            continue
+        low, found = middle, pivot
+        if count <= most:
+            break
+    return np.float64(found)
+
+
+@helper
+def sum_above(values: Row, threshold: float) -> tuple[float, int]:
+    """Sum and count those of `values` (whole blocks) that are above `threshold`."""
+    pivot = values.dtype.type(threshold)
+    total, count = np.float64(0.0), 0
+    for start in range(0, values.shape[0], LANES):
+        word = lanes.above(values, start, pivot)
+        total += lanes.total(values, start, word)
+        count += lanes.count(word)
+    return total, count
+
+
+@helper
+def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: int, sample: int) -> float:
+    """Write the mask of the kept negatives, of ties the lower anchor indices; return the sum of their losses.
+
+    The sum is that of the ranked case alone, where losses and ranks differ.
+    """
+    ranked, masked = rows.rank.shape[0] > 0, mined.hard_negative_mask.shape[0] > 0
+    loss = row(rows.loss, rows, sample)
+    rank = row(rows.rank, rows, sample) if ranked else loss
+    mask = row(mined.hard_negative_mask, rows, sample) if masked else mined.hard_negative_mask
+    pivot, infinity = rank.dtype.type(threshold), rank.dtype.type(np.inf)
+    total = np.float64(0.0)
+    for block in range(negatives.shape[0]):
+        start, negative = block * LANES, negatives[block]
+        kept = lanes.above(rank, start, pivot) & negative
+        ties = lanes.reaching(rank, start, pivot) & negative & ~kept
+        if pivot != pivot:  # NaN: nothing is above it, and only NaN equals it
+            kept, ties = NO_WORD, lanes.above(rank, start, infinity) & negative
+        if lanes.count(ties) <= num_ties:
+            kept |= ties
+            num_ties -= lanes.count(ties)
+        else:
+            for _ in range(num_ties):
+                kept |= ties & ~(ties - ONE)
+                ties &= ties - ONE
+            num_ties = 0
+        if masked:
+            lanes.store(mask, start, kept)
+        while ranked and kept != NO_WORD:
+            total += loss[start + lanes.lowest(kept)]
+            kept &= kept - ONE
+    return total
+
+
+@inlined
+def _mine_sample(rows: Rows, rule: Rule, mined: Mined, words: Row, values: Row, sample: int) -> None:
+    num_anchors = rows.offsets[sample + 1] - rows.offsets[sample]
+    negatives = words[: (num_anchors + LANES - 1) // LANES]
+    num_nan_ranks = stage(rows, rule, mined, negatives, sample)
+    explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
+    num_kept = quota(mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample], explicit, rule)
+    ranked = rows.rank.shape[0] > 0
+    rank = row(rows.rank if ranked else rows.loss, rows, sample)
+    threshold, negative_sum, num_ties = np.nan, 0.0, num_kept
+    if num_kept > num_nan_ranks:
+        threshold, stop = select(rank, negatives, num_kept, values)
+        negative_sum, num_above = sum_above(values[:stop], threshold)
+        num_ties -= num_above
+        negative_sum += num_ties * threshold
+    elif num_kept > 0:
+        negative_sum = np.nan
+    if ranked or mined.hard_negative_mask.shape[0] > 0:
+        total = _mark(rows, mined, negatives, threshold, num_ties, sample)
+        if ranked:
+            negative_sum = total
+    mined.counts[NUM_KEPT, sample] = num_kept
+    mined.sums[THRESHOLD, sample] = threshold
+    mined.sums[NEGATIVE_SUM, sample] = negative_sum
+    mined.counts[DONE, sample] = 1
+
+
+@serial
+def _mine_serial(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, span: tuple[int, int]) -> None:
+    for sample in range(span[0], span[1]):
+        _mine_sample(rows, rule, mined, negatives[0], values[0], sample)
+
+
+@parallel
+def _mine_parallel(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, span: tuple[int, int]) -> None:
+    for worker in prange(negatives.shape[0]):
+        own = slice(worker, worker + 1)
+        _mine_serial(rows, rule, mined, negatives[own], values[own], share(span, worker, negatives.shape[0]))

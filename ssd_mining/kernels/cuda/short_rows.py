@@ -1,0 +1,339 @@
+"""The kernel of the CUDA twin: one block of threads per sample, which reads it once and keeps it in registers.
+
+Ranks become *keys*, unsigned integers of the same order: NaN above all, -0.0 and 0.0 the same. What is no negative
+has a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, up to
+ten at once and with no branch, so that their loads are under way together, and counts their first digits; two bins of
+that histogram say how many are ignored and positive. *Select*: the digit of the easiest kept negative is looked up,
+then the next one among the keys that share it, until a bin is kept whole; where ties are cut, it is asked which key
+of the threads has the last one, and then which thread. *Keep*: the kept keys are summed. No stage sorts, and none
+takes more than eight passes over registers.
+
+Integers alone are added atomically; sums are float64, over lanes and then over 32 chains of them, in one order. What
+a thread does not hold in registers is mined by `cuda_long`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssd_mining.kernels import rules
+from ssd_mining.kernels.cuda import runtime as _cuda
+from ssd_mining.kernels.cuda.digits import (
+    BAD,
+    DIGIT_BITS,
+    IGNORED,
+    MOST,
+    NAN,
+    NUM_BINS,
+    NUM_SHARED,
+    POSITIVE,
+    SEGMENTS,
+    THREADS,
+    bin_of,
+    clear,
+    codec,
+    find,
+)
+from ssd_mining.kernels.cuda.runtime import cuda
+from ssd_mining.kernels.records import (
+    DONE,
+    NEGATIVE_SUM,
+    NUM_BAD,
+    NUM_KEPT,
+    NUM_NAN,
+    NUM_NEG,
+    NUM_POS,
+    POSITIVE_SUM,
+    THRESHOLD,
+    Mined,
+    Rule,
+)
+
+CHAINS = 4 if _cuda.SIMULATED else 32
+
+# Keys that a thread holds in its registers, by the bytes of a rank.
+MAX_KEYS = {4: 32, 8: 16}
+
+# Keys that are made at once, of dense rows and of others. A barrier parts them from the next ones: of more, the
+# compiler would load labels ahead, and put off sums, until the registers overflow.
+GROUP = {4: 10, 8: 6}
+RAGGED_GROUP = 4
+
+# No anchor of a row comes after this one.
+LAST = 2**31 - 1
+
+_quota: Any = _cuda.helper(rules.quota)
+
+
+class Input(NamedTuple):
+    """What a kernel reads: addresses, and a few numbers."""
+
+    loss: Any
+    rank: Any
+    labels: Any
+    quotas: Any
+    offsets: Any
+    codes: Any  # background, ignored, highest legal label
+    num_anchors: int  # of every sample; -1: offsets tell
+    is_explicit: int  # 1: quotas tell how many are kept
+
+
+@_cuda.helper
+def span(rows, sample):
+    """Say where a sample begins, and how many anchors it has."""
+    if rows.num_anchors >= 0:
+        return sample * rows.num_anchors, rows.num_anchors
+    return rows.offsets[sample], rows.offsets[sample + 1] - rows.offsets[sample]
+
+
+@_cuda.helper
+def totals(lanes, shared_sums):
+    """Add up two numbers of every thread, in an order that is always the same."""
+    thread = cuda.threadIdx.x
+    cuda.syncthreads()
+    if thread < CHAINS:
+        for row in range(2):
+            chain = np.float64(0.0)
+            for i in range(thread, THREADS, CHAINS):
+                chain += lanes[row, i]
+            lanes[row, thread] = chain
+    cuda.syncthreads()
+    if thread < 2:
+        chain = np.float64(0.0)
+        for i in range(CHAINS):
+            chain += lanes[thread, i]
+        shared_sums[thread] = chain
+    cuda.syncthreads()
+
+
+@functools.cache
+def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..., Any]:
+    """Return the first stage: keys, first digits and flaws of the anchors of a thread; the sum of its positives.
+
+    The first `whole` keys of every thread are known to have an anchor.
+    """
+    unsigned, bits, _, encode, _ = codec(dtype)
+    ignored_key, positive_key, zero = unsigned(IGNORED), unsigned(POSITIVE), dtype.type(0.0)
+    shift = bits - DIGIT_BITS
+
+    @_cuda.helper
+    def load(rows, omit_nan, place, keys, histogram, shared):
+        start, size, (first, last) = place  # of the anchors of this block; which keys of every thread
+        background, ignored, highest = rows.codes
+        positive_sum, flaws = np.float64(0.0), np.uint32(0)
+        for j in range(last - 1, first - 1, -1):  # backwards: the last one alone has to know the size
+            anchor = np.int32(cuda.threadIdx.x + j * THREADS)
+            inside = (anchor < size) | (j < whole)
+            index = start + cuda.selp(j < whole, anchor, np.int32(min(anchor, np.int32(size - 1))))
+            label, loss = rows.labels[index], rows.loss[index]
+            rank = rows.rank[index] if ranked else loss
+            positive = (label != background) & (label != ignored) & inside
+            negative = (label == background) & inside
+            nan = ((loss != loss) | (rank != rank)) & (positive | negative)
+            bad = positive & (label > highest)
+            flaws = np.uint32(flaws + np.uint32(cuda.selp(nan, 1, 0)) + np.uint32(cuda.selp(bad, 1 << 16, 0)))
+            competes = cuda.selp(nan, omit_nan, 0) == 0
+            positive_sum += cuda.selp(positive & competes, loss, zero)
+            key = cuda.selp(positive & competes, positive_key, ignored_key)
+            key = cuda.selp(negative & competes, encode(rank), key)
+            keys[j] = key
+            cuda.atomic.add(histogram, cuda.selp(key > positive_key, unsigned(bin_of(key >> shift)), key), 1)
+        if flaws != 0:
+            cuda.atomic.add(shared, NAN, flaws & 0xFFFF)
+            cuda.atomic.add(shared, BAD, flaws >> 16)
+        return positive_sum
+
+    return load
+
+
+@_cuda.helper
+def least(keys, shift, prefix, easiest):
+    """Find the least of the keys that begin with some digits."""
+    for j in range(keys.shape[0]):
+        if keys[j] > POSITIVE and (keys[j] >> shift) == prefix:
+            cuda.atomic.min(easiest, 0, keys[j])
+    cuda.syncthreads()
+
+
+@_cuda.helper
+def last_tie(keys, histogram, segments, shared, easiest, wanted):
+    """Say which anchor is the last of so many ties at the easiest key: the lower index wins."""
+    clear(histogram)
+    tied = easiest[0]
+    for j in range(keys.shape[0]):
+        if keys[j] == tied:
+            cuda.atomic.add(histogram, bin_of(MOST - j), 1)
+    behind, above, _ = find(histogram, segments, shared, wanted)
+    clear(histogram)
+    last, is_tied = MOST - behind, False
+    for j in range(keys.shape[0]):
+        is_tied |= (keys[j] == tied) & (j == last)
+    if is_tied:
+        cuda.atomic.add(histogram, bin_of(MOST - cuda.threadIdx.x), 1)
+    behind, _, _ = find(histogram, segments, shared, wanted - above)
+    return last * THREADS + MOST - behind
+
+
+@functools.cache
+def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
+    """Return the second stage: the key of the easiest kept negative, and the last anchor whose tie is kept."""
+    unsigned, bits, highest, _, _ = codec(dtype)
+
+    @_cuda.helper
+    def select(keys, histogram, segments, shared, easiest, wanted):
+        thread, prefix, shift = cuda.threadIdx.x, unsigned(0), bits
+        if wanted == 0:
+            return highest, -1
+        while True:
+            width = min(DIGIT_BITS, shift)
+            shift -= width
+            digit, above, size = find(histogram, segments, shared, wanted)
+            prefix = unsigned(unsigned(prefix << width) | unsigned(digit))
+            wanted -= above
+            if size == wanted or shift == 0:
+                break
+            clear(histogram)
+            width = min(DIGIT_BITS, shift)
+            first, low = unsigned(prefix << shift), (shift - width) & (bits - 1)
+            for j in range(keys.shape[0]):
+                # No negatives too, perhaps, have this prefix: they come last, and are never wanted.
+                digit = unsigned(unsigned(keys[j] - first) >> low)
+                if digit >> width == 0:
+                    cuda.atomic.add(histogram, bin_of(digit), 1)
+        if thread == 0:
+            easiest[0] = prefix if shift == 0 else highest
+        cuda.syncthreads()
+        if size == wanted:  # the bin is kept whole, whatever its further digits are
+            least(keys, shift, prefix, easiest)
+            return easiest[0], LAST
+        return easiest[0], last_tie(keys, histogram, segments, shared, easiest, wanted)
+
+    return select
+
+
+@functools.cache
+def keeper(dtype: np.dtype[Any], *, ranked: bool, masked: bool, whole: int = 0) -> Callable[..., Any]:
+    """Return the third stage: the sum of the kept negatives of a thread, and the masks of its anchors."""
+    decode = codec(dtype).decode
+
+    @_cuda.helper
+    def sum_kept(rows, mined, keys, place, easiest):
+        (start, size), (threshold, cut) = place, easiest
+        negative_sum = np.float64(0.0)
+        for j in range(keys.shape[0]):
+            anchor, key = np.int32(cuda.threadIdx.x + j * THREADS), keys[j]
+            if anchor < size or j < whole:
+                kept = key > threshold or (key == threshold and anchor <= cut)
+                if kept:
+                    negative_sum += rows.loss[start + anchor] if ranked else decode(key)
+                if masked:
+                    mined.pos_mask[start + anchor] = key == POSITIVE
+                    mined.hard_negative_mask[start + anchor] = kept
+        return negative_sum
+
+    return sum_kept
+
+
+def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, masked: bool) -> Callable[..., None]:
+    """Return the kernel for so many keys per thread, as Python; a sample that has more anchors is left alone.
+
+    If `dense`, no sample could do with a key less per thread.
+    """
+    unsigned, _, _, _, decode = codec(dtype)
+    whole, group = (num_keys - 1, GROUP[dtype.itemsize]) if dense else (0, RAGGED_GROUP)
+    load, select = loader(dtype, ranked=ranked, whole=whole), selector(dtype)
+    sum_kept = keeper(dtype, ranked=ranked, masked=masked, whole=whole)
+
+    def mine_rows(rows, rule, mined):
+        histogram = cuda.shared.array(NUM_BINS, np.uint32)
+        segments = cuda.shared.array(SEGMENTS, np.int32)
+        lanes = cuda.shared.array((2, THREADS), np.float64)
+        sums = cuda.shared.array(2, np.float64)
+        shared = cuda.shared.array(NUM_SHARED, np.int32)
+        easiest = cuda.shared.array(1, unsigned)
+        keys = cuda.local.array(num_keys, unsigned)
+        sample, thread = cuda.blockIdx.x, np.uint32(cuda.threadIdx.x)
+        start, size = span(rows, sample)
+        if size > num_keys * THREADS:
+            return
+        size = np.int32(size)
+        if thread < NUM_SHARED:
+            shared[thread] = 0
+        clear(histogram)
+        lanes[0, thread] = 0.0
+        if size > 0:
+            for last in range(num_keys, 0, -group):
+                place = start, size, (max(last - group, 0), last)
+                lanes[0, thread] += load(rows, rule.omit_nan, place, keys, histogram, shared)
+                cuda.syncthreads()
+        else:
+            histogram[IGNORED] = num_keys * THREADS
+            cuda.syncthreads()
+        num_ignored, num_pos = histogram[IGNORED], histogram[POSITIVE]
+        num_neg = num_keys * THREADS - num_ignored - num_pos
+        num_kept = np.int32(keep(rows, rule, mined, (num_pos, num_neg), shared))
+        threshold, cut = select(keys, histogram, segments, shared, easiest, num_kept)
+        start, size = span(rows, sample)
+        lanes[1, thread] = sum_kept(rows, mined, keys, (start, np.int32(size)), (threshold, cut))
+        totals(lanes, sums)
+        if thread == 0:
+            finish(mined, sample, (sums[0], sums[1], decode(threshold)))
+
+    return mine_rows
+
+
+@_cuda.helper
+def keep(rows, rule, mined, numbers, shared):
+    """Say how many negatives of the sample of this block are kept; write all counts."""
+    sample, num_samples = cuda.blockIdx.x, cuda.gridDim.x
+    num_pos, num_neg = np.int64(numbers[0]), np.int64(numbers[1])
+    explicit = rows.quotas[sample] if rows.is_explicit else -1
+    num_kept = _quota(num_pos, num_neg, explicit, rule)
+    if cuda.threadIdx.x == 0:
+        mined.counts[NUM_POS * num_samples + sample] = num_pos
+        mined.counts[NUM_NEG * num_samples + sample] = num_neg
+        mined.counts[NUM_KEPT * num_samples + sample] = num_kept
+        mined.counts[NUM_NAN * num_samples + sample] = shared[NAN]
+        mined.counts[NUM_BAD * num_samples + sample] = shared[BAD]
+    return num_kept
+
+
+@_cuda.helper
+def finish(mined, sample, sums):
+    """Write the sums of a sample; that it is done, last."""
+    num_samples = cuda.gridDim.x
+    mined.sums[POSITIVE_SUM * num_samples + sample] = sums[0]
+    mined.sums[NEGATIVE_SUM * num_samples + sample] = sums[1]
+    mined.sums[THRESHOLD * num_samples + sample] = sums[2]
+    mined.counts[DONE * num_samples + sample] = 1
+
+
+def signature(dtype: np.dtype[Any], labels: np.dtype[Any]) -> tuple[Any, Any, Any]:
+    """Return the types of what the kernels take: rows, rule, mined."""
+    integer, label = _cuda.types.int64, _cuda.element(labels)
+    rows = _cuda.record(
+        Input,
+        loss=_cuda.pointer(dtype),
+        rank=_cuda.pointer(dtype),
+        labels=_cuda.pointer(labels),
+        quotas=_cuda.pointer(np.int64),
+        offsets=_cuda.pointer(np.int64),
+        codes=_cuda.types.UniTuple(label, 3),
+        num_anchors=integer,
+        is_explicit=integer,
+    )
+    rule = _cuda.record(Rule, **dict.fromkeys(Rule._fields, integer) | {"ratio": _cuda.types.float64})
+    mask = _cuda.pointer(np.bool_)
+    counts, sums = _cuda.pointer(np.int64), _cuda.pointer(np.float64)
+    return rows, rule, _cuda.record(Mined, counts=counts, sums=sums, pos_mask=mask, hard_negative_mask=mask)
+
+
+@functools.cache
+def kernel(
+    dtype: np.dtype[Any], labels: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, masked: bool
+) -> _cuda.Kernel:
+    """Return the kernel of one block per sample."""
+    function = build(dtype, num_keys, dense=dense, ranked=ranked, masked=masked)
+    return _cuda.Kernel(function, *signature(dtype, labels))

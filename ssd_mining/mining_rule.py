@@ -1,0 +1,255 @@
+"""The selection rule as one frozen value, `Mining`, and the keywords that stand for it."""
+
+import functools
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ssd_mining.checks import check_choice, check_int, check_number
+from ssd_mining.kernels.records import Rule
+
+Scope = Literal["sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"]
+Rounding = Literal["floor", "ceil"]
+TiePolicy = Literal["index", "strict", "all"]
+RankBy = Literal["loss", "background", "foreground_max", "foreground_sum"]
+NanPolicy = Literal["raise", "propagate", "omit"]
+MinNegativesWhen = Literal["always", "no_positives"]
+AllZeroRows = Literal["positive", "ignore", "raise"]
+Rng = np.random.Generator | int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mining:
+    """Which anchors are negatives, how many of them are kept, and what to do with NaN.
+
+    One frozen, hashable value that every function accepts as ``mining=``; its fields are also the keywords of
+    those functions. ``num_kept = min(num_neg, floor(neg_pos_ratio * num_pos) + extra_negatives)``, raised to
+    `min_negatives` and capped by `max_negatives` where they are given, never above ``num_neg``.
+
+    Parameters
+    ----------
+    background : int, optional
+        The background class. Required for integer labels, which have no safe default; -1, the last class, for
+        one-hot labels unless given; not allowed with a bool ``pos_mask``.
+    neg_pos_ratio : float
+        Negatives kept per positive. The product with ``num_pos`` is taken in float64.
+    rounding : {"floor", "ceil"}
+        How that product becomes a whole number.
+    extra_negatives : int
+        Negatives kept beyond that product, per sample.
+    min_negatives : int or float
+        Keep at least this many negatives, where there are so many; a float below 1 is a share of the anchors (of
+        the batch, or of its longest sample where `scope` makes one quota for all), rounded like the product.
+    min_negatives_when : {"always", "no_positives"}
+        Whether `min_negatives` holds always or only without positives.
+    max_negatives : int, optional
+        Keep at most this many negatives.
+    scope : {"sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"}
+        ``"sample"``: every sample keeps its own hardest. ``"batch"``: the batch is mined as if it were one sample.
+        ``"batch_of_sample_quotas"``: so it is, and keeps as many as its samples would have kept together.
+        ``"smallest_sample_quota"``: every sample keeps as many as that one of those with positives and negatives
+        that keeps fewest. The bounds above are then those of the batch, or of that one quota; of the last two
+        scopes, they are without positives where no sample has both.
+    rank_by : {"loss", "background", "foreground_max", "foreground_sum"}
+        What makes a negative hard: its loss; or, from logits only, how improbable background is, the largest
+        foreground probability, or their sum (of a `Softmax` only, where it has the order of ``"background"``).
+    tie_policy : {"index", "strict", "all"}
+        Of equal ranks at the cut, keep those of the lower anchor indices, none, or all.
+    skip_hardest : int
+        Pass over this many of the hardest, which may be objects that nobody labelled.
+    pool_size : float
+        Draw the kept negatives at random from a pool of the hardest that is this many times as large.
+    neg_overlap : float
+        With ``overlaps``: background anchors that overlap an object by this much or more are ignored.
+    ignore_index : int, optional
+        Integer label of anchors that are neither positive nor negative.
+    nan_policy : {"raise", "propagate", "omit"}
+        ``"raise"``: NaN is an error that names the first sample and anchor. ``"propagate"``: an anchor whose rank is
+        NaN is the hardest, and a sample that keeps a loss of NaN has the loss NaN. ``"omit"``: an anchor with NaN
+        in either is ignored.
+    all_zero : {"positive", "ignore", "raise"}
+        What an all-zero row of one-hot labels means. In the notebook it is a positive. Other labels have none.
+
+    Raises
+    ------
+    TypeError
+        If a field has the wrong type.
+    ValueError
+        If a field has a value that it cannot have.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> mining = sm.Mining(background=0, neg_pos_ratio=2)
+    >>> sm.confidence_loss([[1.0, 0.5, 0.25, 0.125]], [[1, 0, 0, 0]], mining=mining).loss
+    1.75
+    """
+
+    background: int | None = None
+    neg_pos_ratio: float = 3.0
+    rounding: Rounding = "floor"
+    extra_negatives: int = 0
+    min_negatives: float = 0
+    min_negatives_when: MinNegativesWhen = "always"
+    max_negatives: int | None = None
+    scope: Scope = "sample"
+    rank_by: RankBy = "loss"
+    tie_policy: TiePolicy = "index"
+    skip_hardest: int = 0
+    pool_size: float = 1.0
+    neg_overlap: float = 0.5
+    ignore_index: int | None = None
+    nan_policy: NanPolicy = "raise"
+    all_zero: AllZeroRows = "positive"
+
+    def __post_init__(self) -> None:
+        check_int("background", self.background, optional=True)
+        check_number("neg_pos_ratio", self.neg_pos_ratio, lowest=0)
+        check_int("extra_negatives", self.extra_negatives, lowest=0)
+        _check_count_or_share("min_negatives", self.min_negatives)
+        check_int("max_negatives", self.max_negatives, optional=True, lowest=0)
+        check_int("skip_hardest", self.skip_hardest, lowest=0)
+        check_number("pool_size", self.pool_size, lowest=1)
+        check_number("neg_overlap", self.neg_overlap, lowest=0)
+        check_int("ignore_index", self.ignore_index, optional=True)
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        if self.max_negatives is not None and self.min_negatives > self.max_negatives:
+            msg = f"min_negatives: expected at most max_negatives ({self.max_negatives}), got {self.min_negatives}"
+            raise ValueError(msg)
+        if self.ignore_index is not None and self.ignore_index == self.background:
+            msg = f"ignore_index: expected a label other than background, got {self.ignore_index} for both"
+            raise ValueError(msg)
+        if self.pool_size > 1 and self.tie_policy != "index":
+            msg = f"pool_size: expected 1 with tie_policy={self.tie_policy!r}, got {self.pool_size}"
+            raise ValueError(msg)
+
+    @functools.cached_property
+    def rule(self) -> "Rule":
+        """The numbers of this spec that a kernel needs; `min_negatives` only if it is no share of the anchors."""
+        return self.rule_for(0)
+
+    def rule_for(self, num_anchors: int) -> "Rule":
+        """Return the numbers of this spec for so many anchors."""
+        most, whole = np.iinfo(np.int64).max, math.ceil if self.rounding == "ceil" else math.floor
+        least = whole(self.min_negatives * num_anchors) if self.is_share else int(self.min_negatives)
+        return Rule(
+            ratio=float(self.neg_pos_ratio),
+            round_up=self.rounding == "ceil",
+            extra=min(self.extra_negatives, most),
+            min_negatives=min(least, most),
+            min_always=self.min_negatives_when == "always",
+            max_negatives=most if self.max_negatives is None else min(self.max_negatives, most),
+            omit_nan=self.nan_policy == "omit",
+        )
+
+    @property
+    def is_share(self) -> bool:
+        """Whether `min_negatives` is a share of the anchors."""
+        return 0 < self.min_negatives < 1
+
+    @functools.cached_property
+    def is_plain(self) -> bool:
+        """Whether one pass of a kernel over each sample obeys this spec; `_plan` composes the others."""
+        selects = self.tie_policy == "index" and not self.skip_hardest and self.pool_size == 1
+        return selects and self.scope == "sample" and not self.is_share
+
+
+CHOICES = {
+    "rounding": get_args(Rounding),
+    "min_negatives_when": get_args(MinNegativesWhen),
+    "scope": get_args(Scope),
+    "rank_by": get_args(RankBy),
+    "tie_policy": get_args(TiePolicy),
+    "nan_policy": get_args(NanPolicy),
+    "all_zero": get_args(AllZeroRows),
+}
+
+
+class Selection(TypedDict, total=False):
+    """The fields of `Mining`, as keywords of the public functions."""
+
+    background: int | None
+    neg_pos_ratio: float
+    rounding: Rounding
+    extra_negatives: int
+    min_negatives: float
+    min_negatives_when: MinNegativesWhen
+    max_negatives: int | None
+    scope: Scope
+    rank_by: RankBy | ArrayLike | None  # an array goes with the batch, not into the spec
+    tie_policy: TiePolicy
+    skip_hardest: int
+    pool_size: float
+    neg_overlap: float
+    ignore_index: int | None
+    nan_policy: NanPolicy
+    all_zero: AllZeroRows
+
+
+class Extras(TypedDict, total=False):
+    """What else a call may say about its batch; `mine_hard_negatives` describes them."""
+
+    valid: ArrayLike | None
+    overlaps: ArrayLike | None
+    anchor_weights: ArrayLike | None
+    num_negatives: ArrayLike | None
+    sample_offsets: ArrayLike | None
+    rng: Rng | None
+
+
+class Keywords(Selection, Extras, total=False):
+    """Every keyword that the mining functions share."""
+
+
+def resolve(mining: Mining | None, keywords: Keywords | Selection) -> tuple[Mining, Extras]:
+    """Return the spec that the caller means, ``mining=`` or its fields as keywords, and the rest of the keywords."""
+    selection: dict[str, Any] = dict(keywords)
+    extras: Any = {name: selection.pop(name) for name in _EXTRAS if name in selection}
+    rank_by = selection.get("rank_by", "loss")
+    if not isinstance(rank_by, str):
+        extras["rank_by"] = selection.pop("rank_by")
+    if mining is None:
+        return _from_selection(selection), extras
+    if not isinstance(mining, Mining):
+        msg = f"mining: expected a Mining, got {type(mining).__name__}"
+        raise TypeError(msg)
+    if selection:
+        msg = f"mining: expected either mining= or keywords, got both mining= and {', '.join(sorted(selection))}"
+        raise TypeError(msg)
+    return mining, extras
+
+
+def _from_selection(selection: dict[str, Any]) -> Mining:
+    try:
+        return _from_keywords(**selection)
+    except TypeError as error:
+        if "unhashable" not in str(error) and "unexpected keyword" not in str(error):
+            raise
+    unknown = sorted(set(selection) - _FIELDS)
+    if unknown:
+        known = ", ".join(sorted([*_FIELDS, *_EXTRAS]))
+        msg = f"{unknown[0]}: no such keyword; there are {known}"
+        raise TypeError(msg)
+    return Mining(**selection)
+
+
+# A call in a loop gives the same keywords every time: building and checking the spec once saves 6 microseconds.
+@functools.lru_cache(maxsize=128, typed=True)
+def _from_keywords(**selection: Any) -> Mining:
+    return Mining(**selection)
+
+
+def _check_count_or_share(name: str, value: object) -> None:
+    if not isinstance(value, float | np.floating):
+        check_int(name, value, lowest=0)
+    elif not 0 <= value < 1:
+        msg = f"{name}: expected a whole number of at least 0, or a share of the anchors below 1, got {value!r}"
+        raise ValueError(msg)
+
+
+_FIELDS = frozenset(field.name for field in fields(Mining))
+_EXTRAS = tuple(Extras.__annotations__)

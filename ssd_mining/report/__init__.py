@@ -1,0 +1,1 @@
+"""Reports: what an analysis found, written to files."""
