@@ -1,4 +1,4 @@
-"""Checks of single values, and the one form that an input error has."""
+"""Checks of single values, and the two errors that bad input gets."""
 
 import numbers
 import sys
@@ -7,10 +7,62 @@ from typing import Any, NoReturn
 import numpy as np
 
 
-def refuse(name: str, expected: str, got: str, error: type[Exception] = ValueError) -> NoReturn:
-    """Raise the one form that an input error has."""
-    message = f"{name}: expected {expected}, got {got}"
-    raise error(message)
+class _AboutInput(Exception):
+    """What both errors say: which argument, what was expected of it, what came, and where."""
+
+    def __init__(
+        self,
+        argument: str,
+        expected: str,
+        got: str,
+        sample: int | None = None,
+        anchor: int | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(argument, expected, got, sample, anchor, hint)  # pickle calls the class with these
+        self.argument, self.expected, self.got = argument, expected, got
+        self.sample, self.anchor, self.hint = sample, anchor, hint
+
+    @property
+    def problem(self) -> str:
+        """The message without the name of the argument."""
+        where = "" if self.sample is None else f" at (sample {self.sample}, anchor {self.anchor})"
+        return f"expected {self.expected}, got {self.got}{where}" + (f"; {self.hint}" if self.hint else "")
+
+    def __str__(self) -> str:
+        """Return the message: the argument, what was expected, what came, where, and a hint."""
+        return f"{self.argument}: {self.problem}"
+
+
+class InputError(_AboutInput, ValueError):
+    """An argument has a shape or a value that it cannot have.
+
+    Attributes
+    ----------
+    argument, expected, got, hint : str
+        The parts of the message; a hint may be empty.
+    sample, anchor : int or None
+        The first place that is wrong, where one is known.
+    """
+
+
+class InputTypeError(_AboutInput, TypeError):
+    """An argument has the wrong type or dtype, or does not go with another; the attributes of `InputError`."""
+
+
+def refuse(
+    argument: str,
+    expected: str,
+    got: str,
+    kind: type[Exception] = ValueError,
+    *,
+    sample: int | None = None,
+    anchor: int | None = None,
+    hint: str = "",
+) -> NoReturn:
+    """Raise the `InputError` or, for ``kind=TypeError``, the `InputTypeError` that says this."""
+    error = InputTypeError if kind is TypeError else InputError
+    raise error(argument, expected, got, sample, anchor, hint)
 
 
 def check_int(name: str, value: object, *, optional: bool = False, lowest: int | None = None) -> None:
@@ -19,27 +71,34 @@ def check_int(name: str, value: object, *, optional: bool = False, lowest: int |
         return
     kind = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
-        msg = f"{name}: expected {kind}{' or None' if optional else ''}, got {value!r}"
-        raise TypeError(msg)
+        refuse(name, f"{kind}{' or None' if optional else ''}", f"{value!r}", TypeError)
     if lowest is not None and value < lowest:
-        msg = f"{name}: expected {kind}, got {value}"
-        raise ValueError(msg)
+        refuse(name, kind, f"{value}")
 
 
-def check_number(name: str, value: object, *, lowest: int) -> None:
-    """Refuse a `value` that is not a finite number, or below `lowest`."""
+def check_number(
+    name: str,
+    value: object,
+    *,
+    lowest: float = 0,
+    highest: float = sys.float_info.max,
+    below: float | None = None,
+    words: str | None = None,
+) -> None:
+    """Refuse a `value` that is not a finite number from `lowest` to `highest`, or not `below` a number."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        msg = f"{name}: expected a number, got {value!r}"
-        raise TypeError(msg)
+        refuse(name, f"a number {words}" if words else "a number", f"{value!r}", TypeError)
     number: Any = value  # mypy sees no order in numbers.Real
-    if not lowest <= number <= sys.float_info.max:
-        got = f"a whole number of {value.bit_length()} bits" if isinstance(value, int) and value > 0 else value
-        msg = f"{name}: expected a finite number of at least {lowest}, got {got}"
-        raise ValueError(msg)
+    if not lowest <= number <= highest or (below is not None and number >= below):
+        got = (
+            f"a whole number of {value.bit_length()} bits"
+            if isinstance(value, int) and value > sys.float_info.max
+            else f"{value}"
+        )
+        refuse(name, f"a number {words}" if words else f"a finite number of at least {lowest}", got)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a `value` that is not one of the strings `choices`."""
     if not isinstance(value, str) or value not in choices:
-        msg = f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}"
-        raise ValueError(msg)
+        refuse(name, " or ".join(map(repr, choices)), f"{value!r}")

@@ -2,13 +2,11 @@
 
 import functools
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from ssd_mining.checks import check_number, refuse
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
 
@@ -45,14 +43,14 @@ class Softmax:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", _weights(self.class_weights))
-        _check_number("label_smoothing", self.label_smoothing, "from 0 to 1", lambda value: 0 <= value <= 1)
-        _check_number("prob_floor", self.prob_floor, "of at least 0 and below 1", lambda value: 0 <= value < 1)
+        check_number("label_smoothing", self.label_smoothing, highest=1, words="from 0 to 1")
+        check_number("prob_floor", self.prob_floor, below=1, words="of at least 0 and below 1")
 
     @functools.cached_property
     def rule(self) -> "SoftmaxRule":
         """The numbers of this spec that a kernel needs."""
         most = -math.log(self.prob_floor) if self.prob_floor > 0 else math.inf
-        return SoftmaxRule(smoothing=float(self.label_smoothing), most=most, besides=-1)
+        return SoftmaxRule(smoothing=float(self.label_smoothing), most=most, excluded=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ class Sigmoid:
     @functools.cached_property
     def rule(self) -> "SigmoidRule":
         """The numbers of this spec that a kernel needs."""
-        return SigmoidRule(positive=1.0, negative=1.0, gamma=0.0, besides=-1)
+        return SigmoidRule(positive=1.0, negative=1.0, gamma=0.0, excluded=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +117,14 @@ class Focal:
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
-            _check_number("alpha", self.alpha, "from 0 to 1, or None", lambda value: 0 <= value <= 1)
-        _check_number("gamma", self.gamma, "of at least 0, finite", lambda value: 0 <= value < math.inf)
+            check_number("alpha", self.alpha, highest=1, words="from 0 to 1, or None")
+        check_number("gamma", self.gamma, words="of at least 0, finite")
 
     @functools.cached_property
     def rule(self) -> "SigmoidRule":
         """The numbers of this spec that a kernel needs."""
         positive, negative = (1.0, 1.0) if self.alpha is None else (float(self.alpha), 1.0 - self.alpha)
-        return SigmoidRule(positive=positive, negative=negative, gamma=float(self.gamma), besides=-1)
+        return SigmoidRule(positive=positive, negative=negative, gamma=float(self.gamma), excluded=-1)
 
 
 Classification = Softmax | Sigmoid | Focal
@@ -138,19 +136,7 @@ def _weights(weights: Any) -> tuple[float, ...] | None:
     try:
         values = tuple(weights)
     except TypeError:
-        msg = f"class_weights: expected one number per class or None, got {weights!r}"
-        raise TypeError(msg) from None
+        refuse("class_weights", "one number per class or None", f"{weights!r}", TypeError)
     for number, value in enumerate(values):
-        _check_number(
-            f"class_weights[{number}]", value, "of at least 0, finite", lambda weight: 0 <= weight < math.inf
-        )
+        check_number(f"class_weights[{number}]", value, words="of at least 0, finite")
     return tuple(float(value) for value in values)
-
-
-def _check_number(name: str, value: Any, which: str, holds: Any) -> None:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        msg = f"{name}: expected a number {which}, got {value!r}"
-        raise TypeError(msg)
-    if not holds(value):
-        msg = f"{name}: expected a number {which}, got {value}"
-        raise ValueError(msg)

@@ -11,8 +11,10 @@ from numpy.typing import DTypeLike
 
 from ssd_mining.analysis.one_pass import Analyser
 from ssd_mining.classification import Sigmoid, Softmax
-from ssd_mining.engine import run as _backends
-from ssd_mining.inputs import losses as _inputs
+from ssd_mining.engine.lazy_losses import gradients, losses
+from ssd_mining.engine.run import call_of, mine
+from ssd_mining.engine.threads import threads_can_start
+from ssd_mining.inputs.batch import check_losses
 from ssd_mining.inputs.logits import check_logits
 from ssd_mining.mining_rule import Mining
 
@@ -86,20 +88,21 @@ def warmup(
     (0, 0)
     """
     start = time.perf_counter()
-    jit = importlib.import_module("ssd_mining.kernels.cpu.jit")  # loads Numba
+    call = call_of("cpu", 1)  # loads Numba
+    jit = importlib.import_module("ssd_mining.kernels.cpu.jit")
     before = jit.counts()
     labels = [np.zeros((1, 64), dtype) for dtype in label_dtypes]
     for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]:
         for array in labels:
-            mining = Mining(background=None if array.dtype == np.bool_ else 0)
-            batch = _inputs.check(loss, array, mining)
-            mined = _backends.run(batch, masks=True, backend="cpu", num_threads=1)
+            batch = check_losses(loss, array, Mining(background=None if array.dtype == np.bool_ else 0))
+            mine(batch, call, masks=True)
             if analysis:
-                Analyser((1.0,), None, 0, "cpu", 1).analyse(batch.rows(slice(0, 1)), mining, mined)
+                Analyser((1.0,), None, call).analyse(batch)
     for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]:
         for classification in (Softmax(), Sigmoid()):  # a focal loss is one of sigmoids
-            losses = check_logits(logits, np.zeros((1, 64), np.int64), classification, num_threads=1)
-            _ = losses[0:1], losses.gradients(slice(0, 1), np.ones(losses.shape))
+            checked = check_logits(logits, np.zeros((1, 64), np.int64), classification)
+            losses(checked, call)
+            gradients(checked, np.ones((1, 64)), call)
     if _has_threads():
         jit.compile_parallel()
     after = jit.counts()
@@ -114,7 +117,7 @@ def _has_threads() -> bool:
     """Say whether Numba can have several threads in this process at all, now or later."""
     numba: Any = importlib.import_module("numba")
     most = numba.config.NUMBA_NUM_THREADS
-    if most == 1 or not _backends.threads_can_start(most):
+    if most == 1 or not threads_can_start(most):
         return False
     try:
         numba.get_num_threads()  # chooses the threading layer

@@ -6,8 +6,9 @@ from typing import Any
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.classification import Classification, Focal, Sigmoid, Softmax
-from ssd_mining.engine import run as _backends
-from ssd_mining.engine.run import Backend
+from ssd_mining.engine.lazy_losses import losses
+from ssd_mining.engine.run import Backend, call_of
+from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.logits import check_logits
 
 
@@ -248,10 +249,19 @@ def focal_loss(
     )
 
 
-def _computed(logits: ArrayLike, labels: ArrayLike, classification: Classification, **known: Any) -> NDArray[Any]:
+def _computed(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    classification: Classification,
+    *,
+    backend: Backend | None,
+    num_threads: int | None,
+    **how: Any,
+) -> NDArray[Any]:
     """Compute the losses (B, A), where the logits are."""
-    device = _backends.on_device(logits, known["backend"], "losses")
-    losses: NDArray[Any] = (check_logits if device is None else device.check)(
-        logits, labels, classification, **known
-    )[:]
-    return losses
+    if is_on_device(logits, backend):
+        from ssd_mining.device import losses as device
+
+        return device.losses(logits, labels, classification, **how)
+    checked = check_logits(logits, labels, classification, **how)
+    return losses(checked, call_of(backend, num_threads))

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from ssd_mining.analysis.loss_analysis import RATIOS, LossAnalysis
-from ssd_mining.analysis.parts import check_by_sample
+from ssd_mining.analysis.spec import check_by_sample
 from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification
 from ssd_mining.engine.run import Backend
 from ssd_mining.mining import MiningResult, mine_logits
 from ssd_mining.mining import mine_hard_negatives as mine_losses
-from ssd_mining.mining_rule import Mining, Selection, resolve
+from ssd_mining.mining_rule import Extras, Mining, Selection, resolve
 
 MERGED_AT_ONCE = 8
 
@@ -186,9 +186,9 @@ def _merged(empty: LossAnalysis, analyses: Sequence[LossAnalysis]) -> LossAnalys
     return whole
 
 
-def _checked(values: Any, labels: Any, classification: Classification | None, mining: Mining, extras: Any) -> Any:
+def _checked(values: Any, labels: Any, classification: Classification | None, mining: Mining, extras: Extras) -> Any:
     """Check all that can be known of Dask arrays without computing them; return the labels, in the values' chunks."""
-    for name in extras:
+    for name in extras.given:
         refuse(name, "none for Dask arrays", "one", TypeError)
     check_by_sample(mining)
     for name, array in (("values", values), ("labels", labels)):

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import check_int, check_number, refuse
+from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend
-from ssd_mining.inputs.arrays import as_array, as_real_array
-from ssd_mining.inputs.losses import check_valid
+from ssd_mining.inputs.arrays import as_array, as_real_array, check_valid
 from ssd_mining.mining import mine_hard_negatives
 
 Anchors = NDArray[np.int64]
@@ -19,8 +19,8 @@ Anchors = NDArray[np.int64]
 FARTHEST = 1e150
 
 
-@dataclass(frozen=True, eq=False)
-class HardExamples:
+@dataclass(frozen=True, eq=False, repr=False)
+class HardExamples(Result):
     """The hardest anchors of a batch of B samples with A anchors each.
 
     Attributes
@@ -136,7 +136,7 @@ def ohem(
     check_int("num_hard", num_hard, lowest=1)
     check_int("min_negatives", min_negatives, lowest=0)
     if neg_pos_ratio is not None:
-        check_number("neg_pos_ratio", neg_pos_ratio, lowest=0)
+        check_number("neg_pos_ratio", neg_pos_ratio)
     elif min_negatives:
         refuse("neg_pos_ratio", "a number, for min_negatives is given", "None", TypeError)
     for_labels = {"background": background, "ignore_index": ignore_index, "neg_pos_ratio": neg_pos_ratio}
@@ -189,7 +189,7 @@ def _corners(
     if boxes is None or iou_threshold is None:
         missing, given = ("boxes", "iou_threshold") if boxes is None else ("iou_threshold", "boxes")
         refuse(missing, f"a value, for {given} is given", "None", TypeError)
-    check_number("iou_threshold", iou_threshold, lowest=0)
+    check_number("iou_threshold", iou_threshold)
     if iou_threshold > 1:
         refuse("iou_threshold", "a number from 0 to 1", f"{iou_threshold}")
     array = as_real_array("boxes", boxes)

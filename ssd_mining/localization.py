@@ -1,4 +1,4 @@
-"""The localisation loss: `smooth_l1`, and the loss and gradient of selected anchors alone."""
+"""The localization loss: `smooth_l1`."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import refuse
-from ssd_mining.inputs.arrays import as_array, as_real_array, kernel_dtype
-from ssd_mining.inputs.batch import Batch
+from ssd_mining.inputs.arrays import as_real_array, kernel_dtype
+from ssd_mining.kernels.loss_rules import smooth_l1_cost
 
 
 def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) -> NDArray[Any]:
@@ -48,51 +48,18 @@ def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) 
     >>> sm.smooth_l1([[[0.5, 3.0, 0.0, 0.0]]], [[[0.0, 0.0, 0.0, 0.0]]])
     array([[2.625]])
     """
-    pred, target = check_locations(loc_pred, loc_target, beta)
-    with np.errstate(invalid="ignore", over="ignore"):
-        size = np.abs(_difference(pred, target))
-        return np.asarray(_costs(size, beta).sum(axis=2))
-
-
-def selected_smooth_l1(
-    pred: NDArray[Any], target: NDArray[Any], chosen: tuple[NDArray[np.int64], ...], beta: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the losses of K chosen anchors alone, (K,), and their slopes, d loss / d pred, (K, 4)."""
-    off = pred[chosen].astype(np.float64) - target[chosen].astype(np.float64)
-    slopes = np.sign(off) if beta == 0 else np.clip(off / beta, -1.0, 1.0)
-    return _costs(np.abs(off), beta).sum(axis=1), slopes
-
-
-def check_locations(loc_pred: ArrayLike, loc_target: ArrayLike, beta: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Check predicted and target offsets, and the `beta` that goes with them."""
     check_beta(beta)
     pred, target = as_real_array("loc_pred", loc_pred), as_real_array("loc_target", loc_target)
     if pred.ndim != 3 or pred.shape[2] == 0:
         refuse("loc_pred", "a (B, A, 4) array", f"shape {pred.shape}")
     if target.shape != pred.shape:
         refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
-    return pred, target
-
-
-def paired_locations(
-    batch: Batch, loc_pred: ArrayLike | None, loc_target: ArrayLike | None, beta: float
-) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Check the locations of a batch, (B, A, 4) or (N, 4), if there are any."""
-    if loc_pred is None and loc_target is None:
-        return None
-    if loc_pred is None or loc_target is None:
-        missing, given = ("loc_pred", "loc_target") if loc_pred is None else ("loc_target", "loc_pred")
-        refuse(missing, f"an array, for {given} is given", "None", TypeError)
-    pred, target = as_array("loc_pred", loc_pred), as_array("loc_target", loc_target)
-    anchors = batch.conf_loss.shape
-    if pred.shape[:-1] != anchors or pred.shape[-1] == 0:
-        refuse("loc_pred", f"one box for each of the anchors {anchors}", f"shape {pred.shape}")
-    if target.shape != pred.shape:
-        refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
-    if batch.is_dense:
-        return check_locations(pred, target, beta)
-    pred, target = check_locations(pred[None], target[None], beta)
-    return pred[0], target[0]
+    dtype = np.promote_types(kernel_dtype(pred.dtype), kernel_dtype(target.dtype))
+    with np.errstate(invalid="ignore", over="ignore"):
+        size: NDArray[Any] = np.abs(np.subtract(pred, target, dtype=dtype))
+        if beta and not 0 < dtype.type(beta) < np.inf:  # beyond this type
+            return np.asarray(smooth_l1_cost(size.astype(np.float64), beta).astype(dtype).sum(axis=2))
+        return np.asarray(smooth_l1_cost(size, dtype.type(beta)).sum(axis=2))
 
 
 def check_beta(beta: float) -> None:
@@ -101,19 +68,3 @@ def check_beta(beta: float) -> None:
         refuse("beta", "a finite number of at least 0", f"{beta!r}", TypeError)
     if not 0 <= beta < np.inf:
         refuse("beta", "a finite number of at least 0", f"{beta}")
-
-
-def _difference(pred: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
-    dtype = np.promote_types(kernel_dtype(pred.dtype), kernel_dtype(target.dtype))
-    return np.asarray(np.subtract(pred, target, dtype=dtype))
-
-
-def _costs(size: NDArray[Any], beta: float) -> NDArray[Any]:
-    """Compute the loss of absolute differences, each by itself."""
-    if beta == 0:
-        return size
-    scale = size.dtype.type(beta)
-    if not 0 < scale < np.inf:  # beyond this type
-        return _costs(size.astype(np.float64), beta).astype(size.dtype)
-    inside = np.minimum(size, scale)  # of an infinite difference, the square alone would be inf - inf
-    return np.asarray(inside * (inside / scale) / 2 + (size - inside))  # the square could be inf too

@@ -1,15 +1,18 @@
 """The confidence loss: the sums of the mined anchors, per sample and normalised over the batch."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Unpack, get_args
+from typing import Literal, Unpack, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_choice
-from ssd_mining.engine import run as _backends
-from ssd_mining.engine.run import Backend
-from ssd_mining.inputs import losses as _inputs
+from ssd_mining.checks import check_choice, refuse
+from ssd_mining.engine.result import Result
+from ssd_mining.engine.run import Backend, call_of, mine, sample_columns, sample_losses
+from ssd_mining.inputs.arrays import is_on_device
+from ssd_mining.inputs.batch import check_losses
+from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
+from ssd_mining.kernels.records import NEGATIVE_SUM, POSITIVE_SUM, Divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
 
 Normalize = Literal[
@@ -26,8 +29,8 @@ ZeroPositives = Literal["clamp", "zero", "nan", "raise"]
 NORMALIZE, ZERO_POSITIVES = get_args(Normalize), get_args(ZeroPositives)
 
 
-@dataclass(frozen=True, eq=False)
-class ConfidenceLoss:
+@dataclass(frozen=True, eq=False, repr=False)
+class ConfidenceLoss(Result):
     """The confidence loss of a batch of B samples and its parts, in nats.
 
     Attributes
@@ -40,7 +43,16 @@ class ConfidenceLoss:
         Sum over the positives, and over the kept negatives.
     num_pos, num_neg, num_kept : ndarray of int64, (B,)
         How many anchors are positive, negative, and kept negatives.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> out = sm.confidence_loss([[9.0, 0.1, 0.3]], [[1, 0, 0]], background=0)
+    >>> list(out.to_dict())
+    ['per_sample', 'positive_sum', 'negative_sum', 'num_pos', 'num_neg', 'num_kept']
     """
+
+    columns = ("per_sample", "positive_sum", "negative_sum", "num_pos", "num_neg", "num_kept")
 
     loss: float
     per_sample: NDArray[np.float64]
@@ -49,19 +61,6 @@ class ConfidenceLoss:
     num_pos: NDArray[np.int64]
     num_neg: NDArray[np.int64]
     num_kept: NDArray[np.int64]
-
-    def to_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the per-sample results as columns of length B, ready for a data frame.
-
-        Examples
-        --------
-        >>> import ssd_mining as sm
-        >>> out = sm.confidence_loss([[9.0, 0.1, 0.3]], [[1, 0, 0]], background=0)
-        >>> list(out.to_dict())
-        ['per_sample', 'positive_sum', 'negative_sum', 'num_pos', 'num_neg', 'num_kept']
-        """
-        names = ("per_sample", "positive_sum", "negative_sum", "num_pos", "num_neg", "num_kept")
-        return {name: getattr(self, name) for name in names}
 
 
 def confidence_loss(
@@ -126,88 +125,41 @@ def confidence_loss(
     >>> out.loss, out.per_sample
     (0.875, array([1.75, 0.  ]))
     """
-    check_choice("normalize", normalize, NORMALIZE)
-    check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
-    device, resident = _backends.on_device(conf_loss, backend), None
-    if device is not None:
-        resident = device.mine(conf_loss, labels, *resolve(mining, keywords), masks=False)
-        mined, num_anchors = resident.read_numbers(), int(resident.offsets[-1])
+    check_words(normalize, zero_positives)
+    spec, extras = resolve(mining, keywords)
+    resident = None
+    if type(conf_loss) is not np.ndarray and is_on_device(conf_loss, backend):
+        from ssd_mining.device import mining as device
+
+        resident = device.mine(conf_loss, labels, spec, extras, masks=False)
+        mined, num_anchors = resident.on_host(), int(resident.offsets[-1])
     else:
-        batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
-        mined = _backends.run(batch, masks=False, backend=backend, num_threads=num_threads)
-        num_anchors = batch.conf_loss.size
-    divisors = loss_divisors(
-        mined.num_pos, mined.num_kept, num_anchors, normalize=normalize, zero_positives=zero_positives
-    )
-    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
-        per_sample = mined.positive_sum + mined.negative_sum
-        loss = normalized_loss(per_sample, divisors)
+        batch = check_losses(conf_loss, labels, spec, extras)
+        mined, num_anchors = mine(batch, call_of(backend, num_threads), masks=False), int(batch.offsets[-1])
+    per_sample = sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM])
+    by = divisor_of(normalize, zero_positives, per_sample.size, num_anchors)
+    if zero_positives == "raise":
+        refuse_no_divisor(mined.counts, by, normalize, "normalize")
+    loss = normalized_loss(per_sample, loss_divisors(mined.counts, by))
     if resident is not None:
         per_sample, mined = resident.like(per_sample), resident.owned()
-    return ConfidenceLoss(
-        loss=loss,
-        per_sample=per_sample,
-        positive_sum=mined.positive_sum,
-        negative_sum=mined.negative_sum,
-        num_pos=mined.num_pos,
-        num_neg=mined.num_neg,
-        num_kept=mined.num_kept,
-    )
+    columns = sample_columns(mined)
+    del columns["threshold"]
+    return ConfidenceLoss(loss=loss, per_sample=per_sample, **columns)
 
 
-def loss_divisors(
-    num_pos: NDArray[np.int64],
-    num_kept: NDArray[np.int64],
-    num_anchors: int,
-    *,
-    normalize: Normalize = "batch",
-    zero_positives: ZeroPositives = "clamp",
-    argument: str = "normalize",
-) -> float | NDArray[np.float64]:
-    """Return what the sum of a batch is divided by, or, (B,), what that of each sample is before their mean.
-
-    `num_anchors` are those of the whole batch; `argument` is what the caller calls `normalize`.
-
-    Where there is nothing to divide by and the loss is to be 0, the divisor is inf.
-    """
-    divisors: Any = _divisors(num_pos, num_kept, num_anchors, normalize)
-    if not isinstance(divisors, np.ndarray) and divisors > 0:
-        return float(divisors)
-    is_zero = divisors == 0 if num_pos.size else False  # an empty batch has the loss 0
-    if zero_positives == "raise" and np.any(is_zero):
-        where = f" in sample {int(np.argmax(is_zero))}" if np.ndim(is_zero) else ""
-        msg = f"labels: expected something to divide by for {argument}={normalize!r}, got none{where}"
-        raise ValueError(msg)
-    instead = {"clamp": 1.0, "zero": np.inf, "nan": np.nan, "raise": 1.0}[zero_positives]
-    return np.where(is_zero, instead, divisors) if np.ndim(divisors) else instead
+def check_words(normalize: Normalize, zero_positives: ZeroPositives, argument: str = "normalize") -> None:
+    """Refuse ways to divide that there are not."""
+    for name, word, choices in ((argument, normalize, NORMALIZE), ("zero_positives", zero_positives, ZERO_POSITIVES)):
+        if not isinstance(word, str) or word not in choices:
+            check_choice(name, word, choices)
 
 
-def _divisors(
-    num_pos: NDArray[np.int64], num_kept: NDArray[np.int64], num_anchors: int, normalize: Normalize
-) -> int | NDArray[np.int64]:
-    match normalize:
-        case "none":
-            return 1
-        case "batch":
-            return num_pos.size
-        case "anchors":
-            return num_anchors
-        case "positives":
-            return int(num_pos.sum())
-        case "selected":
-            return int(num_pos.sum() + num_kept.sum())
-        case "clamped_sample_positives":
-            return int(np.maximum(1, num_pos).sum())
-        case "sample_positives":
-            return num_pos
-        case "sample_selected":
-            return num_pos + num_kept
-
-
-def normalized_loss(per_sample: NDArray[np.float64], divisors: float | NDArray[np.float64]) -> float:
-    """Divide the sums of samples, (B,) in nats, by `loss_divisors`: one number for the batch."""
-    if not per_sample.size:
-        return 0.0
-    if isinstance(divisors, float):
-        return 0.0 if divisors == np.inf else float(np.add.reduce(per_sample)) / divisors
-    return float(np.where(divisors == np.inf, 0.0, per_sample / divisors).mean())
+def refuse_no_divisor(counts: NDArray[np.int64], by: Divisor, normalize: Normalize, argument: str) -> None:
+    """Raise where there is nothing to divide by: ``zero_positives="raise"``. An empty batch has the loss 0."""
+    if not counts.shape[1]:
+        return
+    divisors = loss_divisors(counts, by._replace(instead=0.0))
+    if not divisors.all():
+        where = f" in sample {int(np.argmin(divisors))}" if divisors.ndim else ""
+        refuse("labels", f"something to divide by for {argument}={normalize!r}", f"none{where}")

@@ -1,26 +1,44 @@
 """Which negatives are kept: `mine_hard_negatives`, its result, the mask alone, and the quota alone."""
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Protocol, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.classification import Classification
-from ssd_mining.engine import run as _backends
-from ssd_mining.engine.run import Backend
-from ssd_mining.inputs import labels as _labels
-from ssd_mining.inputs import losses as _inputs
-from ssd_mining.inputs.batch import Batch, in_samples
-from ssd_mining.inputs.logits import logit_batch
-from ssd_mining.kernels.records import Mined
+from ssd_mining.engine.result import Result
+from ssd_mining.engine.run import Backend, Call, blocks, call_of, empty_mined, mine, mine_rows, sample_columns
+from ssd_mining.inputs.arrays import is_on_device
+from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
+from ssd_mining.inputs.counts import check_counts
+from ssd_mining.inputs.labels import check_relabelled
+from ssd_mining.kernels.records import NUM_KEPT
 from ssd_mining.kernels.rules import quota
 from ssd_mining.mining_rule import Keywords, Mining, Selection, resolve
 
 
-@dataclass(frozen=True, eq=False)
-class MiningResult:
+class Kept(NamedTuple):
+    """The kept negatives of B samples, by sample, then by anchor."""
+
+    num_kept: NDArray[np.int64]  # (B,)
+    anchors: NDArray[np.int64]  # (K,) in their samples
+    ranks: NDArray[Any]  # (K,)
+
+    def read(self) -> "Kept":
+        """Return them."""
+        return self
+
+
+class KeptNegatives(Protocol):
+    """The kept negatives, wherever they are: on a GPU they are read when they are asked for."""
+
+    def read(self) -> Kept:
+        """Return them, on the host."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MiningResult(Result):
     """What mining says about a batch of B samples with A anchors each.
 
     Attributes
@@ -35,7 +53,16 @@ class MiningResult:
         Sum of ``conf_loss`` over the positives and over the kept negatives, in nats.
     threshold : ndarray of float64, (B,)
         Loss of the easiest kept negative (its ``rank_by`` where that is given); NaN where none is kept.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> res = sm.mine_hard_negatives([[9.0, 0.1, 0.3]], [[1, 0, 0]], background=0)
+    >>> list(res.to_dict())
+    ['num_pos', 'num_neg', 'num_kept', 'positive_sum', 'negative_sum', 'threshold']
     """
+
+    columns = ("num_pos", "num_neg", "num_kept", "positive_sum", "negative_sum", "threshold")
 
     hard_negative_mask: NDArray[np.bool_]
     pos_mask: NDArray[np.bool_]
@@ -45,8 +72,7 @@ class MiningResult:
     positive_sum: NDArray[np.float64]
     negative_sum: NDArray[np.float64]
     threshold: NDArray[np.float64]
-    _kept_anchors: NDArray[np.int64] = field(repr=False)  # (K,) by sample, then by anchor
-    _kept_ranks: NDArray[Any] = field(repr=False)  # (K,)
+    _kept: "KeptNegatives" = field(repr=False)
 
     def indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the kept negatives as CSR indices, hardest first.
@@ -66,13 +92,14 @@ class MiningResult:
         >>> anchors[offsets[0]:offsets[1]]
         array([4, 2, 3])
         """
-        samples = np.repeat(np.arange(self.num_kept.size), self.num_kept)
-        is_number = ~np.isnan(self._kept_ranks)
-        descending = np.where(is_number, -self._kept_ranks, 0)
+        kept = self._kept.read()
+        samples = np.repeat(np.arange(kept.num_kept.size), kept.num_kept)
+        is_number = ~np.isnan(kept.ranks)
+        descending = np.where(is_number, -kept.ranks, 0)
         order = np.lexsort((descending, is_number, samples))  # stable: equal ranks stay in anchor order
-        offsets = np.zeros(self.num_kept.size + 1, np.int64)
-        np.cumsum(self.num_kept, out=offsets[1:])
-        return offsets, self._kept_anchors[order]
+        offsets = np.zeros(kept.num_kept.size + 1, np.int64)
+        np.cumsum(kept.num_kept, out=offsets[1:])
+        return offsets, kept.anchors[order]
 
     def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
         """Return integer labels in which every negative that was not kept is ignored.
@@ -97,6 +124,8 @@ class MiningResult:
             If `labels` are not integers.
         ValueError
             If `labels` have another shape, or their dtype cannot hold `ignore_index`.
+        NotImplementedError
+            If the result is of device arrays: their library has a ``where`` of its own.
 
         Examples
         --------
@@ -106,7 +135,10 @@ class MiningResult:
         >>> res.relabel(labels)
         array([[ 1, -1,  0,  0,  0]])
         """
-        array = _labels.integer_labels(labels, self.pos_mask.shape, ignore_index)
+        if not isinstance(self.pos_mask, np.ndarray):
+            msg = "relabel: not for device arrays; their library has where(pos_mask | hard_negative_mask, labels, ignored)"
+            raise NotImplementedError(msg)
+        array = check_relabelled(labels, self.pos_mask.shape, ignore_index)
         selected = self.pos_mask | self.hard_negative_mask
         if (array[selected] == ignore_index).any():
             msg = f"ignore_index: expected a label that no selected anchor has, got {ignore_index}"
@@ -114,19 +146,6 @@ class MiningResult:
         relabelled = array.copy()
         relabelled[~selected] = ignore_index
         return relabelled
-
-    def to_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the per-sample results as columns of length B, ready for a data frame.
-
-        Examples
-        --------
-        >>> import ssd_mining as sm
-        >>> res = sm.mine_hard_negatives([[9.0, 0.1, 0.3]], [[1, 0, 0]], background=0)
-        >>> list(res.to_dict())
-        ['num_pos', 'num_neg', 'num_kept', 'positive_sum', 'negative_sum', 'threshold']
-        """
-        names = ("num_pos", "num_neg", "num_kept", "positive_sum", "negative_sum", "threshold")
-        return {name: getattr(self, name) for name in names}
 
 
 def mine_hard_negatives(
@@ -211,11 +230,12 @@ def mine_hard_negatives(
     >>> res.num_kept, res.threshold
     (array([3]), array([0.2]))
     """
-    device = _backends.on_device(conf_loss, backend)
-    if device is not None:
-        return _on_device(device.mine(conf_loss, labels, *resolve(mining, keywords), masks=True))
-    batch = _inputs.check(conf_loss, labels, *resolve(mining, keywords))
-    return _mined(batch, backend, num_threads)
+    spec, extras = resolve(mining, keywords)
+    if type(conf_loss) is not np.ndarray and is_on_device(conf_loss, backend):
+        from ssd_mining.device import mining as device
+
+        return _resident_result(device.mine(conf_loss, labels, spec, extras, masks=True))
+    return _result(check_losses(conf_loss, labels, spec, extras), call_of(backend, num_threads))
 
 
 def mine_logits(
@@ -273,56 +293,38 @@ def mine_logits(
     >>> res.hard_negative_mask
     array([[False, False,  True, False,  True]])
     """
-    device = _backends.on_device(logits, backend, "losses")
-    call = logits, labels, *resolve(mining, keywords), classification
-    if device is not None:
-        return _on_device(device.LogitBatch(*call, class_axis).mine())
-    where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
-    batch, _ = logit_batch(*call, where)
-    return _mined(batch, backend, num_threads)
+    spec, extras = resolve(mining, keywords)
+    if type(logits) is not np.ndarray and is_on_device(logits, backend):
+        from ssd_mining.device import losses as device
+
+        return _resident_result(device.mine(logits, labels, spec, extras, classification, class_axis))
+    batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
+    return _result(batch, call_of(backend, num_threads))
 
 
-def _mined(batch: Batch, backend: Backend | None, num_threads: int | None) -> MiningResult:
-    mined = _backends.empty_mined(batch.num_samples, batch.conf_loss.size)
+def _result(batch: Batch, call: Call) -> MiningResult:
+    """Mine a checked batch, and remember the anchors and ranks of what is kept, in anchor order."""
+    mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]))
     anchors, ranks = [np.empty(0, np.int64)], [np.empty(0, batch.dtype)]
-    for _, rows, part in _backends.walk(batch, mined, backend=backend, num_threads=num_threads):
-        kept = np.flatnonzero(part.hard_negative_mask)
-        ranks.append((rows.rank if rows.rank.size else rows.loss)[kept])  # copied: the caller may reuse the arrays
+    for block in blocks(batch, call, mined):
+        mine_rows(block.rows, batch.mining, block.mined, call, batch.rng)
         # By the mask alone: if another thread changes the inputs meanwhile, it need not agree with the counts.
-        anchors.append(in_samples(rows.offsets, kept))
-    masks = (mask.reshape(batch.conf_loss.shape) for mask in (mined.pos_mask, mined.hard_negative_mask))
-    shown = _shown(Mined(mined.counts, mined.sums, *masks))
-    return MiningResult(**shown, _kept_anchors=np.concatenate(anchors), _kept_ranks=np.concatenate(ranks))
+        kept = np.flatnonzero(block.mined.hard_negative_mask)
+        offsets = block.rows.offsets
+        anchors.append(kept - offsets[np.searchsorted(offsets, kept, "right") - 1])
+        ranks.append((block.rows.rank if block.rows.rank.size else block.rows.loss)[kept])  # a copy
+    return MiningResult(
+        hard_negative_mask=mined.hard_negative_mask.reshape(batch.shape),
+        pos_mask=mined.pos_mask.reshape(batch.shape),
+        **sample_columns(mined),
+        _kept=Kept(mined.counts[NUM_KEPT], np.concatenate(anchors), np.concatenate(ranks)),
+    )
 
 
-def _shown(mined: Mined) -> dict[str, Any]:
-    """Return the public fields of a result."""
-    names = (each.name for each in dataclasses.fields(MiningResult))
-    return {name: getattr(mined, name) for name in names if not name.startswith("_")}
-
-
-class _OnDevice(MiningResult):
-    """A result whose arrays are device arrays of the caller's library."""
-
-    def indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the kept negatives as CSR indices on the host; waits for the device."""
-        resident: Any = self._kept_anchors
-        kept = np.flatnonzero(resident.read(resident.mined.hard_negative_mask))
-        anchors = in_samples(resident.offsets, kept)
-        num_kept, ranks = resident.read_numbers().num_kept, resident.read(resident.ranks)[kept]
-        on_host = dataclasses.replace(self, num_kept=num_kept, _kept_anchors=anchors, _kept_ranks=ranks)
-        return MiningResult.indices(on_host)
-
-    def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
-        """Raise: arrays of the caller's library have their own ``where``."""
-        msg = (
-            "relabel: not for device arrays; their library has where(pos_mask | hard_negative_mask, labels, ignored)"
-        )
-        raise NotImplementedError(msg)
-
-
-def _on_device(resident: Any) -> MiningResult:
-    return _OnDevice(**_shown(resident.owned()), _kept_anchors=resident, _kept_ranks=resident.ranks)
+def _resident_result(resident: Any) -> MiningResult:
+    """Return what was mined on a device, as arrays of the caller's library."""
+    mined = resident.owned()
+    return MiningResult(mined.hard_negative_mask, mined.pos_mask, **sample_columns(mined), _kept=resident)
 
 
 def hard_negative_mask(
@@ -347,12 +349,13 @@ def hard_negative_mask(
     >>> sm.hard_negative_mask([[9.0, 0.1, 0.3, 0.2]], [[1, 0, 0, 0]], background=0, neg_pos_ratio=1)
     array([[False, False,  True, False]])
     """
-    call, device = (conf_loss, labels, *resolve(mining, keywords)), _backends.on_device(conf_loss, backend)
-    if device is not None:
-        return _on_device(device.mine(*call, masks=True)).hard_negative_mask
-    batch = _inputs.check(*call)
-    mined = _backends.run(batch, masks=True, backend=backend, num_threads=num_threads)
-    return mined.hard_negative_mask.reshape(batch.conf_loss.shape)
+    spec, extras = resolve(mining, keywords)
+    if type(conf_loss) is not np.ndarray and is_on_device(conf_loss, backend):
+        from ssd_mining.device import mining as device
+
+        return device.mine(conf_loss, labels, spec, extras, masks=True).owned().hard_negative_mask  # type: ignore[no-any-return]
+    batch = check_losses(conf_loss, labels, spec, extras)
+    return mine(batch, call_of(backend, num_threads), masks=True).hard_negative_mask.reshape(batch.shape)
 
 
 def negative_quota(
@@ -395,7 +398,7 @@ def negative_quota(
     array([1, 3, 2])
     """
     spec, _ = resolve(mining, selection)
-    counts = _inputs.check_counts(num_pos=num_pos, num_neg=num_neg)
+    counts = check_counts(num_pos=num_pos, num_neg=num_neg)
     kept = np.empty(counts[0].shape, np.int64)
     for i in np.ndindex(kept.shape):
         positives, negatives = int(counts[0][i]), int(counts[1][i])

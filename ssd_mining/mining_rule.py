@@ -3,12 +3,12 @@
 import functools
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssd_mining.checks import check_choice, check_int, check_number
+from ssd_mining.checks import check_choice, check_int, check_number, refuse
 from ssd_mining.kernels.records import Rule
 
 Scope = Literal["sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"]
@@ -107,33 +107,30 @@ class Mining:
 
     def __post_init__(self) -> None:
         check_int("background", self.background, optional=True)
-        check_number("neg_pos_ratio", self.neg_pos_ratio, lowest=0)
+        check_number("neg_pos_ratio", self.neg_pos_ratio)
         check_int("extra_negatives", self.extra_negatives, lowest=0)
         _check_count_or_share("min_negatives", self.min_negatives)
         check_int("max_negatives", self.max_negatives, optional=True, lowest=0)
         check_int("skip_hardest", self.skip_hardest, lowest=0)
         check_number("pool_size", self.pool_size, lowest=1)
-        check_number("neg_overlap", self.neg_overlap, lowest=0)
+        check_number("neg_overlap", self.neg_overlap)
         check_int("ignore_index", self.ignore_index, optional=True)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         if self.max_negatives is not None and self.min_negatives > self.max_negatives:
-            msg = f"min_negatives: expected at most max_negatives ({self.max_negatives}), got {self.min_negatives}"
-            raise ValueError(msg)
+            refuse("min_negatives", f"at most max_negatives ({self.max_negatives})", f"{self.min_negatives}")
         if self.ignore_index is not None and self.ignore_index == self.background:
-            msg = f"ignore_index: expected a label other than background, got {self.ignore_index} for both"
-            raise ValueError(msg)
+            refuse("ignore_index", "a label other than background", f"{self.ignore_index} for both")
         if self.pool_size > 1 and self.tie_policy != "index":
-            msg = f"pool_size: expected 1 with tie_policy={self.tie_policy!r}, got {self.pool_size}"
-            raise ValueError(msg)
+            refuse("pool_size", f"1 with tie_policy={self.tie_policy!r}", f"{self.pool_size}")
 
     @functools.cached_property
-    def rule(self) -> "Rule":
+    def rule(self) -> Rule:
         """The numbers of this spec that a kernel needs; `min_negatives` only if it is no share of the anchors."""
         return self.rule_for(0)
 
-    def rule_for(self, num_anchors: int) -> "Rule":
-        """Return the numbers of this spec for so many anchors."""
+    def rule_for(self, num_anchors: int) -> Rule:
+        """Return the numbers of this spec for a sample of `num_anchors`."""
         most, whole = np.iinfo(np.int64).max, math.ceil if self.rounding == "ceil" else math.floor
         least = whole(self.min_negatives * num_anchors) if self.is_share else int(self.min_negatives)
         return Rule(
@@ -153,7 +150,7 @@ class Mining:
 
     @functools.cached_property
     def is_plain(self) -> bool:
-        """Whether one pass of a kernel over each sample obeys this spec; `_plan` composes the others."""
+        """Whether one pass of a kernel over each sample obeys this spec; `engine.multi_pass` composes the others."""
         selects = self.tie_policy == "index" and not self.skip_hardest and self.pool_size == 1
         return selects and self.scope == "sample" and not self.is_share
 
@@ -190,8 +187,8 @@ class Selection(TypedDict, total=False):
     all_zero: AllZeroRows
 
 
-class Extras(TypedDict, total=False):
-    """What else a call may say about its batch; `mine_hard_negatives` describes them."""
+class BatchKeywords(TypedDict, total=False):
+    """What a call may say about its batch beside the selection rule; `mine_hard_negatives` describes them."""
 
     valid: ArrayLike | None
     overlaps: ArrayLike | None
@@ -201,45 +198,58 @@ class Extras(TypedDict, total=False):
     rng: Rng | None
 
 
-class Keywords(Selection, Extras, total=False):
+class Keywords(Selection, BatchKeywords, total=False):
     """Every keyword that the mining functions share."""
 
 
-def resolve(mining: Mining | None, keywords: Keywords | Selection) -> tuple[Mining, Extras]:
+class Extras(NamedTuple):
+    """What the caller says about the batch, as it was given: `BatchKeywords`, and ranks in an array."""
+
+    valid: ArrayLike | None = None
+    overlaps: ArrayLike | None = None
+    anchor_weights: ArrayLike | None = None
+    num_negatives: ArrayLike | None = None
+    sample_offsets: ArrayLike | None = None
+    rng: Rng | None = None
+    rank_by: ArrayLike | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is not None, by its name."""
+        return {name: value for name, value in zip(self._fields, self, strict=True) if value is not None}
+
+
+NO_EXTRAS = Extras()
+
+
+def resolve(mining: Mining | None, keywords: Keywords | Selection | BatchKeywords) -> tuple[Mining, Extras]:
     """Return the spec that the caller means, ``mining=`` or its fields as keywords, and the rest of the keywords."""
-    selection: dict[str, Any] = dict(keywords)
-    extras: Any = {name: selection.pop(name) for name in _EXTRAS if name in selection}
-    rank_by = selection.get("rank_by", "loss")
-    if not isinstance(rank_by, str):
-        extras["rank_by"] = selection.pop("rank_by")
+    selection: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for name, value in keywords.items():
+        is_spec = name in _FIELDS and (name != "rank_by" or isinstance(value, str))
+        (selection if is_spec else others)[name] = value
+    if not others.keys() <= _EXTRAS:
+        unknown = min(others.keys() - _EXTRAS)
+        msg = f"{unknown}: no such keyword; there are {', '.join(sorted(_FIELDS | _EXTRAS))}"
+        raise TypeError(msg)
+    extras = Extras(**others) if others else NO_EXTRAS
     if mining is None:
-        return _from_selection(selection), extras
+        try:
+            return _remembered(**selection), extras
+        except TypeError:  # of a value that cannot be hashed, the constructor says what is wrong
+            return Mining(**selection), extras
     if not isinstance(mining, Mining):
-        msg = f"mining: expected a Mining, got {type(mining).__name__}"
-        raise TypeError(msg)
+        refuse("mining", "a Mining", type(mining).__name__, TypeError)
     if selection:
-        msg = f"mining: expected either mining= or keywords, got both mining= and {', '.join(sorted(selection))}"
-        raise TypeError(msg)
+        both = f"both mining= and {', '.join(sorted(selection))}"
+        refuse("mining", "either mining= or keywords", both, TypeError)
     return mining, extras
-
-
-def _from_selection(selection: dict[str, Any]) -> Mining:
-    try:
-        return _from_keywords(**selection)
-    except TypeError as error:
-        if "unhashable" not in str(error) and "unexpected keyword" not in str(error):
-            raise
-    unknown = sorted(set(selection) - _FIELDS)
-    if unknown:
-        known = ", ".join(sorted([*_FIELDS, *_EXTRAS]))
-        msg = f"{unknown[0]}: no such keyword; there are {known}"
-        raise TypeError(msg)
-    return Mining(**selection)
 
 
 # A call in a loop gives the same keywords every time: building and checking the spec once saves 6 microseconds.
 @functools.lru_cache(maxsize=128, typed=True)
-def _from_keywords(**selection: Any) -> Mining:
+def _remembered(**selection: Any) -> Mining:
     return Mining(**selection)
 
 
@@ -247,9 +257,8 @@ def _check_count_or_share(name: str, value: object) -> None:
     if not isinstance(value, float | np.floating):
         check_int(name, value, lowest=0)
     elif not 0 <= value < 1:
-        msg = f"{name}: expected a whole number of at least 0, or a share of the anchors below 1, got {value!r}"
-        raise ValueError(msg)
+        refuse(name, "a whole number of at least 0, or a share of the anchors below 1", f"{value!r}")
 
 
 _FIELDS = frozenset(field.name for field in fields(Mining))
-_EXTRAS = tuple(Extras.__annotations__)
+_EXTRAS = frozenset(Extras._fields)

@@ -1,29 +1,28 @@
 """The whole SSD loss: confidence from logits plus localization over the positives, and its gradients."""
 
+import functools
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_choice, check_number
+from ssd_mining.checks import check_number, refuse
 from ssd_mining.classification import Classification
-from ssd_mining.engine import run as _backends
-from ssd_mining.engine.lazy_losses import LogitLosses
-from ssd_mining.engine.run import Backend
-from ssd_mining.inputs.arrays import kernel_dtype
-from ssd_mining.inputs.batch import Batch
-from ssd_mining.inputs.logits import logit_batch
-from ssd_mining.kernels.records import Mined
-from ssd_mining.localization import check_beta, paired_locations, selected_smooth_l1
-from ssd_mining.losses import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives, loss_divisors, normalized_loss
+from ssd_mining.engine.lazy_losses import gradients
+from ssd_mining.engine.result import Result
+from ssd_mining.engine.run import Backend, Call, call_of, mine, sample_columns, sample_losses
+from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, as_array, as_real_array, is_on_device, kernel_dtype
+from ssd_mining.inputs.batch import Batch, check_logit_batch
+from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, loss_shares, normalized_loss, selected_smooth_l1
+from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_POS, POSITIVE_SUM, Mined
+from ssd_mining.localization import check_beta
+from ssd_mining.losses import Normalize, ZeroPositives, check_words, refuse_no_divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
 
-Divisors = float | NDArray[np.float64]
 
-
-@dataclass(frozen=True, eq=False)
-class MultiboxLoss:
+@dataclass(frozen=True, eq=False, repr=False)
+class MultiboxLoss(Result):
     """The loss of a batch of B samples, and its parts; of device arrays, all of them are such arrays.
 
     Attributes
@@ -42,7 +41,16 @@ class MultiboxLoss:
         d loss / d logits, of the shape of the logits; float64 from float64 logits. None unless asked for.
     loc_gradient : ndarray of float32 or float64, or None
         d loss / d loc_pred, of its shape; float64 from float64 or wide integers. None unless asked for.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> out = sm.multibox_loss([[[0.0, 3.0], [1.0, 0.0]]], [[1, 0]], background=0)
+    >>> list(out.to_dict())
+    ['positive_sum', 'negative_sum', 'loc_sum', 'num_pos', 'num_neg', 'num_kept']
     """
+
+    columns = ("positive_sum", "negative_sum", "loc_sum", "num_pos", "num_neg", "num_kept")
 
     loss: float
     conf_loss: float
@@ -59,21 +67,7 @@ class MultiboxLoss:
     @property
     def per_sample(self) -> NDArray[np.float64]:
         """Confidence loss of every sample, (B,), divided by nothing, in nats."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            return self.positive_sum + self.negative_sum
-
-    def to_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the per-sample results as columns of length B, ready for a data frame.
-
-        Examples
-        --------
-        >>> import ssd_mining as sm
-        >>> out = sm.multibox_loss([[[0.0, 3.0], [1.0, 0.0]]], [[1, 0]], background=0)
-        >>> list(out.to_dict())
-        ['positive_sum', 'negative_sum', 'loc_sum', 'num_pos', 'num_neg', 'num_kept']
-        """
-        names = ("positive_sum", "negative_sum", "loc_sum", "num_pos", "num_neg", "num_kept")
-        return {name: getattr(self, name) for name in names}
+        return sample_losses(self.positive_sum, self.negative_sum)
 
 
 def multibox_loss(
@@ -162,82 +156,124 @@ def multibox_loss(
     >>> out.logits_gradient[0, 0].round(4), out.loc_gradient[0, 0]
     (array([ 0.0474, -0.0474]), array([0.5, 0. , 0. , 0. ]))
     """
-    loc_normalize = normalize if loc_normalize is None else loc_normalize
-    check_choice("normalize", normalize, NORMALIZE)
-    check_choice("loc_normalize", loc_normalize, NORMALIZE)
-    check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
-    check_number("loc_weight", loc_weight, lowest=0)
-    check_beta(beta)
-    device = _backends.on_device(logits, backend, "multibox")
-    if device is not None:
-        how: dict[str, Any] = {
-            "normalize": normalize,
-            "loc_normalize": loc_normalize,
-            "zero_positives": zero_positives,
-        }
-        how |= {"loc_weight": loc_weight, "beta": beta, "with_gradients": with_gradients}
-        spec = *resolve(mining, keywords), classification, class_axis
-        return MultiboxLoss(**device.compute((logits, labels, loc_pred, loc_target), spec, **how))
-    where = {"class_axis": class_axis, "backend": backend, "num_threads": num_threads}
-    batch, losses = logit_batch(logits, labels, *resolve(mining, keywords), classification, where)
-    locations = paired_locations(batch, loc_pred, loc_target, beta)
-    is_marked = with_gradients or locations is not None
-    mined = _backends.run(batch, masks=is_marked, backend=backend, num_threads=num_threads)
+    words = normalize, normalize if loc_normalize is None else loc_normalize, zero_positives, loc_weight, beta
+    try:
+        how = _remembered(*words)
+    except TypeError:  # of what cannot be hashed, the check says what is wrong
+        how = _checked(*words)
+    spec, extras = resolve(mining, keywords)
+    if type(logits) is not np.ndarray and is_on_device(logits, backend):
+        from ssd_mining.device import multibox as device
 
-    counts = mined.num_pos, mined.num_kept, batch.conf_loss.size
-    conf_divisors = loss_divisors(*counts, normalize=normalize, zero_positives=zero_positives)
-    loc_sum: NDArray[np.float64] = np.zeros(batch.num_samples)
+        resident = device.mine(logits, labels, loc_pred, loc_target, spec, extras, classification, class_axis)
+        _paired_locations(resident.shape, *resident.stand_ins)
+        result = MultiboxLoss(**device.divided(resident, *how, with_gradients=with_gradients))
+        if zero_positives == "raise":  # the one word that waits for the counts
+            _refuse_no_divisors(resident.on_host().counts, resident.num_anchors, how)
+        return result
+    batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
+    locations = _paired_locations(batch.shape, loc_pred, loc_target)
+    call = call_of(backend, num_threads)
+    mined = mine(batch, call, masks=with_gradients or locations is not None)
+
+    num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
+    if zero_positives == "raise":
+        _refuse_no_divisors(mined.counts, num_anchors, how)
+    by = divisor_of(how.normalize, zero_positives, num_samples, num_anchors)
+    divisors = loss_divisors(mined.counts, by)
+    conf_loss = normalized_loss(sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM]), divisors)
+    loc_sum: NDArray[np.float64] = np.zeros(num_samples)
     loc_loss, loc_gradient, logits_gradient = 0.0, None, None
-    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
-        conf_loss = normalized_loss(mined.positive_sum + mined.negative_sum, conf_divisors)
-        if locations is not None:
-            positives = np.nonzero(mined.pos_mask.reshape(batch.conf_loss.shape))
-            owners = np.repeat(np.arange(batch.num_samples), mined.num_pos)  # the sample of each
+    if locations is not None:
+        positives = np.nonzero(mined.pos_mask.reshape(batch.shape))
+        owners = np.repeat(np.arange(num_samples), mined.counts[NUM_POS])  # the sample of each
+        by = divisor_of(how.loc_normalize, zero_positives, num_samples, num_anchors)
+        loc_divisors = loss_divisors(mined.counts, by)
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
             costs, slopes = selected_smooth_l1(*locations, positives, beta)
-            loc_sum = np.bincount(owners, costs, batch.num_samples).astype(np.float64)  # of nothing, int64
-            loc_divisors = loss_divisors(
-                *counts, normalize=loc_normalize, zero_positives=zero_positives, argument="loc_normalize"
-            )
+            loc_sum = np.bincount(owners, costs, num_samples).astype(np.float64)  # of nothing, int64
             loc_loss = normalized_loss(loc_sum, loc_divisors)
             if with_gradients:
                 loc_gradient = np.zeros(locations[0].shape, kernel_dtype(locations[0].dtype))
-                loc_gradient[positives] = loc_weight * _shares(loc_divisors, loc_sum.size)[owners, None] * slopes
-        if with_gradients:
-            logits_gradient = _logits_gradient(batch, losses, mined, conf_divisors, class_axis)
+                loc_gradient[positives] = loc_weight * loss_shares(loc_divisors, num_samples)[owners, None] * slopes
+    if with_gradients:
+        logits_gradient = _logits_gradient(batch, mined, loss_shares(divisors, num_samples), class_axis, call)
+    columns = sample_columns(mined)
+    del columns["threshold"]
     return MultiboxLoss(
         loss=conf_loss + loc_weight * loc_loss,
         conf_loss=conf_loss,
         loc_loss=loc_loss,
-        positive_sum=mined.positive_sum,
-        negative_sum=mined.negative_sum,
         loc_sum=loc_sum,
-        num_pos=mined.num_pos,
-        num_neg=mined.num_neg,
-        num_kept=mined.num_kept,
+        **columns,
         logits_gradient=logits_gradient,
         loc_gradient=loc_gradient,
     )
 
 
-def _shares(divisors: Divisors, num_samples: int) -> NDArray[np.float64]:
-    """Return d loss / d sum of every sample, (B,)."""
-    if isinstance(divisors, float):
-        return np.full(num_samples, 1.0 / divisors)  # of inf, where the loss is 0, 0
-    return np.asarray(1.0 / divisors / num_samples)
+_FLOATS = (FLOAT32, FLOAT64)  # what needs no closer look
+
+
+class _How(NamedTuple):
+    """How the parts of the loss are divided, weighed and measured."""
+
+    normalize: Normalize
+    loc_normalize: Normalize
+    zero_positives: ZeroPositives
+    loc_weight: float
+    beta: float
+
+
+def _checked(*words: Any) -> _How:
+    how = _How(*words)
+    check_words(how.normalize, how.zero_positives)
+    check_words(how.loc_normalize, how.zero_positives, "loc_normalize")
+    check_number("loc_weight", how.loc_weight)
+    check_beta(how.beta)
+    return how
+
+
+_remembered = functools.lru_cache(maxsize=128, typed=True)(_checked)
+
+
+def _refuse_no_divisors(counts: NDArray[np.int64], num_anchors: int, how: _How) -> None:
+    for name in ("normalize", "loc_normalize"):
+        words = getattr(how, name)
+        by = divisor_of(words, how.zero_positives, counts.shape[1], num_anchors)
+        refuse_no_divisor(counts, by, words, name)
+
+
+def _paired_locations(
+    shape: tuple[int, ...], loc_pred: ArrayLike | None, loc_target: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Check the locations of a batch whose anchors have this shape, (B, A, 4) or (N, 4), if there are any."""
+    if loc_pred is None and loc_target is None:
+        return None
+    if loc_pred is None or loc_target is None:
+        missing, given = ("loc_pred", "loc_target") if loc_pred is None else ("loc_target", "loc_pred")
+        refuse(missing, f"an array, for {given} is given", "None", TypeError)
+    pred: Any = loc_pred if type(loc_pred) is np.ndarray else as_array("loc_pred", loc_pred)
+    target: Any = loc_target if type(loc_target) is np.ndarray else as_array("loc_target", loc_target)
+    if pred.shape[:-1] != shape or pred.shape[-1] == 0:
+        refuse("loc_pred", f"one box for each of the anchors {shape}", f"shape {pred.shape}")
+    if target.shape != pred.shape:
+        refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
+    if pred.dtype not in _FLOATS or target.dtype not in _FLOATS:
+        as_real_array("loc_pred", pred)
+        as_real_array("loc_target", target)
+    return pred, target
 
 
 def _logits_gradient(
-    batch: Batch, losses: LogitLosses, mined: Mined, divisors: Divisors, class_axis: int
+    batch: Batch, mined: Mined, shares: NDArray[np.float64], class_axis: int, call: Call
 ) -> NDArray[Any]:
     """Return d loss / d logits, in the shape of the logits."""
-    lengths = np.diff(batch.offsets)
-    factors = np.repeat(_shares(divisors, lengths.size), lengths)
-    if batch.weights is not None:
-        weights = batch.weights.reshape(-1)
-        factors = np.where(weights == 0, 0.0, factors * weights)  # 0 silences NaN, as it does in the loss
-    # What was not selected has the gradient 0, be the divisor NaN.
-    factors = np.where(mined.pos_mask | mined.hard_negative_mask, factors, 0.0)
-    gradient = losses.gradients(slice(0, losses.shape[0]), factors.reshape(losses.shape))
-    if not batch.is_dense:
-        return np.asarray(gradient[0])
-    return np.asarray(np.moveaxis(gradient, -1, class_axis))
+    with np.errstate(invalid="ignore", over="ignore"):
+        factors = np.repeat(shares, np.diff(batch.offsets))
+        if batch.weights is not None:
+            weights = batch.weights.reshape(-1)
+            factors = np.where(weights == 0, 0.0, factors * weights)  # 0 silences NaN, as it does in the loss
+        # What was not selected has the gradient 0, be the divisor NaN.
+        factors = np.where(mined.pos_mask | mined.hard_negative_mask, factors, 0.0)
+    gradient = gradients(batch.logits, factors.reshape(batch.logits.values.shape[:2]), call)
+    return np.moveaxis(gradient, -1, class_axis) if batch.is_dense else gradient[0]

@@ -48,14 +48,15 @@ class Totals:
         Each counts as one, or as its part of `counts`, (n,).
         """
         numbers = np.array(values, np.float64)
-        names, each = (np.broadcast_to(np.array(column, np.int64), numbers.shape) for column in (groups, counts))
-        self.waiting.append((numbers, names, each))
+        names = np.broadcast_to(np.array(groups, np.int64), numbers.shape)
+        self.waiting.append((numbers, names, np.broadcast_to(np.array(counts, np.int64), numbers.shape)))
         self.num_waiting += numbers.size
-        self._settle(MOST_WAITING)
+        if self.num_waiting > MOST_WAITING:
+            self._sum_up()
 
-    def _settle(self, most: int = 0) -> None:
-        """Sum up what is waiting, if it is more than so many values."""
-        if self.num_waiting <= most:
+    def _sum_up(self) -> None:
+        """Sum up what is waiting."""
+        if not self.waiting:
             return
         numbers, names, counts = (np.concatenate(columns) for columns in zip(*self.waiting, strict=True))
         self.waiting.clear()
@@ -75,7 +76,8 @@ class Totals:
 
     def add_counts(self, groups: ArrayLike, counts: ArrayLike) -> None:
         """Add to the counts of some groups, (n,), without values."""
-        _add_up(self.counts, zip(np.asarray(groups).tolist(), np.asarray(counts).tolist(), strict=True))
+        for group, count in zip(np.asarray(groups).tolist(), np.asarray(counts).tolist(), strict=True):
+            self.counts[group] = self.counts.get(group, 0) + count
 
     def _add_special(self, values: NDArray[np.float64], groups: NDArray[np.int64]) -> None:
         for kind, is_kind in ((_NAN, np.isnan(values)), (_INF, values == np.inf), (_NEGATIVE_INF, values == -np.inf)):
@@ -95,7 +97,8 @@ class Totals:
         """Add the counts and sums of another to these."""
         self.waiting += other.waiting
         self.num_waiting += other.num_waiting
-        self._settle(MOST_WAITING)
+        if self.num_waiting > MOST_WAITING:
+            self._sum_up()
         _add_up(self.counts, other.counts.items())
         _add_up(self.units, other.units.items())
         _add_up(self.special, other.special.items())
@@ -103,12 +106,12 @@ class Totals:
     @property
     def groups(self) -> set[int]:
         """The groups that were met."""
-        self._settle()
+        self._sum_up()
         return set(self.counts)
 
     def count_of(self, group: int = 0) -> int:
         """Return how many values a group has."""
-        self._settle()
+        self._sum_up()
         return self.counts.get(group, 0)
 
     def counts_of(self, groups: Iterable[int]) -> NDArray[np.int64]:
@@ -117,7 +120,7 @@ class Totals:
 
     def sum_of(self, group: int = 0) -> float:
         """Return the sum of a group, correctly rounded; 0 of a group without values; NaN of inf - inf."""
-        self._settle()
+        self._sum_up()
         kinds = [kind for kind in (_NAN, _INF, _NEGATIVE_INF) if (group, kind) in self.special]
         if kinds:
             return float(kinds[0]) if len(kinds) == 1 else float(_NAN)
@@ -133,7 +136,7 @@ class Totals:
 
     def to_state(self) -> dict[str, Any]:
         """Return all that there is to know, as JSON can hold it."""
-        self._settle()
+        self._sum_up()
         return {
             "counts": [[group, count] for group, count in sorted(self.counts.items())],
             "units": [[group, hex(total)] for group, total in sorted(self.units.items())],
@@ -158,6 +161,22 @@ def numbered(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     if span > max(1024, 4 * groups.size):  # far apart
         return np.unique(groups, return_inverse=True)
     return np.arange(first, first + span), groups - first
+
+
+def by_sample(
+    sample: NDArray[np.int64], group: NDArray[np.int64], losses: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sum and count losses, in their order, by sample and group: sums, groups, counts.
+
+    The sums of samples are float64, like all others; their totals are exact.
+    """
+    names, rows = numbered(group)
+    cells, rows = numbered(sample * max(1, names.size) + rows)
+    counts = np.bincount(rows, minlength=cells.size)
+    present = np.flatnonzero(counts)
+    with np.errstate(invalid="ignore"):  # some bits of NaN signal when they are widened
+        sums = np.bincount(rows, losses, cells.size)[present].astype(np.float64)
+    return sums, names[cells[present] % max(1, names.size)], counts[present].astype(np.int64)
 
 
 def _add_up(totals: dict[K, int], pairs: Iterable[tuple[K, int]]) -> None:

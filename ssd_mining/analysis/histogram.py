@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-BINS = 1 << 16
-NAN_BIN = 0x7FC0
+from ssd_mining.engine.result import Result
+from ssd_mining.kernels.records import NAN_BIN
+
 INF_BIN = 0x7F80
 _SIGN = 0x8000
 
@@ -21,15 +22,6 @@ _ORDER = np.concatenate([np.arange(_SIGN | INF_BIN, _SIGN - 1, -1), np.arange(IN
 
 PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 PER_OCTAVE = 4
-
-
-def bin_counts(values: ArrayLike) -> NDArray[np.int64]:
-    """Count values (n,) by bin, (65536,)."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is infinite; some NaN signal
-        numbers = np.asarray(values).astype(np.float32)
-    bins = numbers.view(np.uint32) >> np.uint32(16)
-    bins[np.isnan(numbers)] = NAN_BIN
-    return np.bincount(bins, minlength=BINS).astype(np.int64)
 
 
 def _edge(bins: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -45,8 +37,8 @@ def _middle(bins: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(middle == 0, 0.0, middle)
 
 
-@dataclass(frozen=True, eq=False)
-class LossHistogram:
+@dataclass(frozen=True, eq=False, repr=False)
+class LossHistogram(Result):
     """How many losses there are of which size.
 
     Attributes

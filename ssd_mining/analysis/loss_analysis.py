@@ -6,20 +6,18 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.analysis import parts
 from ssd_mining.analysis.histogram import LossHistogram
-from ssd_mining.analysis.parts import POS_MASK, AnalysisSpec
+from ssd_mining.analysis.one_pass import Analyser
 from ssd_mining.analysis.result import AnalysisResult, ClassTable, LevelTable, RatioTable, TopAnchors, TopSamples
-from ssd_mining.analysis.state import Columns, Summary
+from ssd_mining.analysis.spec import AnalysisSpec, analysis_call, check_ids, check_levels, check_sequence, id_array
+from ssd_mining.analysis.state import POS_MASK, State, form_of
 from ssd_mining.checks import check_int, refuse
 from ssd_mining.classification import Classification
-from ssd_mining.engine import run as _backends
-from ssd_mining.engine.lazy_losses import LogitLosses
-from ssd_mining.engine.run import Backend
-from ssd_mining.inputs import losses as _inputs
-from ssd_mining.inputs.batch import Batch
-from ssd_mining.inputs.logits import logit_batch
-from ssd_mining.mining_rule import Extras, Mining, Selection, resolve
+from ssd_mining.engine.run import Backend, sample_columns
+from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
+from ssd_mining.mining_rule import NO_EXTRAS, BatchKeywords, Mining, Selection, resolve
+
+Columns = dict[str, NDArray[Any]]
 
 SCHEMA = 1
 RATIOS = (1, 2, 3, 5, 10)
@@ -89,22 +87,25 @@ class LossAnalysis:
         **selection: Unpack[Selection],
     ) -> None:
         spec, extras = resolve(mining, selection)
-        if extras:
-            name = next(iter(extras))
+        for name in extras.given:
             refuse(name, "it beside each block, in update", "it here", TypeError)
-        _backends.load_analysis(backend)
-        _backends.check_threads(num_threads)
         self.spec = AnalysisSpec(
             mining=spec,
-            ratios=parts.check_sequence("ratios", ratios),
-            levels=None if levels is None else parts.check_sequence("levels", levels),
+            ratios=check_sequence("ratios", ratios),
+            levels=None if levels is None else check_sequence("levels", levels),
             top=top,
             classification=classification,
             class_axis=class_axis,
             backend=backend,
         )
         self.num_threads = num_threads
-        self.summary = Summary(self.spec)
+        self._begin(State(self.spec))
+
+    def _begin(self, state: State) -> None:
+        self.state = state
+        self._analyser = Analyser(
+            self.spec.ratios, self.spec.levels, analysis_call(self.spec.backend, self.num_threads)
+        )
 
     def update(
         self,
@@ -113,7 +114,7 @@ class LossAnalysis:
         *,
         first_sample: int | None = None,
         ids: Sequence[Any] | NDArray[Any] | None = None,
-        **extras: Unpack[Extras],
+        **extras: Unpack[BatchKeywords],
     ) -> Columns:
         """Add a block of samples; return what is said of each of them.
 
@@ -148,35 +149,40 @@ class LossAnalysis:
             equal, labels are of another form than before, `levels` do not add up to A, or there are `ratios` beside
             ``num_negatives``.
         """
-        batch, logits = self._checked(values, labels, extras)
-        start = self.summary.seen.stop if first_sample is None else first_sample
-        check_int("first_sample", start, lowest=0)
-        names = parts.check_ids(ids, batch.num_samples)
-        again = self.summary.seen.first_of(start, start + batch.num_samples)
+        batch = self._checked(values, labels, extras)
+        num_samples, seen = batch.offsets.size - 1, self.state.seen
+        start = seen.stop if first_sample is None else first_sample
+        if first_sample is not None:
+            check_int("first_sample", first_sample, lowest=0)
+        names = None if ids is None else check_ids(ids, num_samples)
+        again = seen.first_of(start, start + num_samples)
         if again is not None:
             refuse("first_sample", "samples that were not seen before", f"sample {again} again")
-        block = Summary(self.spec, before=self.summary)
-        columns = block.add(batch, logits, int(start), names, self.num_threads)
-        self.summary.merge(block)
-        return columns
+        mined, found = self._analyser.analyse(batch)
+        loss = self.state.add(batch, mined, found, self._analyser, int(start), names)
+        self._analyser.clear()
+        columns = {"sample": np.arange(start, start + num_samples)}
+        if names is not None:
+            columns["id"] = id_array(names)
+        mined_columns = sample_columns(mined)
+        threshold = mined_columns.pop("threshold")  # last
+        return columns | mined_columns | {"confidence_loss": loss, "threshold": threshold}
 
-    def _checked(self, values: ArrayLike, labels: ArrayLike, extras: Any) -> tuple[Batch, LogitLosses | None]:
+    def _checked(self, values: ArrayLike, labels: ArrayLike, extras: BatchKeywords) -> Batch:
         spec = self.spec
-        mining, given = resolve(spec.mining, extras)
-        if spec.ratios and given.get("num_negatives") is not None:
+        mining, given = resolve(spec.mining, extras) if extras else (spec.mining, NO_EXTRAS)
+        if spec.ratios and given.num_negatives is not None:
             refuse("num_negatives", "none beside ratios, which it replaces", "both; pass ratios=()")
-        whole = None
         if spec.classification is None:
-            batch = _inputs.check(values, labels, mining, given)
+            batch = check_losses(values, labels, mining, given)
         else:
-            where = {"class_axis": spec.class_axis, "backend": spec.backend, "num_threads": self.num_threads}
-            batch, whole = logit_batch(values, labels, mining, given, spec.classification, where)
+            batch = check_logit_batch(values, labels, mining, given, spec.classification, spec.class_axis)
         if spec.levels is not None:
-            parts.check_levels(spec.levels, batch)
-        form = parts.form_of(batch)
-        if self.summary.labels not in (None, form):
-            refuse("labels", f"{self.summary.labels}, as in the blocks before", form)
-        return batch, whole
+            check_levels(spec.levels, batch)
+        form = form_of(batch)
+        if self.state.labels not in (None, form):
+            refuse("labels", f"{self.state.labels}, as in the blocks before", form)
+        return batch
 
     def merge(self, other: "LossAnalysis") -> "LossAnalysis":
         """Add the samples of another analysis to this one, and return this one; the other stays as it is.
@@ -198,13 +204,13 @@ class LossAnalysis:
             mine, theirs = self.spec.to_dict(), other.spec.to_dict()
             name = next(name for name in mine if mine[name] != theirs[name])
             refuse("other", f"an analysis with the same settings, {name}={mine[name]!r}", f"{theirs[name]!r}")
-        for start, stop in other.summary.seen:
-            again = self.summary.seen.first_of(start, stop)
+        for start, stop in other.state.seen:
+            again = self.state.seen.first_of(start, stop)
             if again is not None:
                 refuse("other", "samples that are not in this one", f"sample {again} in both")
-        if None not in (self.summary.labels, other.summary.labels) and self.summary.labels != other.summary.labels:
-            refuse("other", f"an analysis of {self.summary.labels}", f"one of {other.summary.labels}")
-        self.summary.merge(other.summary)
+        if None not in (self.state.labels, other.state.labels) and self.state.labels != other.state.labels:
+            refuse("other", f"an analysis of {self.state.labels}", f"one of {other.state.labels}")
+        self.state.merge(other.state)
         return self
 
     def result(self) -> AnalysisResult:
@@ -215,7 +221,7 @@ class LossAnalysis:
         AnalysisResult
             Counts, sums, distributions, tables, the worst samples and anchors.
         """
-        totals, num_samples = self.summary.totals, self.summary.totals["samples"].count_of()
+        totals, num_samples = self.state.totals, self.state.totals["samples"].count_of()
         return AnalysisResult(
             spec=self.spec.to_dict(),
             num_samples=num_samples,
@@ -228,7 +234,7 @@ class LossAnalysis:
             loss_sum=totals["samples"].sum_of(),
             positive_sum=totals["positives"].sum_of(),
             negative_sum=totals["kept"].sum_of(),
-            distributions={name: LossHistogram.of(counts) for name, counts in self.summary.histograms.items()},
+            distributions={name: LossHistogram.of(counts) for name, counts in self.state.histograms.items()},
             ratio_sweep=self._ratio_table(num_samples),
             classes=self._class_table(),
             levels=self._level_table(),
@@ -239,8 +245,8 @@ class LossAnalysis:
     def _ratio_table(self, num_samples: int) -> RatioTable | None:
         ratios, samples, kept = (
             self.spec.ratios,
-            self.summary.totals["ratio samples"],
-            self.summary.totals["ratio kept"],
+            self.state.totals["ratio samples"],
+            self.state.totals["ratio kept"],
         )
         if not ratios:
             return None
@@ -249,8 +255,8 @@ class LossAnalysis:
         return RatioTable(np.array(ratios, np.float64), kept.counts_of(rows), kept.sums_of(rows), loss)
 
     def _class_table(self) -> ClassTable | None:
-        positives, kept = self.summary.totals["class positives"], self.summary.totals["class kept"]
-        if self.summary.labels in (None, POS_MASK) and self.spec.classification is None:
+        positives, kept = self.state.totals["class positives"], self.state.totals["class kept"]
+        if self.state.labels in (None, POS_MASK) and self.spec.classification is None:
             return None
         label = sorted(positives.groups | kept.groups)
         return ClassTable(
@@ -266,7 +272,7 @@ class LossAnalysis:
             return None
         sizes, rows = np.array(self.spec.levels, np.int64), range(len(self.spec.levels))
         positives, negatives, kept = (
-            self.summary.totals[f"level {role}"] for role in ("positives", "negatives", "kept")
+            self.state.totals[f"level {role}"] for role in ("positives", "negatives", "kept")
         )
         return LevelTable(
             first_anchor=np.cumsum(sizes) - sizes,
@@ -279,14 +285,15 @@ class LossAnalysis:
         )
 
     def _top_samples(self) -> TopSamples:
-        names = ("loss", "sample", "anchor", "id", "positive_sum", "negative_sum", "num_pos", "num_kept")
-        columns = parts.columns_of(self.summary.worst["samples"].records, names)
+        columns = dict(self.state.worst["samples"].columns)
         del columns["anchor"]
+        columns["id"] = id_array(columns["id"].tolist())
         return TopSamples(**columns)
 
     def _top_anchors(self) -> TopAnchors:
-        names = ("loss", "sample", "anchor", "id", "is_positive", "label")
-        return TopAnchors(**parts.columns_of(self.summary.worst["anchors"].records, names))
+        columns = dict(self.state.worst["anchors"].columns)
+        columns["id"] = id_array(columns["id"].tolist())
+        return TopAnchors(**columns)
 
     def to_state(self) -> dict[str, Any]:
         """Return everything that this analysis knows, as JSON can hold it; `from_state` makes an analysis of it.
@@ -301,7 +308,7 @@ class LossAnalysis:
         return {
             "schema": SCHEMA,
             "spec": self.spec.to_dict(),
-            "summary": self.summary.to_state(),
+            "summary": self.state.to_dict(),
         }
 
     @classmethod
@@ -326,8 +333,17 @@ class LossAnalysis:
 
     def empty(self) -> "LossAnalysis":
         """Return an analysis with the same settings that has seen no samples."""
-        state = {"schema": SCHEMA, "spec": self.spec.to_dict(), "summary": Summary(self.spec).to_state()}
-        return LossAnalysis.from_state(state, num_threads=self.num_threads)
+        analysis = LossAnalysis.__new__(LossAnalysis)
+        analysis.spec, analysis.num_threads = self.spec, self.num_threads
+        analysis._begin(State(self.spec))  # noqa: SLF001 - its own
+        return analysis
+
+    def __repr__(self) -> str:
+        """Say what was seen."""
+        totals = self.state.totals
+        seen = ", ".join(f"{totals[name].count_of():,} {name}" for name in ("samples", "positives", "negatives"))
+        mean = totals["samples"].sum_of() / max(1, totals["samples"].count_of())
+        return f"<LossAnalysis: {seen}, {totals['kept'].count_of():,} kept; mean loss {mean:.6g} nats>"
 
     def __getstate__(self) -> dict[str, Any]:  # small: most of the histograms is zeros
         return {"state": self.to_state(), "num_threads": self.num_threads}
@@ -335,4 +351,4 @@ class LossAnalysis:
     def __setstate__(self, pickled: dict[str, Any]) -> None:
         state = pickled["state"]
         self.spec, self.num_threads = AnalysisSpec.from_dict(state["spec"]), pickled["num_threads"]
-        self.summary = Summary.from_state(self.spec, state["summary"])
+        self._begin(State.from_dict(self.spec, state["summary"]))

@@ -9,23 +9,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.analysis.loss_analysis import RATIOS, LossAnalysis
-from ssd_mining.analysis.one_pass import Analyser, Swept, empty_swept
-from ssd_mining.analysis.parts import check_ratios, check_sequence, loss_of
+from ssd_mining.analysis.one_pass import Analyser, Sweep
 from ssd_mining.analysis.result import ClassTable, LevelTable, TopAnchors, TopSamples
+from ssd_mining.analysis.spec import analysis_call, check_ratios, check_sequence
 from ssd_mining.checks import check_choice, check_int, refuse
 from ssd_mining.classification import Classification, Softmax
-from ssd_mining.engine import run as _backends
-from ssd_mining.engine.run import Backend
-from ssd_mining.inputs import losses as _inputs
+from ssd_mining.engine.result import Result
+from ssd_mining.engine.run import Backend, sample_losses
 from ssd_mining.inputs.arrays import as_array
-from ssd_mining.losses import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives, loss_divisors, normalized_loss
+from ssd_mining.inputs.batch import check_losses
+from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
+from ssd_mining.kernels.records import NUM_KEPT, POSITIVE_SUM
+from ssd_mining.losses import Normalize, ZeroPositives, check_words, refuse_no_divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
 
 By = Literal["sample", "anchor"]
 
 
-@dataclass(frozen=True, eq=False)
-class RatioSweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class RatioSweep(Result):
     """What R ratios of negatives per positive make of a batch of B samples, in nats.
 
     Attributes
@@ -126,35 +128,35 @@ def ratio_sweep(
     >>> sweep.loss
     array([9.5  , 9.75 , 9.875])
     """
-    check_choice("normalize", normalize, NORMALIZE)
-    check_choice("zero_positives", zero_positives, ZERO_POSITIVES)
+    check_words(normalize, zero_positives)
     values = check_ratios(check_sequence("ratios", ratios))
     spec, extras = resolve(mining, keywords)
-    if extras.get("num_negatives") is not None:
+    if extras.num_negatives is not None:
         refuse("num_negatives", "none, for it replaces the ratios", "both")
     if not values:
         refuse("ratios", "at least one number", "none")
     if spec.pool_size > 1:
         refuse("pool_size", "1, for draws at different ratios have nothing in common", f"{spec.pool_size}")
-    spec = dataclasses.replace(spec, neg_pos_ratio=min(values))
-    batch = _inputs.check(conf_loss, labels, spec, extras)
-    mined = _backends.empty_mined(batch.num_samples, 0)
-    analyser = Analyser(values, None, batch.conf_loss.size, backend, num_threads)
-    blocks = [empty_swept(0, len(values)), *(found.swept for *_, found in analyser.walk(batch, mined))]
-    swept = Swept(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
-    per_sample = loss_of(mined.positive_sum[:, None], swept.sums)
+    batch = check_losses(conf_loss, labels, dataclasses.replace(spec, neg_pos_ratio=min(values)), extras)
+    mined, found = Analyser(values, None, analysis_call(backend, num_threads)).analyse(batch)
+    num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
+    empty = Sweep(*(np.empty((0, len(values)), dtype) for dtype in (np.int64, np.float64, np.float64)))
+    swept = Sweep(*map(np.concatenate, zip(empty, *(block.sweep for block in found), strict=True)))
+    per_sample = sample_losses(mined.sums[POSITIVE_SUM, :, None], swept.negative_sum)
+    by = divisor_of(normalize, zero_positives, num_samples, num_anchors)
     losses = []
     for i in range(len(values)):
-        counts = mined.num_pos, swept.num_kept[:, i], batch.conf_loss.size
-        divisors = loss_divisors(*counts, normalize=normalize, zero_positives=zero_positives)
-        with np.errstate(invalid="ignore", over="ignore"):  # as in confidence_loss
-            losses.append(normalized_loss(per_sample[:, i], divisors))
+        counts = mined.counts.copy()
+        counts[NUM_KEPT] = swept.num_kept[:, i]
+        if zero_positives == "raise":
+            refuse_no_divisor(counts, by, normalize, "normalize")
+        losses.append(normalized_loss(per_sample[:, i], loss_divisors(counts, by)))
     return RatioSweep(
         ratio=np.array(values, np.float64),
         loss=np.array(losses, np.float64),
         per_sample=per_sample.T,
-        positive_sum=mined.positive_sum,
-        negative_sum=swept.sums.T,
+        positive_sum=mined.sums[POSITIVE_SUM],
+        negative_sum=swept.negative_sum.T,
         num_kept=swept.num_kept.T,
         threshold=swept.threshold.T,
     )
@@ -213,7 +215,7 @@ def top_losses(
     check_int("k", k, lowest=0)
     spec, extras = resolve(mining, keywords)
     analysis = LossAnalysis(ratios=(), top=k, mining=spec, backend=backend, num_threads=num_threads)
-    analysis.update(conf_loss, labels, ids=ids, **extras)
+    analysis.update(conf_loss, labels, ids=ids, **extras.given)
     result = analysis.result()
     return result.top_samples if by == "sample" else result.top_anchors
 
@@ -267,7 +269,7 @@ def class_table(
     """
     spec, extras = resolve(mining, keywords)
     array, label_array = as_array("values", values), as_array("labels", labels)
-    losses_ndim = 2 if extras.get("sample_offsets") is None else 1
+    losses_ndim = 2 if extras.sample_offsets is None else 1
     if array.ndim == losses_ndim:
         if classification is not None:
             refuse("classification", "None beside losses", type(classification).__name__, TypeError)
@@ -284,7 +286,7 @@ def class_table(
         backend=backend,
         num_threads=num_threads,
     )
-    analysis.update(array, label_array, **extras)
+    analysis.update(array, label_array, **extras.given)
     return cast("ClassTable", analysis.result().classes)
 
 
@@ -330,5 +332,5 @@ def level_table(
     """
     spec, extras = resolve(mining, keywords)
     analysis = LossAnalysis(ratios=(), levels=levels, top=0, mining=spec, backend=backend, num_threads=num_threads)
-    analysis.update(conf_loss, labels, **extras)
+    analysis.update(conf_loss, labels, **extras.given)
     return cast("LevelTable", analysis.result().levels)

@@ -1,40 +1,43 @@
-"""The analysis of a block of rows: what mining says, how the losses are distributed, what other ratios keep."""
+"""One visit to every sample of a batch: what mining says, how the losses are distributed, what other ratios keep."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.analysis.histogram import BINS, bin_counts
-from ssd_mining.engine import run as _backends
-from ssd_mining.engine.run import Backend
+from ssd_mining.engine.run import PARALLEL_ANCHORS, Call, blocks, empty_mined, mine_rows
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.inputs.batch import SHORTEST_ROW, Batch
-from ssd_mining.kernels.records import NUM_KEPT, NUM_POS, Mined, Rows, Rule
-from ssd_mining.kernels.tally import KEPT, TABLES, Tally
+from ssd_mining.kernels.records import (
+    BINS,
+    KEPT,
+    NAN_BIN,
+    NEGATIVE_SUM,
+    NUM_KEPT,
+    NUM_POS,
+    TABLES,
+    THRESHOLD,
+    Mined,
+    Rows,
+    Rule,
+    Tally,
+)
 from ssd_mining.mining_rule import Mining
 
 # Anchors of a block that are looked at together: what that takes for each of them is 100 bytes and more.
 MOST_AT_ONCE = 1 << 17
 
 Counts = NDArray[np.int64]
-Given = tuple[Counts, NDArray[np.float64]]
 
 
-class AnalysisTwin(Protocol):
-    """What every backend module of the analysis offers."""
-
-    def analyse(self, rows: Rows, rule: Rule, given: Given, mined: Mined, tally: Tally, num_workers: int) -> None:
-        """Mine rows that are ranked by their losses, without masks, and tally them."""
-
-
-class Swept(NamedTuple):
+class Sweep(NamedTuple):
     """What b samples keep under each of R ratios."""
 
     num_kept: Counts  # (b, R)
-    sums: NDArray[np.float64]  # (b, R) of the losses of the kept negatives
+    negative_sum: NDArray[np.float64]  # (b, R) of the losses of the kept negatives
     threshold: NDArray[np.float64]  # (b, R) loss of the easiest of them; NaN where none is kept
 
 
@@ -48,6 +51,9 @@ class Found(NamedTuple):
 
     def parts(self) -> Iterator["Found"]:
         """Cut into whole samples, which together have `MOST_AT_ONCE` anchors, so that copies of them stay small."""
+        if self.anchors.size <= MOST_AT_ONCE:
+            yield self
+            return
         ends = np.concatenate([[0], np.cumsum(self.counts)])
         first = 0
         while first < self.counts.size:
@@ -60,101 +66,118 @@ class Found(NamedTuple):
 class Analysed(NamedTuple):
     """What an analysis of a block finds out beside what mining says."""
 
-    swept: Swept
+    samples: slice
+    sweep: Sweep
     positives: Found
     kept: Found
 
 
 class Analyser:
-    """Analyses blocks of rows one after the other, and adds up what they have in common."""
+    """Analyses batches, one after the other, and counts their losses by bin until `counted` asks for it."""
 
-    def __init__(
-        self,
-        ratios: tuple[float, ...],
-        levels: tuple[int, ...] | None,
-        num_anchors: int,
-        backend: Backend | None,
-        num_threads: int | None,
-    ) -> None:
-        workers = _backends.workers_for(num_anchors, _backends.PARALLEL_ANCHORS, backend, num_threads)
-        self._twin = cast("AnalysisTwin", _backends.load_analysis(backend))
-        self._threads: Any = {"backend": backend, "num_threads": num_threads}
-        self._ratios = ratios
+    def __init__(self, ratios: tuple[float, ...], levels: tuple[int, ...] | None, call: Call) -> None:
+        self._ratios, self._call = ratios, call
         self._starts = read_only(np.concatenate([[0], np.cumsum(levels or (), dtype=np.int64)]))
-        self._found: tuple[Counts, NDArray[Any]] | None = None  # room for the anchors of a block, used again
-        self.tables = np.zeros((workers, TABLES, BINS), np.int64)
-        self.num_neg = np.zeros((workers, self._starts.size - 1), np.int64)  # by feature map
+        self._room: tuple[Counts, NDArray[Any]] | None = None  # for the anchors of a block, used again
+        self._tables = np.zeros((0, TABLES, BINS), np.int64)  # of each worker
+        self._levels = np.zeros((0, self._starts.size - 1), np.int64)  # negatives of each worker, by feature map
 
-    def walk(self, batch: Batch, mined: Mined) -> Iterator[tuple[slice, Rows, Mined, Analysed]]:
-        """Mine a checked batch into `mined` block by block; yield the samples, rows and results of each."""
-        found: list[Analysed] = []
+    def analyse(self, batch: Batch) -> tuple[Mined, list[Analysed]]:
+        """Mine and analyse a checked batch; of one that has bad values, nothing is counted."""
+        num_anchors = int(batch.offsets[-1])
+        workers = 1 if num_anchors < PARALLEL_ANCHORS else self._call.workers()
+        if self._tables.shape[0] < workers:
+            self._tables = np.zeros((workers, TABLES, BINS), np.int64)
+            self._levels = np.zeros((workers, self._levels.shape[1]), np.int64)
+        mined, found = empty_mined(batch.offsets.size - 1, 0), []
+        try:
+            for block in blocks(batch, self._call, mined):
+                found.append(self._block(block.samples, block.rows, batch.mining, block.mined, workers))
+        except BaseException:
+            self.clear()
+            raise
+        return mined, found
 
-        def mine(rows: Rows, part: Mined) -> None:
-            found.append(self.analyse(rows, batch.mining, part))
+    def counted(self) -> tuple[Counts, Counts]:
+        """Return the losses by table and bin, (TABLES, BINS), and the negatives by feature map, (L,), so far."""
+        tables = self._tables[0] if self._tables.shape[0] == 1 else self._tables.sum(axis=0)
+        return tables, self._levels.sum(axis=0)
 
-        for block, rows, part in _backends.walk_with(mine, batch, mined):
-            yield block, rows, part, found.pop()
+    def clear(self) -> None:
+        """Begin to count anew."""
+        self._tables[...] = 0
+        self._levels[...] = 0
 
-    def analyse(self, rows: Rows, mining: Mining, mined: Mined) -> Analysed:
+    def _block(self, samples: slice, rows: Rows, mining: Mining, mined: Mined, workers: int) -> Analysed:
         """Mine rows into `mined`, which has no masks, and say what else there is to know."""
         if mining.is_plain and not rows.rank.size:
-            return self._pass(rows, mining.rule, self._ratios, mined)
+            return self._visit(samples, rows, mining.rule, self._ratios, mined, workers)
         # Which negatives compete is one question, how all of them are distributed another.
-        nothing = read_only(np.zeros_like(mined.num_pos))
-        found = self._pass(rows._replace(quotas=nothing), mining.rule.unbounded, (), mined)
-        masked = self._mined(rows, mining, masks=True)
+        nothing = read_only(np.zeros(rows.offsets.size - 1, np.int64))
+        own_rows, own_rule = rows._replace(quotas=nothing), mining.rule.unbounded
+        positives = self._visit(samples, own_rows, own_rule, (), mined, workers).positives
+        masked = self._mined(rows, mining, rows.loss.size)
         mined.counts[:], mined.sums[:] = masked.counts, masked.sums
         kept = np.flatnonzero(masked.hard_negative_mask)
-        self.tables[0, KEPT] += bin_counts(rows.loss[kept])
-        of_ratios = [
-            masked if ratio == mining.neg_pos_ratio else self._mined(rows, _with_ratio(mining, ratio), masks=False)
-            for ratio in self._ratios
-        ]
-        swept = empty_swept(mined.num_pos.size, len(of_ratios))
-        for i, each in enumerate(of_ratios):
-            swept.num_kept[:, i], swept.sums[:, i] = each.num_kept, each.negative_sum
-            swept.threshold[:, i] = each.threshold
-        anchors = kept - np.repeat(rows.offsets[:-1], mined.num_kept)
-        return Analysed(swept, found.positives, Found(0, mined.num_kept, anchors, rows.loss[kept]))
+        self._tables[0, KEPT] += bin_counts(rows.loss[kept])
+        sweep = _empty_sweep(rows.offsets.size - 1, len(self._ratios))
+        for i, ratio in enumerate(self._ratios):
+            is_own = ratio == mining.neg_pos_ratio
+            each = masked if is_own else self._mined(rows, dataclasses.replace(mining, neg_pos_ratio=ratio), 0)
+            sweep.num_kept[:, i], sweep.threshold[:, i] = each.counts[NUM_KEPT], each.sums[THRESHOLD]
+            sweep.negative_sum[:, i] = each.sums[NEGATIVE_SUM]
+        num_kept = mined.counts[NUM_KEPT].copy()
+        anchors = kept - np.repeat(rows.offsets[:-1], num_kept)
+        return Analysed(samples, sweep, positives, Found(0, num_kept, anchors, rows.loss[kept]))
 
-    def _mined(self, rows: Rows, mining: Mining, *, masks: bool) -> Mined:
-        mined = _backends.empty_mined(rows.offsets.size - 1, rows.loss.size if masks else 0)
-        _backends.mine_rows(rows, mining, mined, None, **self._threads)
+    def _mined(self, rows: Rows, mining: Mining, num_masked: int) -> Mined:
+        mined = empty_mined(rows.offsets.size - 1, num_masked)
+        mine_rows(rows, mining, mined, self._call)
         return mined
 
-    def _pass(self, rows: Rows, rule: Rule, ratios: tuple[float, ...], mined: Mined) -> Analysed:
+    def _visit(
+        self, samples: slice, rows: Rows, rule: Rule, ratios: tuple[float, ...], mined: Mined, workers: int
+    ) -> Analysed:
         """Analyse plain rows in one pass of the twin, for which ratios fall, that of the rule among them."""
-        num_samples, workers = mined.num_pos.size, self.tables.shape[0]
-        all_ratios = np.array([*ratios, rule.ratio], np.float64)
-        falling, place = np.unique(-all_ratios, return_inverse=True)
-        room = rows.loss.size + SHORTEST_ROW * num_samples  # of rows that are filled up
-        if self._found is None or self._found[0].shape[1] < room:
-            self._found = np.empty((2, room), np.int64), np.empty((2, room), rows.loss.dtype)
+        num_samples = rows.offsets.size - 1
+        falling, asked = _falling(ratios, rule.ratio)
+        size = rows.loss.size + SHORTEST_ROW * num_samples  # of rows that are filled up
+        if self._room is None or self._room[0].shape[1] < size or self._room[1].dtype != rows.loss.dtype:
+            self._room = np.empty((2, size), np.int64), np.empty((2, size), rows.loss.dtype)
         places = np.zeros((workers, 2, 2), np.int64)
-        tally = Tally(*empty_swept(num_samples, falling.size), self.tables, self.num_neg, *self._found, places)
-        self._twin.analyse(rows, rule, (self._starts, read_only(-falling)), mined, tally, workers)
-        asked = place[: len(ratios)]
-        swept = Swept(tally.num_kept[:, asked], tally.sums[:, asked], tally.threshold[:, asked])
-        return Analysed(
-            swept, *(_found(tally, role, counts) for role, counts in enumerate(mined.counts[[NUM_POS, NUM_KEPT]]))
-        )
+        tally = Tally(*_empty_sweep(num_samples, falling.size), self._tables, self._levels, *self._room, places)
+        self._call.twin.analyse(rows, rule, falling, self._starts, mined, tally, workers)
+        sweep = Sweep(tally.num_kept[:, asked], tally.negative_sum[:, asked], tally.threshold[:, asked])
+        positives, kept = mined.counts[NUM_POS].copy(), mined.counts[NUM_KEPT].copy()
+        return Analysed(samples, sweep, _found(tally, 0, positives), _found(tally, 1, kept))
 
 
 def _found(tally: Tally, role: int, counts: Counts) -> Found:
-    """Return the anchors of a role, which every worker has written in a place of its own; the next block takes it."""
-    anchors, losses = (
-        [array[role, start:stop] for start, stop in tally.places[:, role]] for array in (tally.anchors, tally.losses)
-    )
-    if len(anchors) == 1:  # no copy
-        return Found(0, counts, anchors[0], losses[0])
+    """Return a copy of the anchors of a role, which every worker has written in a place of its own."""
+    anchors, losses = [], []
+    for start, stop in tally.places[:, role].tolist():
+        anchors.append(tally.anchors[role, start:stop])
+        losses.append(tally.losses[role, start:stop])
     return Found(0, counts, np.concatenate(anchors), np.concatenate(losses))
 
 
-def _with_ratio(mining: Mining, ratio: float) -> Mining:
-    return dataclasses.replace(mining, neg_pos_ratio=ratio)
+@functools.lru_cache(maxsize=16)
+def _falling(ratios: tuple[float, ...], own: float) -> tuple[NDArray[np.float64], Counts]:
+    """Return all ratios, falling, and where those that were asked for stand among them."""
+    negated, place = np.unique(-np.array([*ratios, own], np.float64), return_inverse=True)
+    return read_only(-negated), place[: len(ratios)]
 
 
-def empty_swept(num_samples: int, num_ratios: int) -> Swept:
+def _empty_sweep(num_samples: int, num_ratios: int) -> Sweep:
     """Allocate what a kernel writes about some samples under each of some ratios."""
     shape = num_samples, num_ratios
-    return Swept(np.zeros(shape, np.int64), np.empty(shape), np.empty(shape))
+    return Sweep(np.zeros(shape, np.int64), np.empty(shape), np.empty(shape))
+
+
+def bin_counts(values: ArrayLike) -> Counts:
+    """Count values (n,) by bin, (BINS,)."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is infinite; some NaN signal
+        numbers = np.asarray(values).astype(np.float32)
+    bins = numbers.view(np.uint32) >> np.uint32(16)
+    bins[np.isnan(numbers)] = NAN_BIN
+    return np.bincount(bins, minlength=BINS).astype(np.int64)

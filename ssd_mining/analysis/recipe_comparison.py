@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.checks import check_int, refuse
 from ssd_mining.classification import Softmax
 from ssd_mining.cross_entropy import softmax_cross_entropy
+from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend
-from ssd_mining.inputs.arrays import as_array
+from ssd_mining.inputs.arrays import as_array, check_valid
 from ssd_mining.inputs.logits import check_class_axis
-from ssd_mining.inputs.losses import check_valid
 from ssd_mining.mining import MiningResult, mine_logits
 from ssd_mining.multibox import multibox_loss
 from ssd_mining.recipe import recipes as all_recipes
@@ -26,8 +26,8 @@ _OF_THE_LOSS = ("normalize", "loc_normalize", "zero_positives", "beta", "loc_wei
 _OF_THE_ANCHORS = ("background", "ignore_index", "valid", "backend", "num_threads")
 
 
-@dataclass(frozen=True, eq=False)
-class RecipeComparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class RecipeComparison(Result):
     """What R recipes make of one batch of B samples.
 
     Attributes

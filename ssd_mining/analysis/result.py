@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining.analysis.histogram import LossHistogram
+from ssd_mining.engine.result import Result
 
 
-class _Table:
+class Table(Result):
     """A frozen dataclass whose fields are columns of one length."""
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
@@ -18,8 +19,8 @@ class _Table:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, eq=False)
-class RatioTable(_Table):
+@dataclass(frozen=True, eq=False, repr=False)
+class RatioTable(Table):
     """What each of R negatives-per-positive ratios makes of a whole data set.
 
     Attributes
@@ -40,8 +41,8 @@ class RatioTable(_Table):
     loss: NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class ClassTable(_Table):
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassTable(Table):
     """The losses of C foreground classes, by class number.
 
     Attributes
@@ -66,8 +67,8 @@ class ClassTable(_Table):
     negative_sum: NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class LevelTable(_Table):
+@dataclass(frozen=True, eq=False, repr=False)
+class LevelTable(Table):
     """The losses of L feature maps: slices of the anchor axis.
 
     Attributes
@@ -89,8 +90,8 @@ class LevelTable(_Table):
     negative_sum: NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class TopSamples(_Table):
+@dataclass(frozen=True, eq=False, repr=False)
+class TopSamples(Table):
     """The samples with the largest losses, the worst first.
 
     Attributes
@@ -116,8 +117,8 @@ class TopSamples(_Table):
     num_kept: NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class TopAnchors(_Table):
+@dataclass(frozen=True, eq=False, repr=False)
+class TopAnchors(Table):
     """The positives and kept negatives with the largest losses, the worst first.
 
     Attributes
@@ -142,8 +143,8 @@ class TopAnchors(_Table):
     label: NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class AnalysisResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class AnalysisResult(Result):
     """What `LossAnalysis` says about the samples that it was given, in nats.
 
     Attributes
@@ -207,7 +208,7 @@ class AnalysisResult:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, _Table | LossHistogram):
+    if isinstance(value, Table | LossHistogram):
         value = value.to_dict()
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}

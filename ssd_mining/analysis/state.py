@@ -1,24 +1,35 @@
-"""What is known of the samples seen so far, in bounded memory: `Summary`, which adds up in any order."""
+"""What is known of the samples seen so far, in bounded memory: `State`, which adds up to the same bytes in any order."""
 
-from collections.abc import Mapping
+import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining.analysis import parts
-from ssd_mining.analysis.exact_sums import Totals
-from ssd_mining.analysis.histogram import BINS, bin_counts
-from ssd_mining.analysis.one_pass import Analyser, Found, Swept
-from ssd_mining.analysis.parts import POS_MASK, ROLES, AnalysisSpec, Place, Role
-from ssd_mining.analysis.top_k import Stretches, Worst
-from ssd_mining.engine import run as _backends
-from ssd_mining.engine.lazy_losses import LogitLosses
+from ssd_mining.analysis.exact_sums import Totals, by_sample
+from ssd_mining.analysis.one_pass import Analysed, Analyser, Found, bin_counts
+from ssd_mining.analysis.spec import AnalysisSpec
+from ssd_mining.analysis.top_k import TopK
+from ssd_mining.engine.run import sample_losses
 from ssd_mining.inputs.batch import Batch
-from ssd_mining.kernels.records import Mined
-from ssd_mining.kernels.tally import EVEN, KEPT, ODD, POSITIVES, SAMPLES, TABLES
+from ssd_mining.kernels.records import (
+    BINS,
+    EVEN,
+    KEPT,
+    NEGATIVE_SUM,
+    NUM_KEPT,
+    NUM_NEG,
+    NUM_POS,
+    ODD,
+    POSITIVE_SUM,
+    POSITIVES,
+    SAMPLES,
+    TABLES,
+    Mined,
+)
 
-DISTRIBUTIONS = ("positives", "negatives", "kept", "samples")
+POS_MASK = "a pos_mask"
 TOTALS = (
     *("samples", "positives", "kept"),  # sums of samples; their counts are of samples, positives, kept negatives
     *("anchors", "negatives", "without positives"),  # counts alone
@@ -26,124 +37,130 @@ TOTALS = (
     *("class positives", "class kept"),  # by class
     *("level positives", "level negatives", "level kept"),  # by level
 )
+_TOP = {"loss": np.float64, "sample": np.int64, "anchor": np.int64, "id": object}
+_TOP_SAMPLES = {"positive_sum": np.float64, "negative_sum": np.float64, "num_pos": np.int64, "num_kept": np.int64}
+_TOP_ANCHORS = {"is_positive": np.bool_, "label": np.int64}
 
 Ids = list[str | int] | None
-Columns = dict[str, NDArray[Any]]
 
 
-class Summary:
+class State:
     """Counts, sums, histograms and the worst of the samples seen so far."""
 
-    def __init__(self, spec: AnalysisSpec, before: "Summary | None" = None) -> None:
-        """Begin a summary, one that will be merged into another, if there is one `before`."""
+    def __init__(self, spec: AnalysisSpec) -> None:
         self.spec = spec
         self.labels: str | None = None  # their form, once it is known
         self.tables = np.zeros((TABLES, BINS), np.int64)
         self.totals = {name: Totals() for name in TOTALS}
-        self.worst = {name: Worst(spec.top) for name in ("samples", "anchors")}
-        for name, worst in ({} if before is None else before.worst).items():
-            self.worst[name].floor = worst.least
+        self.worst = {"samples": TopK(spec.top, _TOP | _TOP_SAMPLES), "anchors": TopK(spec.top, _TOP | _TOP_ANCHORS)}
         self.seen = Stretches()
 
     @property
     def histograms(self) -> dict[str, NDArray[np.int64]]:
         """The losses by bin, of every distribution."""
-        negatives = self.tables[EVEN] + self.tables[ODD]
-        others = {"positives": POSITIVES, "kept": KEPT, "samples": SAMPLES}
-        return {name: self.tables[others[name]] if name in others else negatives for name in DISTRIBUTIONS}
+        tables = self.tables
+        return {
+            "positives": tables[POSITIVES],
+            "negatives": tables[EVEN] + tables[ODD],
+            "kept": tables[KEPT],
+            "samples": tables[SAMPLES],
+        }
 
-    def add(self, batch: Batch, logits: LogitLosses | None, start: int, ids: Ids, num_threads: int | None) -> Columns:
-        """Mine a checked batch, add it, and return what is said of its samples; if that fails, this is spoilt."""
-        mined = _backends.empty_mined(batch.num_samples, 0)
-        analyser = Analyser(self.spec.ratios, self.spec.levels, batch.conf_loss.size, self.spec.backend, num_threads)
-        for block, rows, part, (swept, *by_role) in analyser.walk(batch, mined):
-            self._sweep(swept, part)
-            for role, found in zip(ROLES, by_role, strict=True):
-                for some in found.parts():
-                    self._add_anchors(role, some, Place(batch, logits, block, rows), start, ids)
-        self.tables = analyser.tables[0]
-        for table in analyser.tables[1:]:
-            self.tables += table
-        if self.spec.levels is not None:
-            self.totals["level negatives"].add_counts(range(len(self.spec.levels)), analyser.num_neg.sum(axis=0))
-        loss = parts.loss_of(mined.positive_sum, mined.negative_sum)
-        self._count_samples(batch, mined, loss)
-        self._keep_samples(mined, loss, start, ids)
-        self.labels = parts.form_of(batch)
-        self.seen.add(start, start + batch.num_samples)
-        return parts.sample_columns(mined, loss, start, ids)
-
-    def _add_anchors(self, role: Role, found: Found, place: Place, start: int, ids: Ids) -> None:
-        self._keep_anchors(role, found, place, start, ids)
-        tells_class = self.spec.classification is not None or (
-            role == "positives" and parts.form_of(place.batch) != POS_MASK
-        )
-        if not tells_class and self.spec.levels is None:
-            return
-        sample = np.repeat(found.first + np.arange(found.counts.size), found.counts)
-        if tells_class:
-            label = parts.labels_of(place, role, sample, found.anchors)
-            self.totals[f"class {role}"].add(*parts.by_sample(sample, label, found.losses))
-        if self.spec.levels is not None:
-            level = np.searchsorted(np.cumsum(self.spec.levels), found.anchors, "right")
-            self.totals[f"level {role}"].add(*parts.by_sample(sample, level, found.losses))
-
-    def _sweep(self, swept: Swept, mined: Mined) -> None:
-        loss = parts.loss_of(mined.positive_sum[:, None], swept.sums)
-        ratio = np.broadcast_to(np.arange(loss.shape[1]), loss.shape).reshape(-1)
-        self.totals["ratio samples"].add(loss.reshape(-1), ratio)
-        self.totals["ratio kept"].add(swept.sums.reshape(-1), ratio, counts=swept.num_kept.reshape(-1))
-
-    def _count_samples(self, batch: Batch, mined: Mined, loss: NDArray[np.float64]) -> None:
+    def add(
+        self, batch: Batch, mined: Mined, found: list[Analysed], counted: Analyser, start: int, ids: Ids
+    ) -> NDArray[np.float64]:
+        """Add what was found of a batch whose first sample is `start`; return the losses of its samples."""
+        counts, sums, totals = mined.counts, mined.sums, self.totals
+        loss = sample_losses(sums[POSITIVE_SUM], sums[NEGATIVE_SUM])
+        tables, num_neg = counted.counted()
+        self.tables += tables
         self.tables[SAMPLES] += bin_counts(loss)
-        self.totals["samples"].add(loss)
-        self.totals["positives"].add(mined.positive_sum, counts=mined.num_pos)
-        self.totals["kept"].add(mined.negative_sum, counts=mined.num_kept)
-        for name, number in (
-            ("anchors", batch.conf_loss.size),
-            ("negatives", mined.num_neg.sum()),
-            ("without positives", np.count_nonzero(mined.num_pos == 0)),
-        ):
-            self.totals[name].add_counts([0], [int(number)])
+        totals["samples"].add(loss)
+        totals["positives"].add(sums[POSITIVE_SUM], counts=counts[NUM_POS])
+        totals["kept"].add(sums[NEGATIVE_SUM], counts=counts[NUM_KEPT])
+        totals["anchors"].add_counts([0], [int(batch.offsets[-1])])
+        totals["negatives"].add_counts([0], [int(counts[NUM_NEG].sum())])
+        totals["without positives"].add_counts([0], [np.count_nonzero(counts[NUM_POS] == 0)])
+        if self.spec.levels is not None:
+            totals["level negatives"].add_counts(range(num_neg.size), num_neg)
+        self._add_samples(mined, loss, start, ids)
+        for block in found:
+            self._add_sweep(block, sums[POSITIVE_SUM, block.samples])
+            for role, anchors in (("positives", block.positives), ("kept", block.kept)):
+                for part in anchors.parts():
+                    self._add_anchors(batch, role, part, block.samples.start, start, ids)
+        self.labels = form_of(batch)
+        self.seen.add(start, start + loss.size)
+        return loss
 
-    def _keep_samples(self, mined: Mined, loss: NDArray[np.float64], start: int, ids: Ids) -> None:
+    def _add_sweep(self, block: Analysed, positive_sum: NDArray[np.float64]) -> None:
+        sweep = block.sweep
+        if sweep.num_kept.shape[1]:
+            loss = sample_losses(positive_sum[:, None], sweep.negative_sum)
+            ratio = np.broadcast_to(np.arange(loss.shape[1]), loss.shape).reshape(-1)
+            self.totals["ratio samples"].add(loss.reshape(-1), ratio)
+            self.totals["ratio kept"].add(sweep.negative_sum.reshape(-1), ratio, sweep.num_kept.reshape(-1))
+
+    def _add_samples(self, mined: Mined, loss: NDArray[np.float64], start: int, ids: Ids) -> None:
         worst = self.worst["samples"]
-        rest = mined.positive_sum, mined.negative_sum, mined.num_pos, mined.num_kept
         chosen = worst.candidates(loss)
-        numbers = (start + chosen).tolist()
-        names = numbers if ids is None else [ids[i] for i in chosen.tolist()]
-        columns = (column[chosen].tolist() for column in (loss, *rest))
+        if not chosen.size:
+            return
+        counts, sums, sample = mined.counts, mined.sums, start + chosen
         worst.add(
-            (value, number, 0, name, *others)
-            for number, name, value, *others in zip(numbers, names, *columns, strict=True)
+            {
+                "loss": loss[chosen],
+                "sample": sample,
+                "anchor": np.zeros_like(chosen),
+                "id": sample if ids is None else np.array(ids, object)[chosen],
+                "positive_sum": sums[POSITIVE_SUM, chosen],
+                "negative_sum": sums[NEGATIVE_SUM, chosen],
+                "num_pos": counts[NUM_POS, chosen],
+                "num_kept": counts[NUM_KEPT, chosen],
+            }
         )
 
-    def _keep_anchors(self, role: Role, found: Found, place: Place, start: int, ids: Ids) -> None:
+    def _add_anchors(self, batch: Batch, role: str, found: Found, first: int, start: int, ids: Ids) -> None:
+        """Add the anchors of a role of a block, whose first sample is number `first` of the batch."""
+        classes = true_classes if role == "positives" else taken_for
         worst = self.worst["anchors"]
         chosen = worst.candidates(found.losses)
-        if not chosen.size:  # as of most blocks
+        if chosen.size:  # of most blocks, none is
+            sample = first + found.first + np.searchsorted(np.cumsum(found.counts), chosen, "right")
+            anchor = found.anchors[chosen]
+            worst.add(
+                {
+                    "loss": found.losses[chosen],
+                    "sample": start + sample,
+                    "anchor": anchor,
+                    "id": start + sample if ids is None else np.array(ids, object)[sample],
+                    "is_positive": np.full(chosen.size, role == "positives"),
+                    "label": classes(batch, sample, anchor),
+                }
+            )
+        tells_class = batch.logits is not None or (role == "positives" and form_of(batch) != POS_MASK)
+        if not tells_class and self.spec.levels is None:
             return
-        sample = found.first + np.searchsorted(np.cumsum(found.counts), chosen, "right")
-        anchor = found.anchors[chosen]
-        label = parts.labels_of(place, role, sample, anchor)
-        numbers = (place.block.start + sample).tolist()
-        names = [start + i if ids is None else ids[i] for i in numbers]
-        loss, anchors, labels = (column.tolist() for column in (found.losses[chosen], anchor, label))
-        roles = [role == "positives"] * len(names)
-        worst.add(zip(loss, (start + i for i in numbers), anchors, names, roles, labels, strict=True))
+        sample = first + np.repeat(found.first + np.arange(found.counts.size), found.counts)
+        if tells_class:
+            label = classes(batch, sample, found.anchors)
+            self.totals[f"class {role}"].add(*by_sample(sample, label, found.losses))
+        if self.spec.levels is not None:
+            level = np.searchsorted(np.cumsum(self.spec.levels), found.anchors, "right")
+            self.totals[f"level {role}"].add(*by_sample(sample, level, found.losses))
 
-    def merge(self, other: "Summary") -> None:
+    def merge(self, other: "State") -> None:
         """Add what another knows of other samples."""
         self.labels = self.labels or other.labels
         self.tables += other.tables
         for name, totals in self.totals.items():
             totals.merge(other.totals[name])
         for name, worst in self.worst.items():
-            worst.add(other.worst[name].records)
+            worst.add(other.worst[name].columns)
         for start, stop in other.seen:
             self.seen.add(start, stop)
 
-    def to_state(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
         present = [(np.flatnonzero(counts), counts) for counts in self.histograms.values()]
         return {
@@ -155,14 +172,85 @@ class Summary:
         }
 
     @classmethod
-    def from_state(cls, spec: AnalysisSpec, state: Mapping[str, Any]) -> "Summary":
-        """Return what `to_state` told."""
-        summary = cls(spec)
-        summary.labels = state["labels"]
-        for table, (bins, number) in zip((POSITIVES, EVEN, KEPT, SAMPLES), state["histograms"], strict=True):
-            summary.tables[table, bins] = number
-        summary.totals = {name: Totals.from_state(state["totals"][name]) for name in TOTALS}
-        for name, worst in summary.worst.items():
-            worst.add_state(state["worst"][name])
-        summary.seen = Stretches(state["seen"])
-        return summary
+    def from_dict(cls, spec: AnalysisSpec, given: Mapping[str, Any]) -> "State":
+        """Return what `to_dict` told."""
+        state = cls(spec)
+        state.labels = given["labels"]
+        for table, (bins, number) in zip((POSITIVES, EVEN, KEPT, SAMPLES), given["histograms"], strict=True):
+            state.tables[table, bins] = number
+        state.totals = {name: Totals.from_state(given["totals"][name]) for name in TOTALS}
+        for name, worst in state.worst.items():
+            worst.add_state(given["worst"][name])
+        state.seen = Stretches(given["seen"])
+        return state
+
+
+def form_of(batch: Batch) -> str:
+    """Say what the labels of a batch are."""
+    if batch.labels.ndim > len(batch.shape):
+        return "scores"
+    return POS_MASK if batch.labels.dtype.kind == "b" else "classes"
+
+
+def true_classes(batch: Batch, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the class of some positives, -1 where their labels do not tell it."""
+    if batch.is_dense:
+        labels = batch.labels[sample, anchor]
+    else:
+        labels = batch.labels[batch.offsets[sample] + anchor]
+    if labels.dtype == np.bool_:
+        return np.full(labels.shape[0], -1)
+    if labels.ndim == 1:
+        return labels.astype(np.int64)
+    return np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
+
+
+def taken_for(batch: Batch, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the foreground class with the largest logit of some anchors, -1 where nobody knows."""
+    logits = batch.logits
+    if logits is None:
+        return np.full(anchor.size, -1)
+    place = (sample, anchor) if batch.is_dense else (np.zeros_like(anchor), batch.offsets[sample] + anchor)
+    scores = logits.values[place]  # (m, C)
+    background = -1 if logits.background is None else logits.background
+    if background == scores.shape[1]:  # of a sigmoid head without a column for it
+        return np.asarray(scores.argmax(axis=1))
+    foreground = np.delete(np.arange(scores.shape[1]), background)
+    return foreground[scores[:, foreground].argmax(axis=1)] if foreground.size else np.full(anchor.size, -1)
+
+
+class Stretches:
+    """Which whole numbers were seen, as the stretches [start, stop) that hold them: apart, and in order."""
+
+    def __init__(self, pairs: Iterable[Sequence[int]] = ()) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        for start, stop in pairs:
+            self.add(start, stop)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(zip(self._starts, self._stops, strict=True))
+
+    @property
+    def stop(self) -> int:
+        """The number after the last that was seen."""
+        return self._stops[-1] if self._stops else 0
+
+    def first_of(self, start: int, stop: int) -> int | None:
+        """Return the lowest number of a stretch that was seen before; None where all of it is new."""
+        if start == stop:
+            return None
+        i = bisect.bisect_right(self._stops, start)
+        if i < len(self._starts) and self._starts[i] < stop:
+            return max(start, self._starts[i])
+        return None
+
+    def add(self, start: int, stop: int) -> None:
+        """Add a stretch that is new."""
+        if start == stop:
+            return
+        i = bisect.bisect_left(self._stops, start)  # the first stretch that this one touches or precedes
+        j = bisect.bisect_right(self._starts, stop)
+        if i < j:
+            start, stop = min(start, self._starts[i]), max(stop, self._stops[j - 1])
+        self._starts[i:j], self._stops[i:j] = [start], [stop]

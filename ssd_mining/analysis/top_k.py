@@ -1,95 +1,70 @@
-"""The k largest losses of any number, and what is known of each: `Worst`; which samples were seen: `Stretches`."""
+"""The k largest losses of any number, and what is known of each."""
 
-import bisect
-import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+Columns = Mapping[str, NDArray[Any]]
 
-class Worst:
-    """The k largest losses, NaN above all; of equal ones, those of the lower samples, then of the lower anchors."""
 
-    def __init__(self, most: int, floor: float = -np.inf) -> None:
-        self.most = most
-        self.floor = floor  # what is below it is known not to be among the k
-        self.records: list[tuple[Any, ...]] = []  # (loss, sample, anchor, ...), the worst first
+class TopK:
+    """The k largest losses, NaN above all; of equal ones, those of the lower samples, then of the lower anchors.
 
-    @property
-    def least(self) -> float:
-        """What a loss must reach to be among the k; NaN if it must be NaN."""
-        return float(self.records[-1][0]) if self.most and len(self.records) == self.most else self.floor
+    What is known of each is kept in columns of equal length, the worst first: ``loss``, ``sample``, ``anchor`` and
+    whatever else the caller names.
+    """
+
+    def __init__(self, k: int, dtypes: Mapping[str, Any]) -> None:
+        self.k = k
+        self.columns: dict[str, NDArray[Any]] = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
 
     def candidates(self, losses: NDArray[Any]) -> NDArray[np.int64]:
         """Return which of some losses (n,), in the order of their samples and anchors, could be among the k."""
-        if self.most == 0 or losses.size == 0:
+        if self.k == 0 or losses.size == 0:
             return np.empty(0, np.int64)
-        least = self.least
+        known = self.columns["loss"]
+        least = known[-1] if known.size == self.k else -np.inf
         # Negated comparisons: NaN passes, and a NaN among the k lets nothing else pass.
         with np.errstate(over="ignore"):  # what float32 cannot hold is inf to it, and that is as good
             able = np.flatnonzero(np.isnan(losses) if least != least else ~(losses < least))
-        if able.size <= self.most:
+        if able.size <= self.k:
             return able
         values = losses[able]
         if np.isnan(values).any():
-            return able[np.lexsort((-values, ~np.isnan(values)))[: self.most]]
-        cut = np.partition(values, -self.most)[-self.most]
+            return able[np.lexsort((-values, ~np.isnan(values)))[: self.k]]
+        cut = np.partition(values, -self.k)[-self.k]
         above, ties = able[values > cut], able[values == cut]
-        return np.sort(np.concatenate([above, ties[: self.most - above.size]]))
+        return np.sort(np.concatenate([above, ties[: self.k - above.size]]))
 
-    def add(self, records: Iterable[Sequence[Any]]) -> None:
-        """Add records (loss, sample, anchor, ...) of Python numbers."""
-        self.records = heapq.nsmallest(self.most, [*self.records, *map(tuple, records)], key=_order)
+    def add(self, columns: Columns) -> None:
+        """Add what is known of further losses."""
+        joined = {
+            name: np.concatenate([column, np.asarray(columns[name], column.dtype)])
+            for name, column in self.columns.items()
+        }
+        loss = joined["loss"]
+        is_number = ~np.isnan(loss)
+        falling = np.where(is_number, -loss, 0.0)
+        order = np.lexsort((joined["anchor"], joined["sample"], falling, is_number))[: self.k]
+        self.columns = {name: column[order] for name, column in joined.items()}
 
     def to_state(self) -> list[list[Any]]:
-        """Return the records as JSON can hold them: floats, which may be NaN, as hexadecimal strings in a list."""
-        return [[[v.hex()] if isinstance(v, float) else v for v in record] for record in self.records]
+        """Return the rows as JSON can hold them: floats, which may be NaN, as hexadecimal strings in a list."""
+        rows = zip(*(column.tolist() for column in self.columns.values()), strict=True)
+        return [[[value.hex()] if isinstance(value, float) else value for value in row] for row in rows]
 
     def add_state(self, state: Iterable[Sequence[Any]]) -> None:
-        """Add the records that `to_state` told."""
-        self.add([float.fromhex(v[0]) if isinstance(v, list) else v for v in record] for record in state)
+        """Add the rows that `to_state` told."""
+        rows = [[float.fromhex(value[0]) if isinstance(value, list) else value for value in row] for row in state]
+        if rows:
+            self.add(
+                {name: _column(values) for name, values in zip(self.columns, zip(*rows, strict=True), strict=True)}
+            )
 
 
-def _order(record: tuple[Any, ...]) -> tuple[bool, float, int, int]:
-    loss = record[0]
-    is_number = loss == loss
-    return is_number, -loss if is_number else 0.0, record[1], record[2]
-
-
-class Stretches:
-    """Which whole numbers were seen, as the stretches [start, stop) that hold them: apart, and in order."""
-
-    def __init__(self, pairs: Iterable[Sequence[int]] = ()) -> None:
-        self._starts: list[int] = []
-        self._stops: list[int] = []
-        for start, stop in pairs:
-            self.add(start, stop)
-
-    def __iter__(self) -> Any:
-        return iter(zip(self._starts, self._stops, strict=True))
-
-    @property
-    def stop(self) -> int:
-        """The number after the last that was seen."""
-        return self._stops[-1] if self._stops else 0
-
-    def first_of(self, start: int, stop: int) -> int | None:
-        """Return the lowest number of a stretch that was seen before; None where all of it is new."""
-        if start == stop:
-            return None
-        i = bisect.bisect_right(self._stops, start)
-        if i < len(self._starts) and self._starts[i] < stop:
-            return max(start, self._starts[i])
-        return None
-
-    def add(self, start: int, stop: int) -> None:
-        """Add a stretch that is new."""
-        if start == stop:
-            return
-        i = bisect.bisect_left(self._stops, start)  # the first stretch that this one touches or precedes
-        j = bisect.bisect_right(self._starts, stop)
-        if i < j:
-            start, stop = min(start, self._starts[i]), max(stop, self._stops[j - 1])
-        self._starts[i:j], self._stops[i:j] = [start], [stop]
+def _column(values: Sequence[Any]) -> NDArray[Any]:
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column

@@ -62,7 +62,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Mine, print the summary, and write what is asked for."""
     from ssd_mining.cli import files as io
-    from ssd_mining.inputs import losses as _inputs
+    from ssd_mining.inputs.batch import check_losses
     from ssd_mining.report import output
 
     if args.save and not args.out:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         mining = mining_of(args, _files(args))
         losses, labels = (files.enter_context(io.open_array(name)) for name in (args.losses, args.labels))
         with in_users_words(args, _files(args)):
-            _inputs.check(losses.outline, labels.outline, mining)
+            check_losses(losses.outline, labels.outline, mining)
         folder = files.enter_context(output.atomic_directory(args.out)) if args.out else None
         with _keeper(folder, args.save, losses.shape[1]) as keep:
             columns = _mine_blocks(args, mining, (losses, labels), keep)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.cli.files import ArraySource, open_array, read_class_names, read_ids, stamp
 from ssd_mining.cli.options import CommandError, in_users_words, mining_of, versions
-from ssd_mining.engine.run import most_threads
+from ssd_mining.engine.threads import most_threads
 from ssd_mining.inputs.batch import BLOCK_ELEMENTS, SHORTEST_ROW
 
 # What an analysis takes per anchor at the worst, where all are selected, beside the blocks that are read.

@@ -1,292 +1,159 @@
-"""From a backend's name to its module, and from checked inputs to mined outputs, on threads where that is safe."""
+"""Where a call computes, and the one loop over the blocks of a batch."""
 
 import functools
-import importlib
-import multiprocessing
-import os
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining.engine.multi_pass import settle
-from ssd_mining.inputs.arrays import is_on_device
-from ssd_mining.inputs.batch import Batch, raise_bad_values
-from ssd_mining.kernels.records import Computed, LogitRows, Mined, Rows, Rule, SigmoidRule, SoftmaxRule
+from ssd_mining.checks import refuse
+from ssd_mining.engine import lazy_losses, multi_pass, threads
+from ssd_mining.inputs.batch import Batch
+from ssd_mining.kernels.records import (
+    DONE,
+    NEGATIVE_SUM,
+    NUM_BAD,
+    NUM_COUNTS,
+    NUM_KEPT,
+    NUM_NAN,
+    NUM_NEG,
+    NUM_POS,
+    NUM_SUMS,
+    POSITIVE_SUM,
+    THRESHOLD,
+    Mined,
+    Rows,
+)
 from ssd_mining.mining_rule import Mining, Rng
 
 Backend = Literal["cpu", "cuda", "reference"]
-Factors = NDArray[np.float64]
 
 # Below this many anchors a parallel launch costs more than the second thread saves (docs/performance.md).
 PARALLEL_ANCHORS = 300_000
-PARALLEL_LOGITS = 500_000
-
-_MODULES = {
-    "cpu": "ssd_mining.kernels.cpu.mining",
-    "cuda": "ssd_mining.kernels.cuda.mining",
-    "reference": "ssd_mining.reference",
-}
-_LOGITS = {
-    "cpu": "ssd_mining.kernels.cpu.softmax",
-    "cuda": "ssd_mining.kernels.cuda.losses",
-    "reference": "ssd_mining.reference.losses",
-}
-_ANALYSES = {"cpu": "ssd_mining.kernels.cpu.analysis", "reference": "ssd_mining.reference.analysis"}
-_FORKED_NO_EXEC = 0x40  # PF_FORKNOEXEC of Linux
 
 
-class Twin(Protocol):
-    """What every backend module offers."""
+class Call(NamedTuple):
+    """Where a call computes: the twin that its backend names, and how many threads it may use."""
 
-    def mine(self, rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
-        """Mine every sample of `rows` into `mined`."""
+    twin: Any  # the package of a backend; `kernels` lists its functions
+    is_cpu: bool
+    num_threads: int | None
 
-
-class LogitsTwin(Protocol):
-    """What every backend module of the losses from logits offers."""
-
-    def softmax_losses(self, rows: LogitRows, rule: SoftmaxRule, losses: Computed, num_workers: int) -> None:
-        """Write the losses of every sample of `rows`."""
-
-    def sigmoid_losses(self, rows: LogitRows, rule: SigmoidRule, losses: Computed, num_workers: int) -> None:
-        """Write the losses of every sample of `rows`."""
-
-    def softmax_gradients(
-        self, rows: LogitRows, rule: SoftmaxRule, factors: Factors, gradients: Computed, num_workers: int
-    ) -> None:
-        """Write ``factor * d loss / d logits`` of every anchor whose factor is not 0."""
-
-    def sigmoid_gradients(
-        self, rows: LogitRows, rule: SigmoidRule, factors: Factors, gradients: Computed, num_workers: int
-    ) -> None:
-        """Write ``factor * d loss / d logits`` of every anchor whose factor is not 0."""
+    def workers(self) -> int:
+        """Say how many threads a large pass may use: 1 off the CPU, and wherever more could hurt."""
+        return threads.num_workers(self.num_threads) if self.is_cpu else 1
 
 
-def load(backend: Backend | None) -> Twin:
-    """Return the module of a backend; None picks by where the arrays live, which for NumPy is the CPU."""
-    return cast("Twin", _module(_named(backend, _MODULES)))
+def call_of(backend: Backend | None, num_threads: int | None) -> Call:
+    """Return where to compute; None picks by where the arrays live, which for NumPy is the CPU."""
+    try:
+        return _remembered(backend, num_threads)
+    except TypeError:  # of what cannot be hashed, the check says what is wrong
+        return _resolved(backend, num_threads)
 
 
-def load_logits(backend: Backend | None) -> LogitsTwin:
-    """Return the module of a backend for the losses from logits."""
-    return cast("LogitsTwin", _module(_named(backend, _LOGITS)))
+def _resolved(backend: Any, num_threads: Any) -> Call:
+    threads.check_threads(num_threads)
+    return Call(_twin(backend), backend in (None, "cpu"), num_threads)
 
 
-def on_device(array: Any, backend: Backend | None, module: str = "mining") -> Any:
-    """Return the module that works on device arrays, of losses or of logits, or None if a call is not for it."""
-    if type(array) is np.ndarray or backend not in (None, "cuda") or not is_on_device(array):
-        return None
-    return _module(f"ssd_mining.device.{module}")
+_remembered = functools.lru_cache(maxsize=64, typed=True)(_resolved)  # no errors: the next call asks again
 
 
-def load_analysis(backend: Backend | None) -> Any:
-    """Return the module of a backend for the passes of an analysis."""
-    return _module(_named(backend, _ANALYSES))
+def _twin(backend: Any) -> Any:
+    # Each is imported by its name, or a frozen program would lack it.
+    if backend in (None, "cpu"):
+        from ssd_mining.kernels import cpu
+
+        return cpu
+    if backend == "cuda":
+        from ssd_mining.kernels import cuda
+        from ssd_mining.kernels.cuda import runtime
+
+        runtime.check()
+        return cuda
+    if backend == "reference":
+        from ssd_mining.kernels import reference
+
+        return reference
+    refuse("backend", "'cpu', 'cuda', 'reference' or None", f"{backend!r}")
 
 
-def _named(backend: Backend | None, modules: dict[str, str]) -> str:
-    name = "cpu" if backend is None else backend
-    if name == "cuda" and name not in modules:
-        msg = "backend: 'cuda' does not do analyses in this version; use 'cpu' or leave it out"
-        raise NotImplementedError(msg)
-    if not isinstance(name, str) or name not in modules:
-        msg = f"backend: expected 'cpu', 'cuda', 'reference' or None, got {backend!r}"
-        raise ValueError(msg)
-    if name == "cuda":
-        _module("ssd_mining.kernels.cuda.runtime").check()
-    return modules[name]
+class Block(NamedTuple):
+    """Some samples of a batch: their rows, and where what is mined of them is written."""
+
+    samples: slice
+    rows: Rows
+    mined: Mined
 
 
-_module = functools.cache(importlib.import_module)
-
-
-def run(batch: Batch, *, masks: bool, backend: Backend | None, num_threads: int | None) -> Mined:
+def mine(batch: Batch, call: Call, *, masks: bool) -> Mined:
     """Mine a checked batch; nothing is returned of one that has bad values."""
-    mined = empty_mined(batch.num_samples, batch.conf_loss.size if masks else 0)
-    for _ in walk(batch, mined, backend=backend, num_threads=num_threads):
-        pass
+    mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]) if masks else 0)
+    for block in blocks(batch, call, mined):
+        mine_rows(block.rows, batch.mining, block.mined, call, batch.rng)
     return mined
 
 
-def walk(
-    batch: Batch, mined: Mined, *, backend: Backend | None, num_threads: int | None
-) -> Iterator[tuple[slice, Rows, Mined]]:
-    """Mine a checked batch into `mined` block by block; yield the samples, rows and results of each."""
+def blocks(batch: Batch, call: Call, mined: Mined) -> Iterator[Block]:
+    """Yield the blocks of a batch, one after the other; whoever takes one has mined it when the next is asked for.
 
-    def mine(rows: Rows, part: Mined) -> None:
-        mine_rows(rows, batch.mining, part, batch.rng, backend=backend, num_threads=num_threads)
-
-    load(backend)
-    check_threads(num_threads)
-    return walk_with(mine, batch, mined)
-
-
-def walk_with(mine: Callable[[Rows, Mined], None], batch: Batch, mined: Mined) -> Iterator[tuple[slice, Rows, Mined]]:
-    """Walk as `walk` does, with a way to mine the rows of a block of its own."""
-    for block in batch.blocks:
+    Then what the kernel counted is looked at, and the first bad value raised.
+    """
+    is_lazy = batch.logits is not None
+    for samples in batch.blocks():
+        loss, rank = lazy_losses.block_losses(batch, samples, call) if is_lazy else (None, None)
+        rows = batch.rows(samples, loss, rank)
         # A batch of one block is the common one, and for a single sample every view counts.
-        whole = block.stop - block.start == batch.num_samples
-        part = mined if whole else _part(mined, block, batch.anchors(block))
-        rows = batch.rows(block)
-        mine(rows, part)
-        done = part.done
+        whole = samples.stop - samples.start == batch.offsets.size - 1
+        part = mined if whole else _part(mined, samples, batch.anchors(samples))
+        yield Block(samples, rows, part)
+        done = part.counts[DONE]
         if np.count_nonzero(done) < done.size:
-            msg = f"sample {block.start + int(np.argmin(done))} was not mined: a worker thread was lost"
+            msg = f"sample {samples.start + int(np.argmin(done))} was not mined: a worker thread was lost"
             raise RuntimeError(msg)
-        raise_bad_values(batch, block, part)
+        if np.count_nonzero(part.counts[NUM_NAN : NUM_BAD + 1]):
+            batch.refuse_values(samples, rows, part)
         if not whole:
-            mined.counts[:, block], mined.sums[:, block] = part.counts, part.sums
-        yield block, rows, part
+            mined.counts[:, samples], mined.sums[:, samples] = part.counts, part.sums
 
 
-def mine_rows(
-    rows: Rows, mining: Mining, mined: Mined, rng: Rng | None, *, backend: Backend | None, num_threads: int | None
-) -> None:
-    """Mine the rows of one block as a spec says, in one pass or in several."""
-    twin = load(backend)
-    workers = workers_for(rows.loss.size, PARALLEL_ANCHORS, backend, num_threads)
+def mine_rows(rows: Rows, mining: Mining, mined: Mined, call: Call, rng: Rng | None = None) -> None:
+    """Mine rows as a spec says, in one pass or in several."""
+    workers = 1 if rows.loss.size < PARALLEL_ANCHORS else call.workers()
     if mining.is_plain:
-        twin.mine(rows, mining.rule, mined, workers)
-        return
-    plain_pass = functools.partial(_mined, twin, num_workers=workers)
-    settled_rows, settled_rule, num_neg = settle(rows, mining, plain_pass, rng)
-    twin.mine(settled_rows, settled_rule, mined, workers)
-    mined.num_neg[:] = num_neg
+        call.twin.mine(rows, mining.rule, mined, workers)
+    else:
+        multi_pass.mine(rows, mining, mined, functools.partial(call.twin.mine, num_workers=workers), rng)
 
 
-def _mined(twin: Twin, rows: Rows, rule: Rule, *, masks: bool, num_workers: int) -> Mined:
-    mined = empty_mined(rows.offsets.size - 1, rows.loss.size if masks else 0)
-    twin.mine(rows, rule, mined, num_workers)
-    return mined
+def sample_columns(mined: Mined) -> dict[str, NDArray[Any]]:
+    """Return what mining says of every sample, by the names that users know, (b,) each."""
+    counts, sums = mined.counts, mined.sums
+    return {
+        "num_pos": counts[NUM_POS],
+        "num_neg": counts[NUM_NEG],
+        "num_kept": counts[NUM_KEPT],
+        "positive_sum": sums[POSITIVE_SUM],
+        "negative_sum": sums[NEGATIVE_SUM],
+        "threshold": sums[THRESHOLD],
+    }
+
+
+def sample_losses(positive_sum: NDArray[np.float64], negative_sum: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the confidence losses of samples, divided by nothing."""
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
+        return positive_sum + negative_sum
 
 
 def empty_mined(num_samples: int, num_masked: int) -> Mined:
     """Allocate what a kernel writes about some samples, and the masks of some anchors."""
-    counts, sums = np.zeros((6, num_samples), np.int64), np.empty((3, num_samples), np.float64)
+    counts, sums = np.zeros((NUM_COUNTS, num_samples), np.int64), np.empty((NUM_SUMS, num_samples), np.float64)
     return Mined(counts, sums, np.empty(num_masked, np.bool_), np.empty(num_masked, np.bool_))
 
 
-def _part(mined: Mined, block: slice, anchors: slice) -> Mined:
-    """Return fresh counts and sums for a block, contiguous as a kernel wants them, and its part of the masks."""
-    own = empty_mined(block.stop - block.start, 0)
+def _part(mined: Mined, samples: slice, anchors: slice) -> Mined:
+    """Return fresh counts and sums for some samples, contiguous as a kernel wants them, and their part of the masks."""
+    own = empty_mined(samples.stop - samples.start, 0)
     return own._replace(pos_mask=mined.pos_mask[anchors], hard_negative_mask=mined.hard_negative_mask[anchors])
-
-
-def workers_for(size: int, least: int, backend: Backend | None, num_threads: int | None) -> int:
-    """Say how many threads a pass over so many elements may use: 1 below `least`, and off the CPU."""
-    return num_workers(num_threads) if size >= least and backend in (None, "cpu") else 1
-
-
-def num_workers(num_threads: int | None) -> int:
-    """Say how many threads a call may use here: Numba's own count at most, and 1 wherever more could hurt."""
-    if num_threads == 1 or not parallel_is_safe():
-        return 1
-    numba: Any = importlib.import_module("numba")  # mypy sees half of its names
-    if not threads_can_start(numba.config.NUMBA_NUM_THREADS):
-        return 1
-    try:
-        most: int = numba.get_num_threads()  # if no parallel kernel has run yet, Numba chooses its layer here
-    except ValueError:  # the layer that the user asked for is not installed
-        return 1
-    return most if num_threads is None else min(num_threads, most)
-
-
-def most_threads(num_threads: int | None) -> int:
-    """Say how many threads the user wants: Numba's own count at most."""
-    numba: Any = importlib.import_module("numba")
-    most: int = numba.config.NUMBA_NUM_THREADS
-    return most if num_threads is None else min(num_threads, most)
-
-
-def parallel_is_safe() -> bool:
-    """Say whether Numba's thread pool may be entered here; `docs/threads.md` tells what happened where it may not.
-
-    Only the main thread ever enters it, so two calls of ours never meet there, and no lock is needed that a fork
-    could copy while it is held.
-    """
-    return (
-        os.getpid() == _HOME
-        and multiprocessing.parent_process() is None
-        and threading.get_ident() == threading.main_thread().ident
-        and (is_alone() or layer_bears_threads())
-    )
-
-
-def is_alone() -> bool:
-    """Say whether no other thread can run Python during a call of this one.
-
-    `threading` counts the threads that it started and the foreign ones that asked it for their name, `sys` whatever
-    is inside Python now. A further thread could be started by this one only, which will be in the kernel.
-    """
-    # Not kept in a name: it holds this very frame, a cycle that would keep the caller's arrays alive.
-    return threading.active_count() == 1 and len(sys._current_frames()) == 1  # noqa: SLF001 - nothing public knows
-
-
-def layer_bears_threads() -> bool:
-    """Say whether two threads may be in Numba's pool at once, whosever kernels they run: workqueue would abort."""
-    numba: Any = importlib.import_module("numba")
-    try:
-        return numba.threading_layer() in ("omp", "tbb")
-    except ValueError:  # Numba chooses when somebody first launches; foretell its choice without launching
-        choice = str(numba.config.THREADING_LAYER).lower()
-    if choice != "default":
-        return choice in ("omp", "tbb", "threadsafe", "safe")
-    order = numba.config.THREADING_LAYER_PRIORITY
-    if order.index("omp") > order.index("workqueue"):
-        return False
-    try:
-        importlib.import_module("numba.np.ufunc.omppool")  # loads OpenMP, and starts nothing
-    except ImportError:
-        return False
-    return True
-
-
-@functools.cache
-def threads_can_start(count: int) -> bool:
-    """Say whether `count` threads can be started here, by starting and ending them once.
-
-    Where the first launch cannot start one of its threads, OpenMP ends the process and workqueue waits for ever.
-    """
-    gate, team = threading.Event(), []
-    try:
-        for _ in range(2 * count):  # twice, because these may still be ending when Numba's start
-            thread = threading.Thread(target=gate.wait, daemon=True)
-            thread.start()
-            team.append(thread)
-    except (RuntimeError, MemoryError):
-        return False
-    finally:
-        gate.set()
-        for thread in team:
-            thread.join()
-    return True
-
-
-def was_forked() -> bool:
-    """Say whether this process is a copy of another that may have used threads; Linux alone tells."""
-    try:
-        status = Path("/proc/self/stat").read_text()
-    except OSError:
-        return False
-    return int(status.rpartition(")")[2].split()[6]) & _FORKED_NO_EXEC != 0
-
-
-def check_threads(num_threads: Any) -> None:
-    """Refuse a `num_threads` that is not None or a whole number of at least 1."""
-    if num_threads is None:
-        return
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int | np.integer):
-        msg = f"num_threads: expected a whole number of at least 1 or None, got {num_threads!r}"
-        raise TypeError(msg)
-    if num_threads < 1:
-        msg = f"num_threads: expected a whole number of at least 1 or None, got {num_threads}"
-        raise ValueError(msg)
-
-
-# The one process that may go parallel: this one, unless it is a forked child that met this module only here.
-_HOME = None if was_forked() else os.getpid()

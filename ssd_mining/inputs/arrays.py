@@ -1,12 +1,13 @@
 """Array-likes become arrays of the dtypes and layouts that the kernels take, or a clear error."""
 
+import functools
 import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import refuse
+from ssd_mining.checks import InputTypeError, refuse
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 
@@ -26,13 +27,13 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        message = f"{name}: expected an array, got {type(value).__name__} that NumPy cannot convert ({error})"
-        raise TypeError(message) from error
+        got = f"{type(value).__name__} that NumPy cannot convert ({error})"
+        raise InputTypeError(name, "an array", got) from error
 
 
-def is_on_device(value: Any) -> bool:
-    """Say whether a value is an array in the memory of an NVIDIA GPU, or of numba's simulated one."""
-    if type(value) is np.ndarray:
+def is_on_device(value: Any, backend: str | None = None) -> bool:
+    """Say whether a value lies in the memory of an NVIDIA GPU, or of numba's simulated one, and `backend` allows it."""
+    if type(value) is np.ndarray or backend not in (None, "cuda"):
         return False
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -61,10 +62,16 @@ def as_real_array(name: str, value: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...], of: str = "conf_loss") -> None:
-    """Refuse an array whose shape is not that `of` the losses."""
+def check_valid(value: ArrayLike | None, shape: tuple[int, ...], of: str = "conf_loss") -> NDArray[np.bool_] | None:
+    """Check which anchors count, if that is said; `shape` is that `of` the losses."""
+    if value is None:
+        return None
+    array = as_array("valid", value)
+    if array.dtype != np.bool_:
+        refuse("valid", "a bool array, True where the anchor counts", f"dtype {array.dtype}", TypeError)
     if array.shape != shape:
-        refuse(name, f"the shape of {of} {shape}", f"shape {array.shape}")
+        refuse("valid", f"the shape of {of} {shape}", f"shape {array.shape}")
+    return array
 
 
 def native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -74,6 +81,12 @@ def native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return read_only(array)
 
 
+@functools.cache
+def native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a dtype in the byte order of this machine."""
+    return dtype.newbyteorder("=")
+
+
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
     """Return a view that is read-only, so that Numba sees one type whatever the caller's flags are."""
     view = array.view()
@@ -81,6 +94,7 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
+@functools.cache
 def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Say what the kernel computes with: float32 where it holds every value exactly, else float64."""
     exact = dtype.itemsize <= 4 if dtype.kind == "f" else dtype.itemsize <= 2

@@ -1,17 +1,44 @@
-"""A checked batch: its blocks, their rows as the kernels take them, and the errors that only those can see."""
+"""The input boundary: what a call was given becomes a checked `Batch`, and a batch block by block rows of a kernel.
+
+Nothing reaches a kernel that was not checked here: raw Numba checks no shapes and reads out of bounds silently. What
+costs a pass over the values (NaN, labels out of range) is counted by the kernel on the way, and raised by
+`Batch.refuse_values` before any result leaves.
+"""
 
 import functools
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import refuse
-from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, native, read_only
-from ssd_mining.inputs.labels import Roles, label_codes
+from ssd_mining.classification import Classification, Softmax
+from ssd_mining.inputs.arrays import (
+    FLOAT32,
+    FLOAT64,
+    as_array,
+    as_real_array,
+    check_valid,
+    kernel_dtype,
+    native,
+    native_dtype,
+    read_only,
+)
+from ssd_mining.inputs.counts import check_offsets, check_quotas
+from ssd_mining.inputs.labels import check_labels, codes_of, roles_of_labels
+from ssd_mining.inputs.logits import (
+    Logits,
+    RankKind,
+    check_classification,
+    check_logits,
+    check_ragged,
+    locate,
+    refuse_label,
+)
+from ssd_mining.kernels import rules
 from ssd_mining.kernels.records import NUM_BAD, NUM_NAN, Mined, Rows
-from ssd_mining.mining_rule import Mining, Rng
+from ssd_mining.mining_rule import NO_EXTRAS, Extras, Mining, Rng
 
 # Rows are handed to a kernel in blocks: converted copies stay small, and Ctrl-C arrives between two blocks.
 BLOCK_ELEMENTS = 2_000_000
@@ -20,73 +47,46 @@ BLOCK_ELEMENTS = 2_000_000
 SHORTEST_ROW = 64
 
 _NO_RANKS = {dtype: read_only(np.empty(0, dtype)) for dtype in (FLOAT32, FLOAT64)}
-NO_QUOTAS = read_only(np.empty(0, np.int64))
-
-
-class Losses(Protocol):
-    """An array of losses that is computed as it is read."""
-
-    name: str  # of the argument that it is computed from
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(B, A), or (N,) of a ragged batch."""
-
-    @property
-    def ndim(self) -> int:
-        """2, or 1 of a ragged batch."""
-
-    @property
-    def size(self) -> int:
-        """Its number of anchors."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
-
-    def __getitem__(self, part: slice, /) -> NDArray[Any]:
-        """Compute some samples, or some anchors of a ragged batch."""
+_NO_QUOTAS = read_only(np.empty(0, np.int64))
 
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Arrays that passed `check`: views of the caller's, in their own dtype and layout.
+    """Checked arrays: views of the caller's, in their own dtype and layout.
 
     The anchors are the first two axes, (B, A), of a dense batch, and the first one, (N,), of a ragged one.
     """
 
-    conf_loss: NDArray[Any] | Losses  # (B, A) or (N,) float or integer
-    labels: NDArray[Any]  # (B, A) or (N,) integer or bool, or (B, A, C) or (N, C)
-    rank_by: NDArray[Any] | Losses | None  # (B, A) or (N,)
-    valid: NDArray[np.bool_] | None  # (B, A) or (N,)
-    overlaps: NDArray[Any] | None  # (B, A) or (N,)
-    weights: NDArray[Any] | None  # (B, A) or (N,)
-    quotas: NDArray[np.int64]  # (B,), or (0,): the rule decides
-    offsets: NDArray[np.int64]  # (B + 1,) sample i owns the anchors offsets[i] to offsets[i + 1]
-    rng: Rng | None
-    dtype: np.dtype[Any]  # float32 or float64: what the kernel computes with
     mining: Mining
-
+    shape: tuple[int, ...]  # (B, A) or (N,)
+    offsets: NDArray[np.int64]  # (B + 1,) sample i owns the anchors offsets[i] to offsets[i + 1]
+    dtype: np.dtype[Any]  # float32 or float64: what the kernel computes with
+    labels: NDArray[Any]  # (B, A) or (N,) integer or bool, or (B, A, C) or (N, C)
+    codes: NDArray[Any] | None  # of labels whose bits serve as they are
+    conf_loss: NDArray[Any] | None  # (B, A) or (N,) float or integer; None: computed from logits
+    rank_by: NDArray[Any] | None = None  # (B, A) or (N,)
+    valid: NDArray[np.bool_] | None = None  # (B, A) or (N,)
+    overlaps: NDArray[Any] | None = None  # (B, A) or (N,)
+    weights: NDArray[Any] | None = None  # (B, A) or (N,)
+    quotas: NDArray[np.int64] | None = None  # (B,) where the rule does not decide
+    rng: Rng | None = None
+    logits: Logits | None = None  # what makes the losses
+    ranks: Logits | None = None  # what makes the ranks
     is_dense: bool = field(init=False)  # every sample has the same number of anchors, the second axis
-    num_samples: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.is_dense = self.conf_loss.ndim == 2
-        self.num_samples = self.offsets.size - 1
+        self.is_dense = len(self.shape) == 2
 
-    @property
     def blocks(self) -> list[slice]:
-        """Slices of the batch, each of at most `BLOCK_ELEMENTS` losses or scores but for a single sample."""
-        num_samples, most = self.num_samples, BLOCK_ELEMENTS
-        if num_samples == 1 or (num_samples and self.mining.scope != "sample"):
-            return [slice(0, num_samples)]  # a batch that is mined as one is one block
-        if self.labels.ndim > self.conf_loss.ndim:
+        """Return slices of the samples, each of at most `BLOCK_ELEMENTS` losses or scores but for a single sample."""
+        num_samples, most = self.offsets.size - 1, BLOCK_ELEMENTS
+        if self.labels.ndim > len(self.shape):
             most //= self.labels.shape[-1]
-        if self.is_dense:
-            step = max(1, most // max(self.conf_loss.shape[1], SHORTEST_ROW))
-            return [slice(i, min(i + step, num_samples)) for i in range(0, num_samples, step)]
-        room = np.concatenate([[0], np.cumsum(np.maximum(np.diff(self.offsets), SHORTEST_ROW))])
+        together = num_samples == 1 or self.mining.scope != "sample"  # a batch that is mined as one is one block
+        if num_samples and (together or self.offsets[-1] + SHORTEST_ROW * num_samples <= most):
+            return [slice(0, num_samples)]
         blocks, start = [], 0
+        room = np.concatenate([[0], np.cumsum(np.maximum(np.diff(self.offsets), SHORTEST_ROW))])
         while start < num_samples:
             stop = max(start + 1, int(np.searchsorted(room, room[start] + most, "right")) - 1)
             blocks.append(slice(start, stop))
@@ -94,93 +94,197 @@ class Batch:
         return blocks
 
     def anchors(self, block: slice) -> slice:
-        """Return which anchors the samples of a block own."""
+        """Return which anchors of the batch the samples of a block own."""
         return slice(int(self.offsets[block.start]), int(self.offsets[block.stop]))
 
-    def part(self, array: NDArray[Any] | Losses, block: slice) -> NDArray[Any]:
-        """Return what an array with the axes of the losses holds of a block, its anchors on one axis, (n, ...)."""
-        if not self.is_dense:
-            return array[self.anchors(block)]
-        part = array[block]
-        return part.reshape(-1) if part.ndim == 2 else part.reshape(-1, part.shape[2])
+    def rows(self, block: slice, loss: NDArray[Any] | None, rank: NDArray[Any] | None) -> Rows:
+        """Return the rows of one block as a kernel takes them; a view where dtype and layout allow it.
 
-    def rows(self, block: slice) -> Rows:
-        """Return the rows of one block as a kernel takes them; a view where dtype and layout allow it."""
-        valid = None if self.valid is None else self.part(self.valid, block)
-        is_near = None if self.overlaps is None else self.part(self.overlaps, block) >= self.mining.neg_overlap
-        offsets, shortest, longest = self._block_offsets(block)
-        roles = Roles(self.part(self.labels, block), valid, is_near)
-        labels, codes = label_codes(roles, self.mining, lambda anchor: locate(offsets, block.start, anchor))
-        loss = native(self.part(self.conf_loss, block), self.dtype)
+        `loss` and `rank`, (n,), are those that were computed from logits, if they were.
+        """
+        if loss is None:
+            loss = self._flat(self.conf_loss, block, self.dtype)
         if self.weights is not None:
-            weights = self.part(self.weights, block)
-            # A weight of 0 silences even inf and NaN; beyond its type a product is inf.
-            with np.errstate(over="ignore", invalid="ignore"):
-                loss = np.multiply(loss, weights, out=np.zeros_like(loss), where=weights != 0, casting="same_kind")
-            loss = read_only(loss)
-        rank = _NO_RANKS[self.dtype] if self.rank_by is None else native(self.part(self.rank_by, block), self.dtype)
-        quotas = self.quotas if self.quotas is NO_QUOTAS else read_only(self.quotas[block])
+            loss = self._weighted(loss, block)
+        if rank is None:
+            rank = _NO_RANKS[self.dtype] if self.rank_by is None else self._flat(self.rank_by, block, self.dtype)
+        if self.is_dense:
+            shortest = longest = self.shape[1]
+            offsets = _dense_offsets(block.stop - block.start, longest)
+        else:
+            offsets = read_only(self.offsets[block.start : block.stop + 1] - self.offsets[block.start])
+            lengths = np.diff(offsets)
+            shortest, longest = int(lengths.min(initial=SHORTEST_ROW)), int(lengths.max(initial=0))
+        quotas = _NO_QUOTAS if self.quotas is None else read_only(self.quotas[block])
+        labels, codes = self._labels(block)
         return Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
 
-    def _block_offsets(self, block: slice) -> tuple[NDArray[np.int64], int, int]:
-        """Return the offsets of a block from its own start, and its shortest and longest row."""
-        if self.is_dense:
-            num_anchors = self.conf_loss.shape[1]
-            return dense_offsets(block.stop - block.start, num_anchors), num_anchors, num_anchors
-        offsets = self.offsets[block.start : block.stop + 1] - self.offsets[block.start]
-        lengths = np.diff(offsets)
-        return read_only(offsets), int(lengths.min(initial=SHORTEST_ROW)), int(lengths.max(initial=0))
+    def part(self, array: Any, block: slice) -> NDArray[Any]:
+        """Return what an array with the axes of the losses holds of a block, its anchors on one axis, (n, ...)."""
+        if not self.is_dense:
+            return array[self.anchors(block)]  # type: ignore[no-any-return]
+        part = array[block]
+        return part.reshape(-1) if part.ndim == 2 else part.reshape(-1, part.shape[2])  # type: ignore[no-any-return]
+
+    def _flat(self, array: Any, block: slice, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return the elements of a block as a kernel takes them: of that dtype, side by side, aligned, read-only."""
+        view = array[block].reshape(-1) if self.is_dense else array[self.anchors(block)]
+        part: NDArray[Any] = np.ascontiguousarray(view, dtype)
+        if not part.flags.aligned:
+            part = part.copy()
+        part.flags.writeable = False  # a view of our own, or a copy
+        return part
+
+    def _labels(self, block: slice) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return labels as unsigned integers, and their codes."""
+        if self.codes is not None:
+            labels = self._flat(self.labels, block, native_dtype(self.labels.dtype))
+            return labels.view(self.codes.dtype), self.codes
+        valid = None if self.valid is None else self.part(self.valid, block)
+        is_near = None if self.overlaps is None else self.part(self.overlaps, block) >= self.mining.neg_overlap
+        first = self.anchors(block).start
+        labels = self.part(self.labels, block)
+        return roles_of_labels(labels, self.mining, valid, is_near, lambda row: locate(self.offsets, first + row))
+
+    def _weighted(self, loss: NDArray[Any], block: slice) -> NDArray[Any]:
+        weights = self.part(self.weights, block)
+        # A weight of 0 silences even inf and NaN; beyond its type a product is inf.
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss = native(loss, self.dtype)
+            return read_only(
+                np.multiply(loss, weights, out=np.zeros_like(loss), where=weights != 0, casting="same_kind")
+            )
+
+    def refuse_values(self, block: slice, rows: Rows, mined: Mined) -> None:
+        """Raise for what the kernel counted in this block: labels out of range, NaN under ``nan_policy="raise"``."""
+        bad = np.flatnonzero(mined.counts[NUM_BAD])
+        if bad.size:
+            self._refuse_label(block, int(bad[0]), rows)
+        nan = np.flatnonzero(mined.counts[NUM_NAN])
+        if self.mining.nan_policy == "raise" and nan.size:
+            self._refuse_nan(block, int(nan[0]), rows)
+
+    def _refuse_label(self, block: slice, sample: int, rows: Rows) -> None:
+        row = slice(rows.offsets[sample], rows.offsets[sample + 1])
+        labels = rows.labels[row]
+        anchor = int((rules.is_positive(labels, rows.codes) & rules.is_bad(labels, rows.codes)).argmax())
+        got = self.part(self.labels, block)[row][anchor]
+        refuse_label("class numbers of at least 0", f"{got}", self.mining.ignore_index, block.start + sample, anchor)
+
+    def _refuse_nan(self, block: slice, sample: int, rows: Rows) -> None:
+        row = slice(rows.offsets[sample], rows.offsets[sample + 1])
+        labels = rows.labels[row]
+        counts = rules.is_positive(labels, rows.codes) | rules.is_negative(labels, rows.codes)
+        names = "conf_loss" if self.logits is None else "logits", "rank_by" if self.ranks is None else "logits"
+        for name, values in zip(names, (rows.loss, rows.rank), strict=True):
+            anchors = np.flatnonzero(np.isnan(values[row]) & counts[: values[row].size])
+            if anchors.size:
+                expected = 'no NaN (nan_policy="raise"; "omit" and "propagate" allow it)'
+                refuse(name, expected, "NaN", sample=block.start + sample, anchor=int(anchors[0]))
 
 
 @functools.lru_cache(maxsize=16)
-def dense_offsets(num_samples: int, num_anchors: int) -> NDArray[np.int64]:
+def _dense_offsets(num_samples: int, num_anchors: int) -> NDArray[np.int64]:
     """Return the offsets of a dense batch."""
     return read_only(np.arange(num_samples + 1) * num_anchors)
 
 
-def in_samples(offsets: NDArray[np.int64], anchors: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return which anchors of their samples some anchors of a block are."""
-    return anchors - offsets[np.searchsorted(offsets, anchors, "right") - 1]
+def check_losses(conf_loss: ArrayLike, labels: ArrayLike, mining: Mining, extras: Extras = NO_EXTRAS) -> Batch:
+    """Check everything about losses and labels that can be known without a pass over their values."""
+    loss: Any = conf_loss
+    if type(loss) is not np.ndarray or loss.dtype not in (FLOAT32, FLOAT64):
+        loss = as_real_array("conf_loss", loss)
+    if extras.sample_offsets is None:
+        if loss.ndim != 2:
+            refuse("conf_loss", "a (B, A) array, or (N,) with sample_offsets", f"shape {loss.shape}")
+        offsets = _dense_offsets(*loss.shape)
+    else:
+        if loss.ndim != 1:
+            refuse("conf_loss", "an (N,) array with sample_offsets", f"shape {loss.shape}")
+        offsets = check_offsets(extras.sample_offsets, loss.size, "conf_loss")
+    y: Any = labels
+    if type(y) is not np.ndarray or y.dtype.kind not in "iu" or y.shape != loss.shape:
+        y = check_labels(labels, loss.shape, mining)
+    if mining.rank_by != "loss":
+        if extras.rank_by is not None:
+            refuse("rank_by", "an array or a name", f"an array and {mining.rank_by!r}", TypeError)
+        expected = '"loss" or an array, for only logits tell the probabilities (mine_logits, multibox_loss)'
+        refuse("rank_by", expected, f"{mining.rank_by!r}")
+    codes = codes_of(y.dtype, mining.background, mining.ignore_index) if y.ndim == loss.ndim else None
+    batch = Batch(mining, loss.shape, offsets, kernel_dtype(loss.dtype), y, codes, loss)
+    if extras is not NO_EXTRAS:
+        _add_extras(batch, extras, "conf_loss")
+    return batch
 
 
-def locate(offsets: NDArray[np.int64], first_sample: int, anchor: int) -> str:
-    """Say which anchor of which sample the anchor of a block is; a sample may have none."""
-    sample = int(np.searchsorted(offsets, anchor, "right")) - 1
-    return f"(sample {first_sample + sample}, anchor {anchor - int(offsets[sample])})"
+def check_logit_batch(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    mining: Mining,
+    extras: Extras,
+    classification: Classification | None,
+    class_axis: int,
+) -> Batch:
+    """Check logits as a batch to mine, whose losses are computed as it is walked."""
+    if not isinstance(classification, Classification):
+        classification = check_classification(classification)
+    how: dict[str, Any] = {"background": mining.background, "ignore_index": mining.ignore_index}
+    if extras.sample_offsets is None:
+        checked = check_logits(logits, labels, classification, **how, valid=extras.valid, class_axis=class_axis)
+        y, shape = checked.labels, checked.values.shape[:2]
+        offsets = _dense_offsets(*shape)
+    else:
+        x, y = as_array("logits", logits), as_array("labels", labels)
+        check_ragged(x, y, class_axis)
+        shape = x.shape[:1]
+        valid = check_valid(extras.valid, shape, "the anchors of logits")
+        offsets = check_offsets(extras.sample_offsets, x.shape[0], "logits")
+        checked = check_logits(x[None], y[None], classification, **how, valid=None if valid is None else valid[None])
+        checked, y = replace(checked, offsets=offsets), checked.labels[0]
+    is_classes = y.ndim == len(shape)
+    if is_classes and checked.background != mining.background:  # with logits, -1 is the last class
+        mining = replace(mining, background=checked.background)
+    ranks = None
+    if mining.rank_by != "loss":
+        ranks = _ranks(checked, mining)
+        if extras.rank_by is not None:
+            refuse("rank_by", "an array or a name", f"an array and {mining.rank_by!r}", TypeError)
+    if not is_classes:
+        check_labels(y, shape, mining)
+    codes = codes_of(y.dtype, mining.background, mining.ignore_index) if is_classes else None
+    batch = Batch(mining, shape, offsets, checked.dtype, y, codes, None, logits=checked, ranks=ranks)
+    if extras is not NO_EXTRAS:
+        _add_extras(batch, extras, "the anchors of logits")
+    return batch
 
 
-def raise_bad_values(batch: Batch, block: slice, mined: Mined) -> None:
-    """Raise for what the kernel counted in this block: labels out of range, NaN under ``nan_policy="raise"``."""
-    if not np.count_nonzero(mined.counts[NUM_NAN : NUM_BAD + 1]):
-        return
-    if np.count_nonzero(mined.num_bad):
-        _refuse_label(batch, block.start + int(np.flatnonzero(mined.num_bad)[0]))
-    if batch.mining.nan_policy == "raise" and np.count_nonzero(mined.num_nan):
-        _refuse_nan(batch, block.start + int(np.flatnonzero(mined.num_nan)[0]))
+def _ranks(logits: Logits, mining: Mining) -> Logits:
+    """Return what makes the ranks that a mode of ``rank_by`` asks for."""
+    if mining.rank_by == "foreground_sum" and not isinstance(logits.classification, Softmax):
+        expected = "a mode other than 'foreground_sum', for the probabilities of sigmoids do not add up to 1"
+        refuse("rank_by", expected, f"it with {type(logits.classification).__name__}")
+    # 1 - p and -log p of background have one order; whatever is ranked by the one is ranked by the other.
+    kind: RankKind = "foreground_max" if mining.rank_by == "foreground_max" else "background"
+    return logits.ranks(kind, -1 if mining.background is None else mining.background)
 
 
-def _refuse_label(batch: Batch, sample: int) -> NoReturn:
-    alone, ignore_index = slice(sample, sample + 1), batch.mining.ignore_index
-    row = batch.part(batch.labels, alone)
-    bad = row < 0
-    if ignore_index is not None:
-        bad &= row != ignore_index
-    if batch.valid is not None:
-        bad &= batch.part(batch.valid, alone)
-    anchor = int(bad.argmax())  # 0 if another thread has changed the label since the kernel counted it
-    expected = "class numbers of at least 0"
-    if ignore_index is not None:
-        expected += f" or ignore_index ({ignore_index})"
-    hint = "" if ignore_index is not None else "; name the label of ignored anchors in ignore_index"
-    refuse("labels", expected, f"{row[anchor]} at (sample {sample}, anchor {anchor}){hint}")
-
-
-def _refuse_nan(batch: Batch, sample: int) -> None:
-    rows = batch.rows(slice(sample, sample + 1))
-    counts = (rows.labels != rows.codes[1]) | (rows.codes[0] == rows.codes[1])
-    ranked = getattr(batch.rank_by, "name", "rank_by")
-    for name, values in ((getattr(batch.conf_loss, "name", "conf_loss"), rows.loss), (ranked, rows.rank)):
-        anchors = np.flatnonzero(np.isnan(values) & counts[: values.size])
-        if anchors.size:
-            got = f"NaN at (sample {sample}, anchor {anchors[0]})"
-            refuse(name, 'no NaN (nan_policy="raise"; "omit" and "propagate" allow it)', got)
+def _add_extras(batch: Batch, extras: Extras, of: str) -> None:
+    """Check what else is said about a batch; the shapes are those `of` the losses."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in ("rank_by", "overlaps", "anchor_weights"):
+        value = getattr(extras, name)
+        if value is not None:
+            arrays[name] = as_real_array(name, value)
+            if arrays[name].shape != batch.shape:
+                refuse(name, f"the shape of {of} {batch.shape}", f"shape {arrays[name].shape}")
+    batch.rank_by, batch.overlaps = arrays.get("rank_by"), arrays.get("overlaps")
+    batch.weights = weights = arrays.get("anchor_weights")
+    if weights is not None and weights.size and not weights.min() >= 0:
+        refuse("anchor_weights", "weights of at least 0", f"{weights.min()}")
+    for name in arrays.keys() & {"rank_by", "anchor_weights"}:
+        batch.dtype = np.promote_types(batch.dtype, kernel_dtype(arrays[name].dtype))
+    batch.valid, batch.rng = check_valid(extras.valid, batch.shape, of), extras.rng
+    if extras.num_negatives is not None:
+        batch.quotas = check_quotas(extras.num_negatives, batch.offsets.size - 1, batch.mining)
+    if batch.valid is not None or batch.overlaps is not None:
+        batch.codes = None

@@ -1,69 +1,206 @@
-"""The input boundary of logits: what a call was given becomes checked `LogitLosses`, or a batch of them to mine."""
+"""Logits and their labels, checked: `Logits`, and the rows that a kernel takes of them."""
 
-import dataclasses
-from typing import Any
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import refuse
-from ssd_mining.classification import Classification, Softmax
-from ssd_mining.engine import run as _backends
-from ssd_mining.engine.lazy_losses import LogitLosses, RaggedLosses, RankKind, check_class, normalized_background
-from ssd_mining.engine.run import Backend
-from ssd_mining.inputs.arrays import as_array
-from ssd_mining.inputs.batch import Batch
-from ssd_mining.inputs.losses import assemble, check_valid, sample_offsets
-from ssd_mining.mining_rule import Extras, Mining
+from ssd_mining.classification import Classification, Sigmoid, Softmax
+from ssd_mining.inputs.arrays import as_array, check_valid, kernel_dtype, native, read_only
+from ssd_mining.inputs.labels import check_rows, check_targets
+from ssd_mining.kernels.records import LogitRows
+
+RankKind = Literal["background", "foreground_max"]
+
+_SOFTMAX = Softmax()
 
 
-def logit_batch(
+_NO_SCORES = {np.dtype(dtype): read_only(np.empty((0, 0, 0), dtype)) for dtype in (np.float32, np.float64)}
+
+
+@dataclass(frozen=True, eq=False)
+class Logits:
+    """Checked logits of B samples, or of a ragged batch, whose N anchors are those of one sample here.
+
+    What is wrong with shapes and types was refused by `check_logits`; a label that is no class is found when it is read.
+    """
+
+    values: NDArray[Any]  # (B, A, C) or (1, N, C) a view of the caller's, in its own dtype and layout
+    labels: NDArray[Any]  # (B, A) integer, or (B, A, C) scores, likewise
+    classification: Classification
+    background: int | None  # 0 to C; C, of a sigmoid head: a class without a logit
+    ignore_index: int | None
+    valid: NDArray[np.bool_] | None  # (B, A)
+    offsets: NDArray[np.int64] | None = None  # (S + 1,) of a ragged batch
+    ranked: RankKind | None = None  # what is computed are ranks, not losses
+    num_classes: int = field(init=False)
+    dtype: np.dtype[Any] = field(init=False)  # of the losses: float64 from float64 logits, else float32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_classes", self.values.shape[2])
+        object.__setattr__(self, "dtype", kernel_dtype(self.values.dtype))
+
+    def ranks(self, kind: RankKind, background: int) -> "Logits":
+        """Return what negatives can be ranked by instead of their losses.
+
+        ``"background"``: the loss that an anchor has as background, unweighted, for a softmax ``-log(p)``.
+        ``"foreground_max"``: the logarithm of the largest probability among all other classes.
+        """
+        background = normalized_background(background, self.num_classes, self.classification)
+        return replace(
+            self,
+            labels=np.broadcast_to(np.int64(background), self.values.shape[:2]),
+            classification=_SOFTMAX if isinstance(self.classification, Softmax) else Sigmoid(),
+            background=background,
+            ignore_index=None,
+            valid=None,
+            ranked=kind,
+        )
+
+    def rows(self, samples: slice, anchors: slice) -> LogitRows:
+        """Return the rows of some anchors of some samples as a twin takes them; a view where that is possible."""
+        values: NDArray[Any] = np.ascontiguousarray(self.values[samples, anchors], self.dtype)
+        if not values.flags.aligned:
+            values = values.copy()
+        values.flags.writeable = False  # a view of our own, or a copy
+        labels, valid = self.labels[samples, anchors], None if self.valid is None else self.valid[samples, anchors]
+        scores = _NO_SCORES[self.dtype]
+        if labels.ndim == 3:
+            self._check_scores(labels, valid, samples, anchors)
+            scores, labels = native(labels, self.dtype), np.zeros(labels.shape[:2], np.int64)
+        if valid is not None or self.ignore_index is not None:
+            labels = np.where(self._are_ignored(labels, valid), -1, labels.astype(np.int64))
+        labels = np.ascontiguousarray(labels, np.int64)
+        if not labels.flags.aligned:
+            labels = labels.copy()
+        labels.flags.writeable = False
+        return LogitRows(values, labels, scores, _weights_of(self.classification, self.num_classes, self.dtype))
+
+    def _check_scores(self, scores: NDArray[Any], valid: NDArray[np.bool_] | None, *place: slice) -> None:
+        rows = scores.reshape(-1, self.num_classes)
+        valid_rows, where = None if valid is None else valid.reshape(-1), self._locator(*place)
+        if isinstance(self.classification, Softmax):
+            check_rows(rows, valid_rows, where, all_zero="positive")
+        else:  # every class has a target of its own
+            check_targets(rows, valid_rows, where)
+
+    def _are_ignored(self, labels: NDArray[Any], valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        ignored = np.zeros(labels.shape, np.bool_) if valid is None else ~valid
+        if self.ignore_index is not None:
+            ignored |= labels == self.ignore_index
+        return ignored
+
+    def _locator(self, samples: slice, anchors: slice) -> Callable[[int], tuple[int, int]]:
+        """Return what says where a row of these samples and anchors is."""
+        num_anchors = len(range(*anchors.indices(self.values.shape[1])))
+
+        def where(row: int) -> tuple[int, int]:
+            sample, anchor = divmod(row, num_anchors)
+            if self.offsets is None:
+                return (samples.start or 0) + sample, anchor
+            return locate(self.offsets, (anchors.start or 0) + anchor)
+
+        return where
+
+    def check_classes(self, samples: slice, anchors: slice) -> None:
+        """Refuse labels that are neither classes nor ignored."""
+        labels, valid = self.labels[samples, anchors], None if self.valid is None else self.valid[samples, anchors]
+        if labels.ndim == 3:
+            return
+        known = self.num_classes + (self.background == self.num_classes)
+        bad = ((labels < 0) | (labels >= known)) & ~self._are_ignored(labels, valid)
+        if bad.any():
+            first = int(bad.argmax())
+            sample, anchor = self._locator(samples, anchors)(first)
+            expected = f"class numbers from 0 to {known - 1}"
+            refuse_label(expected, f"{labels.flat[first]}", self.ignore_index, sample, anchor)
+
+
+@functools.lru_cache(maxsize=32)
+def _weights_of(classification: Classification, num_classes: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the weights of the classes, (C,)."""
+    weights = getattr(classification, "class_weights", None) or (1.0,) * num_classes
+    return read_only(np.array(weights, dtype))
+
+
+def refuse_label(expected: str, got: str, ignore_index: int | None, sample: int, anchor: int) -> None:
+    """Refuse a label that is no class; say how to mark what is to be ignored, unless the caller knows."""
+    if ignore_index is not None:
+        expected += f" or ignore_index ({ignore_index})"
+    hint = "" if ignore_index is not None else "name the label of ignored anchors in ignore_index"
+    refuse("labels", expected, got, sample=sample, anchor=anchor, hint=hint)
+
+
+def locate(offsets: NDArray[np.int64], anchor: int) -> tuple[int, int]:
+    """Say which anchor of which sample an anchor of a ragged batch is; a sample may have none."""
+    sample = int(np.searchsorted(offsets, anchor, "right")) - 1
+    return sample, anchor - int(offsets[sample])
+
+
+def check_logits(
     logits: ArrayLike,
     labels: ArrayLike,
-    mining: Mining,
-    extras: Extras,
-    classification: Classification | None,
-    where: dict[str, Any],
-) -> tuple[Batch, LogitLosses]:
-    """Check logits as a batch to mine, whose losses are computed as it is walked; return these losses too.
-
-    `where` are the `class_axis`, `backend` and `num_threads` of `check_logits`.
-    """
-    classification = Softmax() if classification is None else classification
-    if not isinstance(classification, Classification):
-        expected = "a Softmax, a Sigmoid, a Focal or None"
-        refuse("classification", expected, f"{type(classification).__name__}", TypeError)
-    given: Any = extras
-    valid, offsets = given.get("valid"), given.get("sample_offsets")
-    x, y = as_array("logits", logits), as_array("labels", labels)
-    known = {"background": mining.background, "ignore_index": mining.ignore_index, "valid": valid, **where}
-    losses: LogitLosses | RaggedLosses
-    if offsets is None:
-        losses = whole = check_logits(x, y, classification, **known)
-    else:
-        _check_ragged(x, y, where["class_axis"])
-        valid = check_valid(valid, x.shape[:1], "the anchors of logits")
-        checked_offsets = sample_offsets(offsets, x.shape[0], "logits")
-        known["valid"] = None if valid is None else valid[None]
-        whole = check_logits(x[None], y[None], classification, **known)
-        whole = dataclasses.replace(whole, offsets=checked_offsets)
-        losses = RaggedLosses(whole)
-    if y.ndim == losses.ndim and whole.background != mining.background:  # with logits, -1 is the last class
-        mining = dataclasses.replace(mining, background=whole.background)
-    ranks = None
-    if mining.rank_by != "loss":
-        if mining.rank_by == "foreground_sum" and not isinstance(classification, Softmax):
-            expected = "a mode other than 'foreground_sum', for the probabilities of sigmoids do not add up to 1"
-            refuse("rank_by", expected, f"it with {type(classification).__name__}")
-        # 1 - p and -log p of background have one order; whatever is ranked by the one is ranked by the other.
-        kind: RankKind = "foreground_max" if mining.rank_by == "foreground_max" else "background"
-        ranks = losses.ranks(kind, -1 if mining.background is None else mining.background)
-    if y.ndim > losses.ndim:  # (B, A, C), whatever the axis of the classes was
-        y = whole.labels if offsets is None else whole.labels[0]
-    return assemble(losses, y, mining, extras, ranks), whole
+    classification: Classification,
+    *,
+    background: int | None = None,
+    ignore_index: int | None = None,
+    valid: ArrayLike | None = None,
+    class_axis: int = -1,
+) -> Logits:
+    """Check everything about logits and labels that can be known without a pass over their values."""
+    x: Any = logits if type(logits) is np.ndarray else as_array("logits", logits)
+    check_class_axis(class_axis)
+    if x.ndim != 3:
+        refuse("logits", "a (B, A, C) array" if class_axis != 1 else "a (B, C, A) array", f"shape {x.shape}")
+    if x.dtype.kind != "f" or x.dtype.itemsize > 8:
+        refuse("logits", "float16, float32 or float64 values", f"dtype {x.dtype}", TypeError)
+    x = x if class_axis == -1 else np.moveaxis(x, class_axis, -1)
+    num_classes = x.shape[2]
+    if num_classes == 0:
+        refuse("logits", "at least one class", f"shape {x.shape}")
+    weights = getattr(classification, "class_weights", None)
+    if weights is not None and len(weights) != num_classes:
+        refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
+    _check_class("ignore_index", ignore_index)
+    if background is not None:
+        background = normalized_background(background, num_classes, classification)
+        if ignore_index == background:
+            refuse("ignore_index", "a label other than background", f"{ignore_index} for both")
+    y = _check_labels(labels, x, ignore_index, class_axis)
+    if valid is not None:
+        valid = check_valid(valid, x.shape[:2], "the anchors of logits")
+    return Logits(x, y, classification, background, ignore_index, valid)
 
 
-def _check_ragged(logits: NDArray[Any], labels: NDArray[Any], class_axis: int) -> None:
+def _check_labels(given: ArrayLike, logits: NDArray[Any], ignore_index: int | None, class_axis: int) -> NDArray[Any]:
+    """Check labels of either form; return scores with their classes last."""
+    labels: Any = given if type(given) is np.ndarray else as_array("labels", given)
+    if labels.dtype.kind == "b" and labels.ndim == 2:
+        got = "dtype bool, which does not tell the class of a positive; pass integer classes"
+        refuse("labels", "integer classes or one-hot scores", got, TypeError)
+    if labels.dtype.kind not in "biuf" or labels.dtype.itemsize > 8:
+        refuse("labels", "integer classes or one-hot scores", f"dtype {labels.dtype}", TypeError)
+    if labels.ndim == 3:
+        labels = np.moveaxis(labels, class_axis, -1)
+        if labels.shape != logits.shape:
+            refuse("labels", f"the shape of logits {logits.shape}, classes last", f"shape {labels.shape}")
+        if ignore_index is not None:
+            got = f"{ignore_index} with one-hot labels; use valid="
+            refuse("ignore_index", "None for one-hot labels", got, TypeError)
+    elif labels.shape != logits.shape[:2]:
+        expected = f"shape {logits.shape[:2]} of the anchors of logits, or one-hot scores {logits.shape}"
+        refuse("labels", expected, f"shape {labels.shape}")
+    elif labels.dtype.kind == "f":
+        expected = "integer classes of shape (B, A), or one-hot scores of shape (B, A, C)"
+        refuse("labels", expected, f"dtype {labels.dtype} of shape {labels.shape}", TypeError)
+    return labels  # type: ignore[no-any-return]
+
+
+def check_ragged(logits: NDArray[Any], labels: NDArray[Any], class_axis: int) -> None:
     """Check the shapes of a ragged batch in its own words, before it becomes one sample."""
     check_class_axis(class_axis)
     if class_axis != -1:
@@ -78,6 +215,14 @@ def _check_ragged(logits: NDArray[Any], labels: NDArray[Any], class_axis: int) -
         refuse("labels", expected, f"dtype {labels.dtype} of shape {labels.shape}", TypeError)
 
 
+def check_classification(classification: Classification | None) -> Classification:
+    """Return the loss that is meant, `Softmax` unless one is given."""
+    if classification is not None and not isinstance(classification, Classification):
+        expected = "a Softmax, a Sigmoid, a Focal or None"
+        refuse("classification", expected, type(classification).__name__, TypeError)
+    return _SOFTMAX if classification is None else classification
+
+
 def check_class_axis(class_axis: Any) -> None:
     """Refuse an axis where no classes can stand."""
     is_whole = isinstance(class_axis, int | np.integer) and not isinstance(class_axis, bool)
@@ -85,69 +230,15 @@ def check_class_axis(class_axis: Any) -> None:
         refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
 
 
-def check_logits(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    classification: Classification,
-    *,
-    background: int | None = None,
-    ignore_index: int | None = None,
-    valid: ArrayLike | None = None,
-    class_axis: int = -1,
-    backend: Backend | None = None,
-    num_threads: int | None = None,
-) -> LogitLosses:
-    """Check everything about logits and labels that can be known without a pass over their values."""
-    x = as_array("logits", logits)
-    check_class_axis(class_axis)
-    if x.ndim != 3:
-        refuse("logits", "a (B, A, C) array" if class_axis != 1 else "a (B, C, A) array", f"shape {x.shape}")
-    if x.dtype.kind != "f" or x.dtype.itemsize > 8:
-        refuse("logits", "float16, float32 or float64 values", f"dtype {x.dtype}", TypeError)
-    x = np.moveaxis(x, class_axis, -1)
-    num_classes = x.shape[2]
-    if num_classes == 0:
-        refuse("logits", "at least one class", f"shape {x.shape}")
-    weights = getattr(classification, "class_weights", None)
-    if weights is not None and len(weights) != num_classes:
-        refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
-    check_class("ignore_index", ignore_index)
-    if background is not None:
-        background = normalized_background(background, num_classes, classification)
-        if ignore_index == background:
-            refuse("ignore_index", "a label other than background", f"{ignore_index} for both")
-    y = _check_labels(as_array("labels", labels), x, ignore_index, class_axis)
-    mask = check_valid(valid, x.shape[:2], "the anchors of logits")
-    _backends.load_logits(backend)
-    _backends.check_threads(num_threads)
-    return LogitLosses(x, y, classification, background, ignore_index, mask, backend, num_threads)
+def normalized_background(background: int, num_classes: int, classification: Classification) -> int:
+    """Return the background class as a number from 0; -1 is the last class; C, for sigmoid heads, is none of them."""
+    _check_class("background", background)
+    last = num_classes - isinstance(classification, Softmax)
+    if not -num_classes <= background <= last:
+        refuse("background", f"a class of logits, {-num_classes} to {last}", f"{background}")
+    return background + num_classes if background < 0 else background
 
 
-def _check_labels(
-    labels: NDArray[Any], logits: NDArray[Any], ignore_index: int | None, class_axis: int
-) -> NDArray[Any]:
-    """Check labels of either form; return scores with their classes last."""
-    if labels.dtype.kind == "b" and labels.ndim == 2:
-        got = "dtype bool, which does not tell the class of a positive; pass integer classes"
-        refuse("labels", "integer classes or one-hot scores", got, TypeError)
-    if labels.dtype.kind not in "biuf" or labels.dtype.itemsize > 8:
-        refuse("labels", "integer classes or one-hot scores", f"dtype {labels.dtype}", TypeError)
-    if labels.ndim == 3:
-        labels = np.moveaxis(labels, class_axis, -1)
-        if labels.shape != logits.shape:
-            refuse("labels", f"the shape of logits {logits.shape}, classes last", f"shape {labels.shape}")
-        if ignore_index is not None:
-            refuse(
-                "ignore_index",
-                "None for one-hot labels",
-                f"{ignore_index} with one-hot labels; use valid=",
-                TypeError,
-            )
-        return labels
-    if labels.shape != logits.shape[:2]:
-        expected = f"shape {logits.shape[:2]} of the anchors of logits, or one-hot scores {logits.shape}"
-        refuse("labels", expected, f"shape {labels.shape}")
-    if labels.dtype.kind == "f":
-        expected = "integer classes of shape (B, A), or one-hot scores of shape (B, A, C)"
-        refuse("labels", expected, f"dtype {labels.dtype} of shape {labels.shape}", TypeError)
-    return labels
+def _check_class(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer)):
+        refuse(name, "a whole number or None", f"{value!r}", TypeError)

@@ -1,19 +1,22 @@
-"""The judges: the rules once more, in plain NumPy."""
+"""The judges: the same rules once more, in plain NumPy, slow and simple.
+
+Read in this order: ``notebook`` (the seed notebook, cell by cell), ``mining`` (every selection rule), ``losses`` (from
+logits, one anchor and one class at a time). Contract: nothing here imports anything but NumPy and the standard library,
+and nothing is taken over from the kernels. ``kernels/reference.py`` puts them behind the signatures of a backend.
+"""
 
 from ssd_mining.reference.mining import (
-    Notebook,
     Roles,
     Sample,
-    confidence_loss,
     describe,
     hardest_first,
     keep,
-    mine,
     mine_batch,
     num_wanted,
     roles,
     total,
 )
+from ssd_mining.reference.notebook import Notebook, confidence_loss
 
 __all__ = [
     "Notebook",
@@ -23,7 +26,6 @@ __all__ = [
     "describe",
     "hardest_first",
     "keep",
-    "mine",
     "mine_batch",
     "num_wanted",
     "roles",

@@ -7,7 +7,6 @@ sigmoid from ``log(1 + exp(x))``.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -138,91 +137,3 @@ def _missed(x: float, t: float) -> float:
 def _binary(x: float, t: float) -> float:
     """Compute ``-t log(p) - (1 - t) log(1 - p)``."""
     return math.fsum(share * softplus(side) for share, side in ((t, -x), (1 - t, x)) if share)
-
-
-def _targets(rows: Any, sample: int, anchor: int) -> list[float]:
-    num_classes = rows.logits.shape[2]
-    if rows.scores.shape[0]:
-        return [float(score) for score in rows.scores[sample, anchor]]
-    label = int(rows.labels[sample, anchor])
-    return [float(c == label) for c in range(num_classes)]
-
-
-def _are_classes(rows: Any) -> Any:
-    """Say of every sample whether all its labels are classes."""
-    return ((rows.labels >= 0) & (rows.labels < rows.logits.shape[2])).all(axis=1)
-
-
-def _anchors(rows: Any) -> Any:
-    """Yield the index and the logits of every anchor that is not ignored."""
-    for sample, anchor in np.argwhere(rows.labels >= 0).tolist():
-        yield sample, anchor, rows.logits[sample, anchor].astype(np.float64).tolist()
-
-
-def softmax_losses(rows: Any, rule: Any, losses: Any, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins'
-    """Compute losses by `softmax_loss`, behind the signature of the kernels (``backend="reference"``)."""
-    losses.values[...] = 0.0
-    weights = rows.weights.tolist()
-    for sample, anchor, logits in _anchors(rows):
-        if rule.besides >= 0:
-            others = [(x, c) for c, x in enumerate(logits) if c != rule.besides]
-            cost = math.nan if any(map(math.isnan, logits)) else math.inf
-            if others and cost == math.inf:
-                cost = negative_log_softmax(logits, max(others)[1])
-            losses.values[sample, anchor] = cost
-            continue
-        targets = _targets(rows, sample, anchor)
-        losses.values[sample, anchor] = softmax_loss(
-            logits, targets, weights, label_smoothing=rule.smoothing, most=rule.most
-        )
-    losses.done[...] = np.where(_are_classes(rows), 1, -1)
-
-
-def sigmoid_losses(rows: Any, rule: Any, losses: Any, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins'
-    """Compute losses by `sigmoid_loss`, behind the signature of the kernels."""
-    losses.values[...] = 0.0
-    weights = rows.weights.tolist()
-    for sample, anchor, logits in _anchors(rows):
-        if rule.besides >= 0:
-            others = [x for c, x in enumerate(logits) if c != rule.besides]
-            is_nan = any(map(math.isnan, others))
-            losses.values[sample, anchor] = math.nan if is_nan else softplus(-max(others, default=-math.inf))
-            continue
-        targets = _targets(rows, sample, anchor)
-        losses.values[sample, anchor] = sigmoid_loss(
-            logits, targets, weights, positive=rule.positive, negative=rule.negative, gamma=rule.gamma
-        )
-    losses.done[...] = np.where(_are_classes(rows), 1, -1)
-
-
-def softmax_gradients(rows: Any, rule: Any, factors: Any, gradients: Any, num_workers: int = 1) -> None:  # noqa: ARG001
-    """Compute gradients by `softmax_gradient`, behind the signature of the kernels."""
-    weights = rows.weights.tolist()
-    for sample, anchor, logits in _anchors(rows):
-        if factors[sample, anchor] != 0:
-            slopes = softmax_gradient(
-                logits,
-                _targets(rows, sample, anchor),
-                weights,
-                label_smoothing=rule.smoothing,
-                most=rule.most,
-            )
-            gradients.values[sample, anchor] = factors[sample, anchor] * np.array(slopes)
-    gradients.done[...] = 1
-
-
-def sigmoid_gradients(rows: Any, rule: Any, factors: Any, gradients: Any, num_workers: int = 1) -> None:  # noqa: ARG001
-    """Compute gradients by `sigmoid_gradient`, behind the signature of the kernels."""
-    weights = rows.weights.tolist()
-    for sample, anchor, logits in _anchors(rows):
-        if factors[sample, anchor] != 0:
-            slopes = sigmoid_gradient(
-                logits,
-                _targets(rows, sample, anchor),
-                weights,
-                positive=rule.positive,
-                negative=rule.negative,
-                gamma=rule.gamma,
-            )
-            gradients.values[sample, anchor] = factors[sample, anchor] * np.array(slopes)
-    gradients.done[...] = 1

@@ -1,117 +1,14 @@
-"""The rules of hard-negative mining in plain NumPy: first the seed notebook, then the general rule.
+"""The rules of hard-negative mining in plain NumPy: sorted where the kernels select, and summed with ``math.fsum``.
 
-This is the judge. It imports NumPy only, sorts where the kernels select, and sums with ``math.fsum``. Its first half
-keeps the notebook's own names, so that the two can be laid side by side; its second half is written independently
-of the kernels, so that a test against it means something.
+They are written independently of the kernels, so that a test against them means something.
 """
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-
-@dataclass(frozen=True, eq=False)
-class Notebook:
-    """Every tensor of the seed notebook, by its name, dtype and shape (B samples, A anchors)."""
-
-    total_num: NDArray[np.int64]  # (B,)
-    negatives_num: NDArray[np.int64]  # (B,)
-    positives_num: NDArray[np.int64]  # (B,)
-    positives_num_safe: NDArray[np.float32]  # (B,)
-    positives_mask: NDArray[np.bool_]  # (B, A)
-    negatives_mask: NDArray[np.bool_]  # (B, A)
-    positives_conf: NDArray[np.float32]  # (B, A)
-    positives_sum: NDArray[np.float32]  # (B,)
-    negatives_conf: NDArray[np.float32]  # (B, A)
-    negatives_top: NDArray[np.float32]  # (B, A)
-    negatives_num_max: NDArray[np.int64]  # (B,)
-    negatives_num_max_t: NDArray[np.int64]  # (B, 1)
-    rng: NDArray[np.int32]  # (A,)
-    range_row: NDArray[np.int64]  # (1, A)
-    negatives_max_mask: NDArray[np.bool_]  # (B, A)
-    negatives_max: NDArray[np.float32]  # (B, A)
-    negatives_max_sum: NDArray[np.float32]  # (B,)
-    confidence_loss: NDArray[np.float32]  # (B,)
-    batch_confidence_loss: np.float32
-
-
-def confidence_loss(gt_cl: ArrayLike, conf: ArrayLike) -> Notebook:
-    """Compute the seed notebook, cell by cell, in float32.
-
-    Parameters
-    ----------
-    gt_cl : array_like, (B, A, C)
-        One-hot ground truth; the last class is background.
-    conf : array_like, (B, A), converted to float32
-        Cross-entropy of every anchor, in nats.
-
-    Returns
-    -------
-    Notebook
-        Every tensor that the notebook names.
-
-    Notes
-    -----
-    Faithful to the notebook, not to :mod:`ssd_mining`: it zeroes the positives before it sorts, so a negative
-    loss below zero ranks behind them, and it sums in float32.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> gt_cl = np.eye(2)[[[0, 1, 1, 1, 1]]]
-    >>> float(confidence_loss(gt_cl, [[1.0, 0.125, 0.5, 0.25, 0.25]]).batch_confidence_loss)
-    2.0
-    """
-    gt_cl = np.asarray(gt_cl)
-    conf = np.asarray(conf, dtype=np.float32)
-    batch_size, num_anchors, _ = gt_cl.shape
-
-    total_num = np.ones([batch_size], dtype=np.int64) * np.int64(num_anchors)
-    negatives_num = np.count_nonzero(gt_cl[:, :, -1], axis=1).astype(np.int64)
-    positives_num = total_num - negatives_num
-    positives_num_safe = np.where(positives_num == 0, np.float32(10e-15), positives_num.astype(np.float32))
-
-    positives_mask = gt_cl[:, :, -1] == 0
-    negatives_mask = np.logical_not(positives_mask)
-
-    positives_conf = np.where(positives_mask, conf, np.zeros_like(conf))
-    positives_sum = positives_conf.sum(axis=-1)
-    negatives_conf = np.where(negatives_mask, conf, np.zeros_like(conf))
-    negatives_top = -np.sort(-negatives_conf, axis=-1)
-    negatives_num_max = np.minimum(negatives_num, 3 * positives_num)
-    negatives_num_max_t = np.expand_dims(negatives_num_max, 1)
-    rng = np.arange(0, num_anchors, 1, dtype=np.int32)
-    range_row = np.expand_dims(rng, 0).astype(np.int64)
-    negatives_max_mask = range_row < negatives_num_max_t
-    negatives_max = np.where(negatives_max_mask, negatives_top, np.zeros_like(negatives_top))
-    negatives_max_sum = negatives_max.sum(axis=-1)
-
-    loss = positives_sum + negatives_max_sum
-    return Notebook(
-        total_num=total_num,
-        negatives_num=negatives_num,
-        positives_num=positives_num,
-        positives_num_safe=positives_num_safe,
-        positives_mask=positives_mask,
-        negatives_mask=negatives_mask,
-        positives_conf=positives_conf,
-        positives_sum=positives_sum,
-        negatives_conf=negatives_conf,
-        negatives_top=negatives_top,
-        negatives_num_max=negatives_num_max,
-        negatives_num_max_t=negatives_num_max_t,
-        rng=rng,
-        range_row=range_row,
-        negatives_max_mask=negatives_max_mask,
-        negatives_max=negatives_max,
-        negatives_max_sum=negatives_max_sum,
-        confidence_loss=loss,
-        batch_confidence_loss=loss.mean(dtype=np.float32),
-    )
+from numpy.typing import NDArray
 
 
 class Roles(NamedTuple):
@@ -333,35 +230,3 @@ def num_wanted(
         least = (np.ceil(share) if rounding == "ceil" else np.floor(share)) if is_share else min_negatives
         wanted = max(wanted, least)
     return wanted if max_negatives is None else min(wanted, max_negatives)
-
-
-def mine(rows: Any, rule: Any, mined: Any, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
-    """Mine rows by `mine_batch`, behind the signature of the kernels (``backend="reference"``)."""
-    background, ignored, highest = rows.codes
-    neg_mask = rows.labels == background
-    pos_mask = ~neg_mask & (rows.labels != ignored)
-    rank = rows.rank if rows.rank.shape[0] else rows.loss
-    samples = mine_batch(
-        rows.loss,
-        rank,
-        Roles(pos_mask, neg_mask),
-        rows.offsets,
-        num_negatives=rows.quotas if rows.quotas.shape[0] else None,
-        omit_nan=rule.omit_nan,
-        neg_pos_ratio=rule.ratio,
-        rounding="ceil" if rule.round_up else "floor",
-        extra_negatives=rule.extra,
-        min_negatives=rule.min_negatives,
-        min_negatives_when="always" if rule.min_always else "no_positives",
-        max_negatives=rule.max_negatives,
-    )
-    nan = (np.isnan(rows.loss) | np.isnan(rank)) & (pos_mask | neg_mask)
-    for i, (sample, start, stop) in enumerate(zip(samples, rows.offsets[:-1], rows.offsets[1:], strict=True)):
-        mined.num_nan[i] = nan[start:stop].sum()
-        mined.num_bad[i] = (pos_mask & (rows.labels > highest))[start:stop].sum()
-        mined.num_pos[i], mined.num_neg[i], mined.num_kept[i] = sample[:3]
-        mined.positive_sum[i], mined.negative_sum[i], mined.threshold[i] = sample[3:6]
-        if mined.pos_mask.shape[0]:
-            mined.pos_mask[start:stop] = (pos_mask & ~nan if rule.omit_nan else pos_mask)[start:stop]
-            mined.hard_negative_mask[start:stop] = sample.hard_negative_mask
-        mined.done[i] = 1

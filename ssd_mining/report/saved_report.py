@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import hard_negative_mask, mine_logits
-from ssd_mining.analysis.parts import AnalysisSpec
+from ssd_mining.analysis.spec import AnalysisSpec
 from ssd_mining.cli.files import ArraySource, DataError, open_array, read_lines
 from ssd_mining.cli.options import REPORT_SCHEMA, CommandError
 

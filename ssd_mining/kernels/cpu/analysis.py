@@ -10,44 +10,31 @@ from typing import Any
 
 import numpy as np
 
-from ssd_mining.analysis.histogram import NAN_BIN
-from ssd_mining.kernels.cpu import lanes
-from ssd_mining.kernels.cpu import mining as cpu
-from ssd_mining.kernels.cpu.jit import helper, inlined, parallel, prange, serial, share
+from ssd_mining.kernels.cpu import lanes, mining
+from ssd_mining.kernels.cpu.jit import drivers, helper, inlined
 from ssd_mining.kernels.cpu.lanes import LANES, ONE, Row
-from ssd_mining.kernels.cpu.mining import FULL, NO_WORD
+from ssd_mining.kernels.cpu.mining import FULL, NO_WORD, is_positive
 from ssd_mining.kernels.records import (
     DONE,
+    EVEN,
+    KEPT,
+    NAN_BIN,
     NEGATIVE_SUM,
     NUM_KEPT,
     NUM_NAN,
     NUM_NEG,
     NUM_POS,
+    ODD,
+    POSITIVES,
     THRESHOLD,
     Mined,
     Rows,
     Rule,
+    Tally,
 )
-from ssd_mining.kernels.tally import EVEN, KEPT, ODD, POSITIVES, Tally
 
 # Anchors written of a word without asking how many it has.
 STEPS = 2
-
-Given = tuple[Row, Row]  # where feature maps begin, and the end of the last; falling ratios, the rule's among them
-Arrays = tuple[Row, Row, Row, Row, Row]  # these, and the scratch of each worker
-Slots = tuple[Any, int, int]  # of a worker: its number, its first sample and the one after its last
-
-
-def analyse(rows: Rows, rule: Rule, given: Given, mined: Mined, tally: Tally, num_workers: int) -> None:
-    """Mine rows that are ranked by their losses, without masks, and tally them, by `num_workers` threads."""
-    if rows.shortest < LANES:
-        rows, _ = cpu.padded(rows)
-    num_samples = rows.offsets.shape[0] - 1
-    num_workers = max(1, min(num_workers, num_samples))
-    driver = _analyse_serial if num_workers == 1 else _analyse_parallel
-    words, values = cpu.scratch(rows, num_workers)
-    places = np.empty((num_workers, rows.longest + LANES), np.int64)
-    driver(rows, rule, mined, tally, (*given, words, values, places), (0, 0, num_samples))
 
 
 @helper
@@ -68,7 +55,7 @@ def _keep_above(values: Row, threshold: float) -> int:
         value = values[i]
         values[stop] = value
         stop += not value <= pivot
-    whole = cpu.whole_blocks(stop)
+    whole = mining.whole_blocks(stop)
     values[stop:whole] = -np.inf
     return whole
 
@@ -84,11 +71,12 @@ def _count_all(loss: Row, even: Row, odd: Row) -> None:
 
 
 @helper
-def _take_back(rows: Rows, rule: Rule, negatives: Row, tables: Row, sample: int, found: tuple[Row, Row]) -> None:
+def _take_back(rows: Rows, rule: Rule, negatives: Row, tables: Row, sample: int, anchors: Row, losses: Row) -> None:
     """Take what is no negative out of the counts of all losses; count and find the positives."""
-    loss, labels = cpu.row(rows.loss, rows, sample), cpu.row(rows.labels, rows, sample)
-    ranked, (anchors, losses), count = rows.rank.shape[0] > 0, found, 0
-    rank = cpu.row(rows.rank, rows, sample) if ranked else loss
+    loss, labels = mining.row(rows.loss, rows, sample), mining.row(rows.labels, rows, sample)
+    codes = rows.codes[0], rows.codes[1], rows.codes[2]
+    ranked, count = rows.rank.shape[0] > 0, 0
+    rank = mining.row(rows.rank, rows, sample) if ranked else loss
     for block in range(negatives.shape[0]):
         start = block * LANES
         others = FULL >> np.uint64(max(0, start + LANES - loss.shape[0])) & ~negatives[block]
@@ -97,7 +85,7 @@ def _take_back(rows: Rows, rule: Rule, negatives: Row, tables: Row, sample: int,
             others &= others - ONE
             tables[EVEN, _bin(loss[j])] -= 1
             is_number = loss[j] == loss[j] and rank[j] == rank[j]
-            if labels[j] != rows.codes[1] and (is_number or not rule.omit_nan) and count < anchors.shape[0]:
+            if is_positive(labels[j], codes) and (is_number or not rule.omit_nan) and count < anchors.shape[0]:
                 tables[POSITIVES, _own_bin(loss[j])] += 1
                 anchors[count], losses[count] = j, loss[j]
                 count += 1
@@ -144,9 +132,11 @@ def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
 
 
 @helper
-def _find_kept(loss: Row, reaching: Row, cut: tuple[float, int], table: Row, found: tuple[Row, Row]) -> float:
+def _find_kept(
+    loss: Row, reaching: Row, threshold: float, num_ties: int, table: Row, anchors: Row, losses: Row
+) -> float:
     """Count and find the kept among negatives that reach the threshold; return their sum, in the order of anchors."""
-    (threshold, num_ties), (anchors, losses), count = cut, found, 0
+    count = 0
     pivot, total = loss.dtype.type(threshold), np.float64(0.0)
     for i in range(reaching.shape[0]):
         value = loss[reaching[i]]
@@ -167,72 +157,74 @@ def _find_kept(loss: Row, reaching: Row, cut: tuple[float, int], table: Row, fou
 def _count_levels(negatives: Row, starts: Row, counts: Row) -> None:
     for level in range(counts.shape[0]):
         start, stop = starts[level], starts[level + 1]
-        for block in range(start // LANES, cpu.whole_blocks(stop) // LANES):
+        for block in range(start // LANES, mining.whole_blocks(stop) // LANES):
             inside = FULL << np.uint64(max(0, start - block * LANES))
             inside &= FULL >> np.uint64(max(0, (block + 1) * LANES - stop))
             counts[level] += lanes.count(negatives[block] & inside)
 
 
-@inlined
+@helper
 def _analyse_sample(
-    rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, place: tuple[int, int]
-) -> None:
-    (starts, ratios, words, values, places), (worker, sample) = arrays, place
-    loss, tables = cpu.row(rows.loss, rows, sample), tally.tables[worker]
+    worker: int, sample: int,
+    rows: Rows, rule: Rule, mined: Mined, tally: Tally,
+    ratios: Row, level_starts: Row,  # falling ratios, the rule's among them; where feature maps begin, and the end
+    all_words: Row, all_values: Row, all_places: Row,
+) -> None:  # fmt: skip
+    words, values, places = all_words[worker], all_values[worker], all_places[worker]
+    loss, tables = mining.row(rows.loss, rows, sample), tally.tables[worker]
     negatives = words[: (loss.shape[0] + LANES - 1) // LANES]
-    num_nan = cpu.stage(rows, rule, mined, negatives, sample)
+    num_nan = mining.stage(rows, rule, mined, negatives, sample)
     num_pos, num_neg = mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample]
     _count_all(loss, tables[EVEN], tables[ODD])
-    _take_back(rows, rule, negatives, tables, sample, _room(tally, worker, 0, num_pos))
+    anchors, losses = _room(tally, worker, 0, num_pos)
+    _take_back(rows, rule, negatives, tables, sample, anchors, losses)
     if mined.counts[NUM_NAN, sample] > 0:
         _gather_nan(loss, negatives, tables[EVEN])
-    _count_levels(negatives, starts, tally.levels[worker])
+    _count_levels(negatives, level_starts, tally.levels[worker])
     threshold, stop, count = np.nan, 0, -1  # nothing is pulled out yet
-    explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
+    explicit = mining.explicit_quota(rows, sample)
     for i in range(ratios.shape[0]):  # they fall, and so does what is kept
         own = Rule(
             ratios[i], rule.round_up, rule.extra, rule.min_negatives, rule.min_always, rule.max_negatives, False
         )
-        num_kept = cpu.quota(num_pos, num_neg, explicit, own)
+        num_kept = mining.quota(num_pos, num_neg, explicit, own)
         cut, total, num_ties = np.nan, 0.0, num_kept
         if num_kept > num_nan:
             if count < 0:
-                threshold, stop = cpu.select(loss, negatives, num_kept, values)
+                threshold, stop = mining.select(loss, negatives, num_kept, values)
             elif num_kept <= count:
                 stop = _keep_above(values[:stop], threshold)
-                threshold = cpu.kth_largest(values[:stop], num_kept, threshold)
-            total, count = cpu.sum_above(values[:stop], threshold)
-            cut, num_ties = threshold, num_kept - count
-            total += num_ties * threshold
+                threshold = mining.kth_largest(values[:stop], num_kept, threshold)
+            total, num_ties = mining.sum_kept(values[:stop], threshold, num_kept)
+            cut, count = threshold, num_kept - num_ties
         elif num_kept > 0:
             total = np.nan
         if ratios[i] == rule.ratio:
             num_reaching = _reaching(loss, negatives, cut, places) if num_kept > 0 else 0
-            room = _room(tally, worker, 1, num_kept)
-            total = _find_kept(loss, places[:num_reaching], (cut, num_ties), tables[KEPT], room)
+            anchors, losses = _room(tally, worker, 1, num_kept)
+            total = _find_kept(loss, places[:num_reaching], cut, num_ties, tables[KEPT], anchors, losses)
             mined.counts[NUM_KEPT, sample] = num_kept
             mined.sums[THRESHOLD, sample], mined.sums[NEGATIVE_SUM, sample] = cut, total
-        tally.num_kept[sample, i], tally.sums[sample, i], tally.threshold[sample, i] = num_kept, total, cut
+        tally.num_kept[sample, i], tally.negative_sum[sample, i], tally.threshold[sample, i] = num_kept, total, cut
     mined.counts[DONE, sample] = 1
 
 
-@serial
-def _analyse_serial(rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, slots: Slots) -> None:
-    starts, ratios, words, values, places = arrays
-    worker, start, stop = slots
-    for role in range(2):
-        tally.places[worker, role, 0] = tally.places[worker, role, 1] = rows.offsets[start]
-    for sample in range(start, stop):
-        own = starts, ratios, words[0], values[0], places[0]
-        _analyse_sample(rows, rule, mined, tally, own, (worker, sample))
+_serial, _parallel = drivers(_analyse_sample)
 
 
-@parallel
-def _analyse_parallel(rows: Rows, rule: Rule, mined: Mined, tally: Tally, arrays: Arrays, slots: Slots) -> None:
-    starts, ratios, words, values, places = arrays
-    for worker in prange(words.shape[0]):
-        start, stop = share(slots[1:], worker, words.shape[0])
-        one = slice(worker, worker + 1)
-        own = starts, ratios, words[one], values[one], places[one]
-        # An unsigned number would be another signature, to be compiled once more.
-        _analyse_serial(rows, rule, mined, tally, own, (np.int64(worker), start, stop))
+def analyse(
+    rows: Rows, rule: Rule, ratios: Row, level_starts: Row, mined: Mined, tally: Tally, num_workers: int
+) -> None:
+    """Mine rows that are ranked by their losses, without masks, and tally them, by `num_workers` threads."""
+    if rows.shortest < LANES:
+        rows, _ = mining.padded(rows)
+    num_samples = rows.offsets.size - 1
+    num_workers = max(1, min(num_workers, num_samples))
+    num_words, num_values = mining.workspace_sizes(rows.longest)
+    words = np.empty((num_workers, num_words), np.uint64)
+    values = np.empty((num_workers, num_values), rows.loss.dtype)
+    places = np.empty((num_workers, rows.longest + LANES), np.int64)
+    firsts = np.arange(num_workers) * num_samples // num_workers  # each writes from its first sample on
+    tally.places[:num_workers] = rows.offsets[firsts][:, None, None]
+    driver = _serial if num_workers == 1 else _parallel
+    driver(num_samples, num_workers, rows, rule, mined, tally, ratios, level_starts, words, values, places)

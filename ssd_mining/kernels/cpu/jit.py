@@ -1,9 +1,9 @@
-"""The one file that names a Numba option.
+"""The one file that names an option of Numba's compiler for the CPU.
 
-Kernels are compiled on first use, once for each of the few input types that `_inputs` lets through, and never with
-fastmath: ``nnan`` deletes the NaN checks, and ``reassoc`` changes bits between CPUs. Division by zero gives what IEEE
-754 says: the exception that Python would raise keeps a loop from being vectorised. Drivers, which Python calls, are
-kept by the guarded cache of `_cache`; helpers are compiled into them.
+Kernels are compiled on first use, once for each of the few input types that the checks of `inputs` let through, and
+never with fastmath: ``nnan`` deletes the NaN checks, and ``reassoc`` changes bits between CPUs. Division by zero gives
+what IEEE 754 says: the exception that Python would raise keeps a loop from being vectorised. Drivers, which Python
+calls, are kept by the guarded cache; helpers are compiled into them.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numba
 
-from ssd_mining.kernels.cpu import cache as _cache
+from ssd_mining.kernels.cpu import cache
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_drivers: dict[str, Any] = {}
+_drivers: list[tuple[Any, Any]] = []  # the serial and the parallel one of each pair
 
 
 def helper(function: F) -> F:
@@ -28,39 +28,37 @@ def helper(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """Compile a body into the drivers that call it: once for each of them, and not once more for itself."""
+    """Compile a body into the helpers that call it: once for each of them, and not once more for itself."""
     return numba.njit(function, nogil=True, error_model="numpy", inline="always")  # type: ignore[no-any-return]
 
 
-def serial(function: F) -> F:
-    """Compile a driver that runs in the calling thread; it releases the GIL. Its name ends in ``_serial``."""
-    return _driver(function, parallel=False)
-
-
-def parallel(function: F) -> F:
-    """Compile a driver whose ``prange`` runs on Numba's threads.
-
-    Its name ends in ``_parallel``, and it takes the arguments of its twin in ``_serial``.
-    """
-    return _driver(function, parallel=True)
-
-
-def _driver(function: F, *, parallel: bool) -> F:
-    driver = numba.njit(function, nogil=True, error_model="numpy", parallel=parallel)
-    if driver is not function:  # it is where the JIT is off
-        _cache.guard(driver)
-        _drivers[f"{function.__module__}.{function.__name__}"] = driver
-    return driver  # type: ignore[no-any-return]
-
-
-prange = numba.prange
-
-
 @helper
-def share(span: tuple[int, int], worker: int, num_workers: int) -> tuple[int, int]:
-    """Say which samples of a span, from the first to before the last, one of so many workers takes."""
-    num_samples = span[1] - span[0]
-    return span[0] + worker * num_samples // num_workers, span[0] + (worker + 1) * num_samples // num_workers
+def _share(num_samples: int, worker: int, num_workers: int) -> tuple[int, int]:
+    """Say which samples one of several workers takes: the first, and the one after the last."""
+    return worker * num_samples // num_workers, (worker + 1) * num_samples // num_workers
+
+
+def drivers(body: Callable[..., None]) -> tuple[Any, Any]:
+    """Make what Python calls of a helper ``body(worker, sample, *arguments)``: for the calling thread, and for several.
+
+    Both are called as ``driver(num_samples, num_workers, *arguments)``, and release the GIL. They are one function,
+    compiled twice: `prange` is `range` in the first.
+    """
+
+    def driver(num_samples: int, num_workers: int, *arguments: Any) -> None:
+        for worker in numba.prange(num_workers):
+            first, last = _share(num_samples, worker, num_workers)
+            for sample in range(first, last):
+                body(worker, sample, *arguments)
+
+    driver.__name__ = driver.__qualname__ = body.__name__  # files in the cache are called so
+    pair = [numba.njit(driver, nogil=True, error_model="numpy", parallel=several) for several in (False, True)]
+    if pair[0] is not driver:  # it is where the JIT is off
+        for each in pair:
+            each.__code__ = body.__code__  # profilers show this; the driver is the same for all
+            cache.guard(each)
+        _drivers.append((pair[0], pair[1]))
+    return pair[0], pair[1]
 
 
 class Counts(NamedTuple):
@@ -72,7 +70,7 @@ class Counts(NamedTuple):
 
 def counts() -> Counts:
     """Count what this process compiled and what it loaded from the cache."""
-    stats = [driver.stats for driver in _drivers.values()]
+    stats = [driver.stats for pair in _drivers for driver in pair]
     return Counts(
         compiled=sum(sum(each.cache_misses.values()) for each in stats),
         loaded=sum(sum(each.cache_hits.values()) for each in stats),
@@ -84,7 +82,6 @@ def compile_parallel() -> None:
 
     To run one would start threads, which a process that forks later must not have (docs/threads.md).
     """
-    for name, driver in _drivers.items():
-        if name.endswith("_serial"):
-            for signature in driver.signatures:
-                _drivers[name.removesuffix("serial") + "parallel"].compile(signature)
+    for serial, parallel in _drivers:
+        for signature in serial.signatures:
+            parallel.compile(signature)

@@ -7,17 +7,20 @@ out are summed; a mask, where asked for, is written in one more pass. No stage s
 worst all negatives are pulled out, after a few pivots that missed, and bisected in 64 passes.
 """
 
+import functools
 import math
+from typing import Any
 
 import numpy as np
 
-from ssd_mining.inputs.labels import IGNORED, own_codes
 from ssd_mining.kernels import rules
 from ssd_mining.kernels.cpu import lanes
-from ssd_mining.kernels.cpu.jit import helper, inlined, parallel, prange, serial, share
+from ssd_mining.kernels.cpu.jit import drivers, helper, inlined
 from ssd_mining.kernels.cpu.lanes import LANES, ONE, Row
 from ssd_mining.kernels.records import (
+    BACKGROUND,
     DONE,
+    IGNORED,
     NEGATIVE_SUM,
     NUM_BAD,
     NUM_KEPT,
@@ -32,9 +35,13 @@ from ssd_mining.kernels.records import (
 )
 
 # Ranks are bisected by the bits of a float64, in which every float32 is exact with 29 low bits of zero.
-FLOAT32_SHIFT = np.int64(29)
-SIGN_FLIP = np.int64(0x7FFFFFFFFFFFFFFF)
-KEY_OF_INF = np.int64(0x7FF0000000000000)
+FLOAT32_SHIFT = np.uint64(29)
+SIGN, ONES = np.uint64(1 << 63), ~np.uint64(0)
+KEY_OF_INF = rules.order_key(np.float64(np.inf).view(np.uint64), SIGN, ONES)
+
+# Square roots of the row's length for every block of the sample: 192 ranks of 8732 put the pivot within a third of the
+# quota of the threshold, and bisecting them costs a tenth of the pass over the row (docs/decisions/0004-words.md).
+PER_BLOCK = 24
 
 # A golden-ratio step visits a row evenly, whatever the period of its anchors per cell.
 GOLDEN = np.uint64(0x9E3779B1)
@@ -43,66 +50,46 @@ FULL = ~np.uint64(0)
 NO_WORD = np.uint64(0)
 
 quota = helper(rules.quota)
-
-
-def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
-    """Mine every sample of `rows` into `mined`, by `num_workers` threads (1: the serial driver)."""
-    if rows.shortest < LANES:
-        _mine_padded(rows, rule, mined, num_workers)
-        return
-    num_samples = rows.offsets.shape[0] - 1
-    num_workers = max(1, min(num_workers, num_samples))
-    driver = _mine_serial if num_workers == 1 else _mine_parallel
-    driver(rows, rule, mined, *scratch(rows, num_workers), (0, num_samples))
-
-
-def scratch(rows: Rows, num_workers: int) -> tuple[Row, Row]:
-    """Return what each worker needs: the words of the negatives; the values pulled out, and behind them a sample.
-
-    There is room for whole blocks of values.
-    """
-    num_words = -(-rows.longest // LANES)
-    negatives = np.empty((num_workers, num_words), np.uint64)
-    return negatives, np.empty((num_workers, num_words * LANES + sample_size(rows.longest)), rows.loss.dtype)
-
-
-def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
-    wide, places = padded(rows)
-    masks = [np.empty(wide.loss.shape[0], np.bool_) if mask.shape[0] else mask for mask in mined[-2:]]
-    mine(wide, rule, Mined(*mined[:-2], *masks), num_workers)
-    for mask, wide_mask in zip(mined[-2:], masks, strict=True):
-        if mask.shape[0]:
-            mask[...] = wide_mask[places]
+is_positive, is_bad = helper(rules.is_positive), helper(rules.is_bad)
+_order_key, _image_of_key = helper(rules.order_key), helper(rules.image_of_key)
 
 
 def padded(rows: Rows) -> tuple[Rows, Row]:
-    """Return rows of which none is shorter than a block, filled up with ignored anchors, and where the others are."""
+    """Return rows none of which is shorter than a block, filled up with ignored anchors, and where the others are."""
     lengths = np.diff(rows.offsets)
     offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, LANES))])
-    places = np.repeat(offsets[:-1] - rows.offsets[:-1], lengths) + np.arange(rows.loss.shape[0])
-    labels = np.full(offsets[-1], IGNORED, np.uint8)
-    labels[places], codes = own_codes(rows.labels, rows.codes)
-    loss, rank = np.zeros((2, offsets[-1]), rows.loss.dtype)
-    loss[places] = rows.loss
-    if rows.rank.shape[0]:
-        rank[places] = rows.rank
-    else:
-        rank = rank[:0]
-    wide = Rows(
-        *(loss, rank, labels, codes, rows.quotas, offsets),
-        *(LANES, max(rows.longest, LANES)),
+    places = np.repeat(offsets[:-1] - rows.offsets[:-1], lengths) + np.arange(rows.loss.size)
+
+    def spread(values: Any, fill: Any) -> Any:
+        wide = np.full(offsets[-1], fill, values.dtype)
+        wide[places] = values
+        return wide
+
+    wide = rows._replace(
+        loss=spread(rows.loss, 0),
+        rank=spread(rows.rank, 0) if rows.rank.size else rows.rank,
+        labels=spread(rules.roles_of(rows.labels, rows.codes), IGNORED),
+        codes=rules.ROLE_CODES,
+        offsets=offsets,
+        shortest=LANES,
+        longest=max(rows.longest, LANES),
     )
-    for array in wide[:-2]:
+    for array in (wide.loss, wide.rank, wide.labels, wide.offsets):
         array.flags.writeable = False  # as the arrays of every other call: one signature
     return wide, places
 
 
-def sample_size(num_anchors: int) -> int:
+@helper
+def _sample_size(num_anchors: int) -> int:
     """Say how many ranks of a row are looked at to choose the pivot."""
-    return LANES * int(math.sqrt(num_anchors) / 24 + 0.5)
+    return LANES * int(math.sqrt(num_anchors) / PER_BLOCK + 0.5)
 
 
-_sample_size = helper(sample_size)
+@functools.lru_cache(maxsize=64)
+def workspace_sizes(longest: int) -> tuple[int, int]:
+    """Say what a worker needs for rows of at most so many anchors: words of negatives; values, whole blocks and a sample."""
+    num_words = -(-longest // LANES)
+    return num_words, num_words * LANES + _sample_size(longest)
 
 
 @inlined
@@ -118,7 +105,7 @@ def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> 
     ranked, masked = rows.rank.shape[0] > 0, mined.pos_mask.shape[0] > 0
     rank = row(rows.rank, rows, sample) if ranked else loss
     pos_mask = row(mined.pos_mask, rows, sample) if masked else mined.pos_mask
-    background, ignored, highest = rows.codes[0], rows.codes[1], rows.codes[2]
+    codes = rows.codes[0], rows.codes[1], rows.codes[2]  # of an array they would be read again and again
     infinity = rank.dtype.type(np.inf)  # what is above it is NaN
     num_pos = num_neg = num_nan = num_bad = num_nan_ranks = 0
     positive_sum = np.float64(0.0)
@@ -126,7 +113,7 @@ def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> 
         start = block * LANES
         lanes.prefetch(labels, start)
         lanes.prefetch(loss, start)
-        negative = lanes.equal(labels, start, background)
+        negative = lanes.equal(labels, start, codes[BACKGROUND])
         nan = lanes.above(loss, start, infinity)
         if ranked:
             nan |= lanes.above(rank, start, infinity)
@@ -136,9 +123,9 @@ def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> 
             j = start + lanes.lowest(others)
             bit = others & ~(others - ONE)
             others ^= bit
-            if labels[j] != ignored:
+            if is_positive(labels[j], codes):
                 positive |= bit
-                num_bad += labels[j] > highest
+                num_bad += is_bad(labels[j], codes)
                 if not (rule.omit_nan and nan & bit != NO_WORD):
                     positive_sum += loss[j]
         if nan != NO_WORD:
@@ -227,20 +214,20 @@ def kth_largest(values: Row, k: int, lowest: float) -> float:
 
 @helper
 def _reached_by(values: Row, least: int, most: int, lowest: float) -> float:
-    """Find a number that at least so many of `values` (whole blocks) reach, as NaN does, and at most so many.
+    """Find a pivot that between `least` and `most` of `values` (whole blocks) reach; NaN counts as reaching.
 
     At least `least` reach `lowest`. The bits of a float are bisected, in at most 64 passes; where ties leave no such
-    number, it is the largest that at least `least` of them reach.
+    pivot, it is the largest that at least `least` of them reach.
     """
-    shift = FLOAT32_SHIFT if values.itemsize == 4 else np.int64(0)
-    # Keys have the order of their floats. Enough values reach the float of low, too few reach that of high.
-    bits = np.float64(lowest).view(np.int64)
-    low, high = (bits ^ ((bits >> 63) & SIGN_FLIP)) >> shift, (KEY_OF_INF >> shift) + 1
+    shift = FLOAT32_SHIFT if values.itemsize == 4 else np.uint64(0)
+    sign, ones = SIGN >> shift, ONES >> shift
+    # Enough values reach the float whose key is low, too few reach that of high.
+    low = _order_key(np.float64(lowest).view(np.uint64) >> shift, sign, ones)
+    high = (KEY_OF_INF >> shift) + ONE
     found = values.dtype.type(lowest)
-    while low + 1 < high:
-        middle = (low >> 1) + (high >> 1) + (low & high & 1)  # low + high could overflow
-        bits = (middle ^ ((middle >> 63) & (SIGN_FLIP >> shift))) << shift
-        pivot = values.dtype.type(np.int64(bits).view(np.float64))
+    while low + ONE < high:
+        middle = low + ((high - low) >> ONE)
+        pivot = values.dtype.type(np.uint64(_image_of_key(middle, sign, ones) << shift).view(np.float64))
         count = 0
         for start in range(0, values.shape[0], LANES):
             count += lanes.count(lanes.reaching(values, start, pivot))
@@ -254,15 +241,15 @@ def _reached_by(values: Row, least: int, most: int, lowest: float) -> float:
 
 
 @helper
-def sum_above(values: Row, threshold: float) -> tuple[float, int]:
-    """Sum and count those of `values` (whole blocks) that are above `threshold`."""
+def sum_kept(values: Row, threshold: float, num_kept: int) -> tuple[float, int]:
+    """Sum the kept among `values` (whole blocks): those above `threshold`, and ties up to `num_kept`; count the ties."""
     pivot = values.dtype.type(threshold)
-    total, count = np.float64(0.0), 0
+    total, num_ties = np.float64(0.0), num_kept
     for start in range(0, values.shape[0], LANES):
         word = lanes.above(values, start, pivot)
         total += lanes.total(values, start, word)
-        count += lanes.count(word)
-    return total, count
+        num_ties -= lanes.count(word)
+    return total + num_ties * threshold, num_ties
 
 
 @helper
@@ -299,41 +286,71 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
     return total
 
 
-@inlined
-def _mine_sample(rows: Rows, rule: Rule, mined: Mined, words: Row, values: Row, sample: int) -> None:
-    num_anchors = rows.offsets[sample + 1] - rows.offsets[sample]
-    negatives = words[: (num_anchors + LANES - 1) // LANES]
+@helper
+def explicit_quota(rows: Rows, sample: int) -> int:
+    """Return how many negatives the caller asks for, -1 where the rule decides."""
+    return rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
+
+
+@helper
+def _mine_sample(
+    worker: int, sample: int,
+    loss: Row, rank: Row, labels: Row, codes: Row, quotas: Row, offsets: Row, shortest: int, longest: int,
+    ratio: float, round_up: bool, extra: int, min_negatives: int, min_always: bool, max_negatives: int, omit_nan: bool,
+    counts: Row, sums: Row, pos_mask: Row, hard_negative_mask: Row,
+    words: Row, values: Row,
+) -> None:  # fmt: skip
+    rows = Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
+    rule = Rule(ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan)
+    mined = Mined(counts, sums, pos_mask, hard_negative_mask)
+    num_anchors = offsets[sample + 1] - offsets[sample]
+    negatives, pulled = words[worker, : (num_anchors + LANES - 1) // LANES], values[worker]
     num_nan_ranks = stage(rows, rule, mined, negatives, sample)
-    explicit = rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
-    num_kept = quota(mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample], explicit, rule)
-    ranked = rows.rank.shape[0] > 0
-    rank = row(rows.rank if ranked else rows.loss, rows, sample)
+    explicit = explicit_quota(rows, sample)
+    num_kept = quota(counts[NUM_POS, sample], counts[NUM_NEG, sample], explicit, rule)
+    ranked = rank.shape[0] > 0
+    by = row(rank if ranked else loss, rows, sample)
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept
     if num_kept > num_nan_ranks:
-        threshold, stop = select(rank, negatives, num_kept, values)
-        negative_sum, num_above = sum_above(values[:stop], threshold)
-        num_ties -= num_above
-        negative_sum += num_ties * threshold
+        threshold, stop = select(by, negatives, num_kept, pulled)
+        negative_sum, num_ties = sum_kept(pulled[:stop], threshold, num_kept)
     elif num_kept > 0:
         negative_sum = np.nan
-    if ranked or mined.hard_negative_mask.shape[0] > 0:
+    if ranked or hard_negative_mask.shape[0] > 0:
         total = _mark(rows, mined, negatives, threshold, num_ties, sample)
         if ranked:
             negative_sum = total
-    mined.counts[NUM_KEPT, sample] = num_kept
-    mined.sums[THRESHOLD, sample] = threshold
-    mined.sums[NEGATIVE_SUM, sample] = negative_sum
-    mined.counts[DONE, sample] = 1
+    counts[NUM_KEPT, sample] = num_kept
+    sums[THRESHOLD, sample] = threshold
+    sums[NEGATIVE_SUM, sample] = negative_sum
+    counts[DONE, sample] = 1
 
 
-@serial
-def _mine_serial(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, span: tuple[int, int]) -> None:
-    for sample in range(span[0], span[1]):
-        _mine_sample(rows, rule, mined, negatives[0], values[0], sample)
+_serial, _parallel = drivers(_mine_sample)
 
 
-@parallel
-def _mine_parallel(rows: Rows, rule: Rule, mined: Mined, negatives: Row, values: Row, span: tuple[int, int]) -> None:
-    for worker in prange(negatives.shape[0]):
-        own = slice(worker, worker + 1)
-        _mine_serial(rows, rule, mined, negatives[own], values[own], share(span, worker, negatives.shape[0]))
+def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
+    """Mine every sample of `rows` into `mined`, by `num_workers` threads (1: the serial driver)."""
+    if rows.shortest < LANES:
+        _mine_padded(rows, rule, mined, num_workers)
+        return
+    num_samples = rows.offsets.size - 1
+    num_workers = max(1, min(num_workers, num_samples))
+    driver = _serial if num_workers == 1 else _parallel
+    num_words, num_values = workspace_sizes(rows.longest)
+    words = np.empty((num_workers, num_words), np.uint64)
+    values = np.empty((num_workers, num_values), rows.loss.dtype)
+    driver(num_samples, num_workers, *rows, *rule, *mined, words, values)
+
+
+def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
+    wide, places = padded(rows)
+    if not mined.pos_mask.size:
+        mine(wide, rule, mined, num_workers)
+        return
+    of_wide = mined._replace(
+        pos_mask=np.empty(wide.loss.size, np.bool_), hard_negative_mask=np.empty(wide.loss.size, np.bool_)
+    )
+    mine(wide, rule, of_wide, num_workers)
+    mined.pos_mask[...] = of_wide.pos_mask[places]
+    mined.hard_negative_mask[...] = of_wide.hard_negative_mask[places]

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ssd_mining.kernels import loss_rules
 from ssd_mining.kernels.cpu.elementary import exp, log1p
-from ssd_mining.kernels.cpu.jit import helper, inlined, parallel, prange, serial, share
+from ssd_mining.kernels.cpu.jit import helper
 from ssd_mining.kernels.cpu.lanes import LANES, Row
 from ssd_mining.kernels.cpu.tiles import (
     LOST,
@@ -14,23 +15,19 @@ from ssd_mining.kernels.cpu.tiles import (
     are_classes,
     clear,
     fill,
-    find_top_besides,
+    find_targets,
+    find_top_except,
     height,
     load_tile,
     mark_own,
     prefetch_class,
     rounded_off,
-    scratch,
     store,
 )
-from ssd_mining.kernels.records import Computed, LogitRows, SigmoidRule
+from ssd_mining.kernels.records import SigmoidRule
 
-
-def sigmoid_losses(rows: LogitRows, rule: SigmoidRule, losses: Computed, num_workers: int) -> None:
-    """Compute the sigmoid or focal losses of every sample of `rows`, by `num_workers` threads."""
-    num_workers = max(1, min(num_workers, rows.logits.shape[0]))
-    driver = _sigmoid_serial if num_workers == 1 else _sigmoid_parallel
-    driver(rows, rule, losses, *scratch(rows, num_workers), (0, rows.logits.shape[0]))
+binary_cost, target_missed = helper(loss_rules.binary_cost), helper(loss_rules.target_missed)
+sigmoid_slope = helper(loss_rules.sigmoid_slope)
 
 
 @helper
@@ -43,7 +40,7 @@ def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], ve
         size = abs(x)
         tail = exp(-size)
         wrong = one - t if x > zero else t  # how far the target is on the other side
-        cost = log1p(tail) + (size * wrong if wrong != zero else zero)
+        cost = binary_cost(log1p(tail), size, wrong)
         share = positive * t + negative * (one - t)
         total, more = vectors[TOTAL + j], share * vectors[SHARE + j] * cost if share != zero else zero
         vectors[TOTAL + j] = total + more
@@ -54,15 +51,9 @@ def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], ve
 def _find_focus(tile: Row, targets: Row, c: int, gamma: float, vectors: Row) -> None:
     """Compute ``(1 - p_t) ** gamma`` of one class, where p_t is the probability that the target has."""
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
-    zero, one = real(0), real(1)
     for j in range(WIDTH):
         x, t = tile[first + j], targets[first + j]
-        size = abs(x)
-        tail = exp(-size)
-        likely = one / (one + tail)
-        p = likely if x > zero else tail * likely
-        q = tail * likely if x > zero else likely
-        vectors[SHARE + j] = p * (one - t) + q * t
+        vectors[SHARE + j] = target_missed(x, t, exp(-abs(x)))
     if gamma == 2.0:
         for j in range(WIDTH):
             vectors[SHARE + j] *= vectors[SHARE + j]
@@ -84,18 +75,24 @@ def _softplus_of_negative(vectors: Row) -> None:
         vectors[LOST + j] = zero
 
 
-@inlined
-def _sigmoid_sample(rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles: Row, tail: Row, sample: int) -> None:
-    logits, labels, values, weights = rows.logits[sample], rows.labels[sample], losses.values[sample], rows.weights
-    num_anchors, num_classes = logits.shape
-    size, scored = height(num_classes) * LANES, rows.scores.shape[0] > 0
-    flat, scores = rows.logits.reshape(rows.logits.size), rows.scores.reshape(rows.scores.size)
+@helper
+def sigmoid_losses(
+    worker: int, sample: int,
+    logits: Row, all_labels: Row, all_scores: Row, weights: Row,
+    positive: float, negative: float, gamma: float, excluded: int,
+    losses: Row, done: Row, all_tiles: Row, tails: Row,
+) -> None:  # fmt: skip
+    """Compute the losses of one sample: a body."""
+    labels, values, tiles, tail = all_labels[sample], losses[sample], all_tiles[worker], tails[worker]
+    num_anchors, num_classes = logits.shape[1:]
+    size, scored = height(num_classes) * LANES, all_scores.shape[0] > 0
+    flat, scores = logits.reshape(logits.size), all_scores.reshape(all_scores.size)
     begin = sample * num_anchors
     tile, targets, vectors = tiles[:size], tiles[size : 2 * size], tiles[2 * size :]
     for start in range(0, num_anchors, LANES):
         load_tile(flat, begin + start, num_classes, tile, tail)
-        if rule.besides >= 0:
-            find_top_besides(tile, num_classes, rule.besides, vectors, TOP)
+        if excluded >= 0:
+            find_top_except(tile, num_classes, excluded, vectors, TOP)
             _softplus_of_negative(vectors)
         else:
             if scored:
@@ -107,26 +104,36 @@ def _sigmoid_sample(rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles:
             fill(vectors, SHARE, SHARE + WIDTH, 1.0)
             for c in range(num_classes):
                 prefetch_class(flat, (begin + start) * num_classes, num_classes, c)
-                if rule.gamma > 0.0:
-                    _find_focus(tile, targets, c, rule.gamma, vectors)
-                shares = (weights[c] * rule.positive, weights[c] * rule.negative)
+                if gamma > 0.0:
+                    _find_focus(tile, targets, c, gamma, vectors)
+                shares = (weights[c] * positive, weights[c] * negative)
                 _add_binary(tile, targets, c, shares, vectors)
         store(labels, values, start, vectors, again=False)
-    losses.done[sample] = 1 if are_classes(labels, num_classes) else -1
+    done[sample] = 1 if are_classes(labels, num_classes) else -1
 
 
-@serial
-def _sigmoid_serial(
-    rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles: Row, tails: Row, span: tuple[int, int]
-) -> None:
-    for sample in range(span[0], span[1]):
-        _sigmoid_sample(rows, rule, losses, tiles[0], tails[0], sample)
+@helper
+def _differentiate(x: Row, weights: Row, rule: SigmoidRule, targets: Row, factor: float, gradient: Row) -> None:
+    """Write the gradient of one anchor."""
+    for c in range(x.shape[0]):
+        t = targets[c]
+        share = weights[c] * (rule.positive * t + rule.negative * (1.0 - t))
+        if share != 0.0:
+            gradient[c] = factor * share * sigmoid_slope(np.float64(x[c]), t, rule.gamma)
 
 
-@parallel
-def _sigmoid_parallel(
-    rows: LogitRows, rule: SigmoidRule, losses: Computed, tiles: Row, tails: Row, span: tuple[int, int]
-) -> None:
-    for worker in prange(tiles.shape[0]):
-        own = slice(worker, worker + 1)
-        _sigmoid_serial(rows, rule, losses, tiles[own], tails[own], share(span, worker, tiles.shape[0]))
+@helper
+def sigmoid_gradients(
+    worker: int, sample: int,
+    logits: Row, labels: Row, scores: Row, weights: Row,
+    positive: float, negative: float, gamma: float, excluded: int,
+    factors: Row, values: Row, done: Row, scratch: Row,
+) -> None:  # fmt: skip
+    """Write the gradients of one sample, of its anchors that have a factor: a body."""
+    rule = SigmoidRule(positive, negative, gamma, excluded)
+    for anchor in range(factors.shape[1]):
+        if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
+            find_targets(labels, scores, sample, anchor, scratch[worker, 0])
+            x, gradient = logits[sample, anchor], values[sample, anchor]
+            _differentiate(x, weights, rule, scratch[worker, 0], factors[sample, anchor], gradient)
+    done[sample] = 1

@@ -1,4 +1,4 @@
-"""The CPU twin of the losses from logits; here stands the softmax: tiles of 64 anchors, two paths, two drivers.
+"""Softmax cross-entropy on the CPU, by tiles of 64 anchors on two paths, and its gradient, anchor by anchor in float64.
 
 The quick path, for labels that are classes, takes the label's logit as its origin: a loss is the logarithm of 1 plus
 the odds against the label, ``log1p(sum of exp(x_c - x_label))`` over all other classes, which needs no pass for the
@@ -10,13 +10,14 @@ The careful one takes the largest logit of an anchor as its origin and leaves th
 what any class costs. Nothing overflows, nothing cancels: on both paths a loss of 1e-11 keeps its digits.
 """
 
+import math
+
 import numpy as np
 
+from ssd_mining.kernels import loss_rules
 from ssd_mining.kernels.cpu.elementary import add_exp, depth, log1p, rounder, settle
-from ssd_mining.kernels.cpu.gradients import sigmoid_gradients, softmax_gradients
-from ssd_mining.kernels.cpu.jit import helper, inlined, parallel, prange, serial, share
+from ssd_mining.kernels.cpu.jit import helper
 from ssd_mining.kernels.cpu.lanes import LANES, Row
-from ssd_mining.kernels.cpu.sigmoid import sigmoid_losses
 from ssd_mining.kernels.cpu.tiles import (
     BASE,
     COUNT,
@@ -36,31 +37,24 @@ from ssd_mining.kernels.cpu.tiles import (
     clear,
     fill,
     find_own,
-    find_top_besides,
+    find_targets,
+    find_top_except,
     height,
     is_left,
     load_tile,
     prefetch_class,
     rounded_off,
-    scratch,
     store,
     take_own,
 )
-from ssd_mining.kernels.records import Computed, LogitRows, SoftmaxRule
+from ssd_mining.kernels.records import SoftmaxRule
 
-__all__ = ["sigmoid_gradients", "sigmoid_losses", "softmax_gradients", "softmax_losses"]
+softmax_share, softmax_slope = helper(loss_rules.softmax_share), helper(loss_rules.softmax_slope)
 
 # How far above its origin a logit is clamped, and below which sum of exponentials none has been: exp(58) is 1.5e25.
 REACH, TRUSTED = 58.0, 1e24
 # Logits beyond this are taken from their origin first: their differences are exact, by Sterbenz.
 FAR = 1000.0
-
-
-def softmax_losses(rows: LogitRows, rule: SoftmaxRule, losses: Computed, num_workers: int) -> None:
-    """Compute the softmax losses of every sample of `rows`, by `num_workers` threads (1: the serial driver)."""
-    num_workers = max(1, min(num_workers, rows.logits.shape[0]))
-    driver = _softmax_serial if num_workers == 1 else _softmax_parallel
-    driver(rows, rule, losses, *scratch(rows, num_workers), (0, rows.logits.shape[0]))
 
 
 @helper
@@ -211,10 +205,11 @@ def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], mos
 
 
 @helper
-def _softmax_quickly(rows: LogitRows, flat: Row, values: Row, scratch: tuple[Row, Row, Row], sample: int) -> None:
+def _softmax_quickly(
+    logits: Row, labels: Row, flat: Row, values: Row, tile: Row, vectors: Row, tail: Row, sample: int
+) -> None:
     """Write the odds against the label of every anchor of a sample, NaN where they are left to the careful path."""
-    labels, (tile, vectors, tail) = rows.labels[sample], scratch
-    num_anchors, num_classes = rows.logits.shape[1:]
+    num_anchors, num_classes = logits.shape[1:]
     for start in range(0, num_anchors, LANES):
         first = sample * num_anchors + start
         load_tile(flat, first, num_classes, tile, tail)
@@ -223,19 +218,24 @@ def _softmax_quickly(rows: LogitRows, flat: Row, values: Row, scratch: tuple[Row
         store(labels, values, start, vectors, again=False)
 
 
-@inlined
-def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles: Row, tail: Row, sample: int) -> None:
-    labels, values, weights = rows.labels[sample], losses.values[sample], rows.weights
-    num_anchors, num_classes = rows.logits.shape[1:]
-    size, scored = height(num_classes) * LANES, rows.scores.shape[0] > 0
-    flat, scores = rows.logits.reshape(rows.logits.size), rows.scores.reshape(rows.scores.size)
+@helper
+def softmax_losses(
+    worker: int, sample: int,
+    logits: Row, all_labels: Row, all_scores: Row, weights: Row, smoothing: float, most: float, excluded: int,
+    losses: Row, done: Row, all_tiles: Row, tails: Row,
+) -> None:  # fmt: skip
+    """Compute the losses of one sample: a body."""
+    labels, values, tiles, tail = all_labels[sample], losses[sample], all_tiles[worker], tails[worker]
+    num_anchors, num_classes = logits.shape[1:]
+    size, scored = height(num_classes) * LANES, all_scores.shape[0] > 0
+    flat, scores = logits.reshape(logits.size), all_scores.reshape(all_scores.size)
     begin = sample * num_anchors
     tile, targets, vectors = tiles[:size], tiles[size : 2 * size], tiles[2 * size :]
-    keep, spread = 1.0 - rule.smoothing, rule.smoothing / num_classes
-    is_quick, num_left, num_again = not scored and spread == 0.0 and rule.besides < 0, num_anchors, 0
+    keep, spread = 1.0 - smoothing, smoothing / num_classes
+    is_quick, num_left, num_again = not scored and spread == 0.0 and excluded < 0, num_anchors, 0
     if is_quick:
-        _softmax_quickly(rows, flat, values, (tile, vectors, tail), sample)
-        num_left = _take_logarithms(values, rule.most)
+        _softmax_quickly(logits, labels, flat, values, tile, vectors, tail, sample)
+        num_left = _take_logarithms(values, most)
         _weigh(labels, weights, values)
     fill(targets, 0, size, 0.0)
     for start in range(0, num_anchors if num_left > 0 else 0, LANES):
@@ -251,29 +251,56 @@ def _softmax_sample(rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles:
             load_tile(scores, begin + start, num_classes, targets, tail)
             clear(vectors)
         else:
-            if rule.besides >= 0:
-                find_top_besides(tile, num_classes, rule.besides, vectors, OWN)
-            _add_own(vectors, keep, rule.most)
+            if excluded >= 0:
+                find_top_except(tile, num_classes, excluded, vectors, OWN)
+            _add_own(vectors, keep, most)
         if scored or spread > 0.0:
             for c in range(num_classes):
                 shares = (keep * weights[c] if scored else 0.0, spread * weights[c])
-                _add_class(tile, targets, c, shares, rule.most, vectors)
+                _add_class(tile, targets, c, shares, most, vectors)
         store(labels, values, start, vectors, again=is_quick)
-    losses.done[sample] = 1 + num_again if are_classes(labels, num_classes) else -1 - num_again
+    done[sample] = 1 + num_again if are_classes(labels, num_classes) else -1 - num_again
 
 
-@serial
-def _softmax_serial(
-    rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles: Row, tails: Row, span: tuple[int, int]
-) -> None:
-    for sample in range(span[0], span[1]):
-        _softmax_sample(rows, rule, losses, tiles[0], tails[0], sample)
+@helper
+def _differentiate(x: Row, weights: Row, rule: SoftmaxRule, scratch: Row, factor: float, gradient: Row) -> None:
+    """Write the gradient of one anchor, whose targets are in the scratch."""
+    shares, exps, num_classes = scratch[0], scratch[1], x.shape[0]
+    largest = 0
+    for c in range(1, num_classes):
+        if x[c] > x[largest] or math.isnan(x[largest]):
+            largest = c
+    top, others = np.float64(x[largest]), 0.0
+    for c in range(num_classes):
+        exps[c] = math.exp(x[c] - top)
+        others += exps[c] if c != largest else 0.0
+    rest, total = math.log1p(others) + (top - top), 0.0
+    for c in range(num_classes):
+        shares[c] = softmax_share(shares[c], weights[c], rest + (top - x[c]), num_classes, rule)
+        total += shares[c]
+    if total == 0.0:
+        return
+    for c in range(num_classes):
+        # The probability of all other classes is summed, not subtracted from 1, where it can be small.
+        beside = others if c == largest else others + 1.0 - exps[c]
+        gradient[c] = factor * softmax_slope(exps[c], beside, shares[c], total, others + exps[largest])
 
 
-@parallel
-def _softmax_parallel(
-    rows: LogitRows, rule: SoftmaxRule, losses: Computed, tiles: Row, tails: Row, span: tuple[int, int]
-) -> None:
-    for worker in prange(tiles.shape[0]):
-        own = slice(worker, worker + 1)
-        _softmax_serial(rows, rule, losses, tiles[own], tails[own], share(span, worker, tiles.shape[0]))
+@helper
+def softmax_gradients(
+    worker: int, sample: int,
+    logits: Row, labels: Row, scores: Row, weights: Row, smoothing: float, most: float, excluded: int,
+    factors: Row, values: Row, done: Row, scratch: Row,
+) -> None:  # fmt: skip
+    """Write the gradients of one sample, of its anchors that have a factor: a body.
+
+    After mining only a few percent of the anchors count, so what matters is to be quick about the others: nothing of
+    them is read but their factor, and nothing is written.
+    """
+    rule = SoftmaxRule(smoothing, most, excluded)
+    for anchor in range(factors.shape[1]):
+        if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
+            find_targets(labels, scores, sample, anchor, scratch[worker, 0])
+            x, gradient = logits[sample, anchor], values[sample, anchor]
+            _differentiate(x, weights, rule, scratch[worker], factors[sample, anchor], gradient)
+    done[sample] = 1

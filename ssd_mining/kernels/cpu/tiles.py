@@ -4,14 +4,17 @@ One flat array holds the classes one after the other. What a loss does with a ti
 which LLVM vectorises, in the order of the classes, so that every CPU adds up in the same order.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
 
+from ssd_mining.kernels import loss_rules
 from ssd_mining.kernels.cpu import lanes
 from ssd_mining.kernels.cpu.jit import helper
 from ssd_mining.kernels.cpu.lanes import COLUMNS, LANES, Row
-from ssd_mining.kernels.records import LogitRows
+
+rounded_off = helper(loss_rules.rounded_off)
 
 Index = Any  # int or np.uint64: unsigned indices need no test for being negative
 
@@ -24,8 +27,6 @@ SOON = 1024  # elements that are asked for ahead, where a tile is smaller
 
 MIXED = -2  # the labels of a tile differ
 
-LINE = 64  # bytes
-
 # Where in `vectors` stands what is known of each lane. Slices instead would cost more than the arithmetic.
 NUM_VECTORS = 11
 (TOP, REST, OWN, SHARE, TOTAL, COUNT, LOST, BASE, LOWEST, HIGHEST, ROUNDER) = (
@@ -33,26 +34,16 @@ NUM_VECTORS = 11
 )
 
 
-def scratch(rows: LogitRows, num_workers: int) -> tuple[Any, Any]:
-    """Allocate what a worker needs: a tile of logits, one of targets, the vectors; and a padded copy of a tail."""
-    num_classes = rows.logits.shape[2]
-    tiles = aligned((num_workers, (2 * height(num_classes) + NUM_VECTORS) * LANES), rows.logits.dtype)
-    tails = np.zeros((num_workers, LANES * num_classes + COLUMNS), rows.logits.dtype)
-    return tiles, tails
-
-
-def aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> Any:
-    """Allocate an array that begins at a cache line: a vector that lies on two of them is loaded twice."""
-    size = shape[0] * shape[1]
-    room = np.empty(size + LINE // dtype.itemsize, dtype)
-    first = -room.__array_interface__["data"][0] % LINE // dtype.itemsize
-    return room[first : first + size].reshape(shape)
-
-
 @helper
 def height(num_classes: int) -> int:
     """Say how many rows a tile has: whole columns, and whole groups."""
     return max(-(-num_classes // COLUMNS) * COLUMNS, -(-num_classes // GROUP) * GROUP)
+
+
+@functools.cache
+def tile_size(num_classes: int) -> int:
+    """Say how many elements a worker needs: a tile of logits, one of targets, the vectors."""
+    return (2 * height(num_classes) + NUM_VECTORS) * LANES
 
 
 @helper
@@ -93,12 +84,6 @@ def clear(vectors: Row) -> None:
     """Set the totals to 0."""
     fill(vectors, TOTAL, TOTAL + WIDTH, 0.0)
     fill(vectors, LOST, LOST + WIDTH, 0.0)
-
-
-@helper
-def rounded_off(total: float, more: float) -> float:
-    """Say what rounding takes from a sum: the sums over 91 classes would lose half a digit without it."""
-    return more - ((total + more) - total)
 
 
 @helper
@@ -172,11 +157,11 @@ def take_own(labels: Row, start: int, tile: Row, num_classes: int, vectors: Row)
 
 
 @helper
-def find_top_besides(tile: Row, num_classes: int, besides: int, vectors: Row, place: Index) -> None:
+def find_top_except(tile: Row, num_classes: int, excluded: int, vectors: Row, place: Index) -> None:
     """Find the largest logit of every lane among all classes but one, NaN above all."""
     fill(vectors, place, place + WIDTH, -np.inf)
     for c in range(num_classes):
-        if c != besides:
+        if c != excluded:
             first = np.uint64(c) * WIDTH
             for j in range(WIDTH):
                 top, x = vectors[place + j], tile[first + j]
@@ -201,3 +186,16 @@ def is_left(values: Row, start: int) -> bool:
         if values[i] != values[i]:
             return True
     return False
+
+
+@helper
+def find_targets(labels: Row, scores: Row, sample: int, anchor: int, targets: Row) -> None:
+    """Write the targets of one anchor, from its label or its scores."""
+    if scores.shape[0] > 0:
+        for c in range(targets.shape[0]):
+            targets[c] = scores[sample, anchor, c]
+        return
+    targets[:] = 0.0
+    label = np.uint64(labels[sample, anchor])
+    if label < np.uint64(targets.shape[0]):
+        targets[label] = 1.0

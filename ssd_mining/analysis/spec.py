@@ -1,0 +1,140 @@
+"""The settings of an analysis as one value, and the checks of what else it is given."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_mining.checks import check_int, check_number, refuse
+from ssd_mining.classification import Classification, Focal, Sigmoid, Softmax
+from ssd_mining.engine.run import Backend, Call, call_of
+from ssd_mining.inputs.arrays import as_array
+from ssd_mining.inputs.batch import Batch
+from ssd_mining.inputs.logits import check_class_axis, check_classification
+from ssd_mining.mining_rule import Mining
+
+_LOSSES = {kind.__name__: kind for kind in (Softmax, Sigmoid, Focal)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSpec:
+    """The settings of a `LossAnalysis`, which describes them: two with equal settings can be merged."""
+
+    mining: Mining
+    ratios: tuple[float, ...]
+    levels: tuple[int, ...] | None
+    top: int
+    classification: Classification | None
+    class_axis: int
+    backend: Backend | None
+
+    def __post_init__(self) -> None:
+        check_ratios(self.ratios)
+        for size in self.levels or ():
+            check_int("levels", size, lowest=1)
+        check_int("top", self.top, lowest=0)
+        check_class_axis(self.class_axis)
+        check_classification(self.classification)
+        check_by_sample(self.mining)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        kind = self.classification
+        return {
+            "mining": {name: _number(value) for name, value in dataclasses.asdict(self.mining).items()},
+            "ratios": [float(ratio) for ratio in self.ratios],
+            "levels": None if self.levels is None else [int(size) for size in self.levels],
+            "top": int(self.top),
+            "classification": None if kind is None else {"kind": type(kind).__name__, **dataclasses.asdict(kind)},
+            "class_axis": self.class_axis,
+            "backend": self.backend,
+        }
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> "AnalysisSpec":
+        """Return the settings that `to_dict` told."""
+        kind = given["classification"]
+        if kind is not None:
+            fields = dict(kind)
+            kind = _LOSSES[fields.pop("kind")](**fields)
+        own = {
+            "mining": Mining(**given["mining"]),
+            "ratios": tuple(given["ratios"]),
+            "levels": None if given["levels"] is None else tuple(given["levels"]),
+            "classification": kind,
+        }
+        return cls(**{**given, **own})
+
+
+def analysis_call(backend: Backend | None, num_threads: int | None) -> Call:
+    """Return where an analysis computes."""
+    if backend == "cuda":
+        msg = "backend: 'cuda' does not do analyses in this version; use 'cpu' or leave it out"
+        raise NotImplementedError(msg)
+    return call_of(backend, num_threads)
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_sequence(name: str, value: Any) -> tuple[Any, ...]:
+    """Return numbers that were given in a sequence or in an array, whatever their values."""
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        refuse(name, "a sequence of numbers", f"{value!r}", TypeError)
+    return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
+
+
+def check_ratios(ratios: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse ratios of negatives per positive that are none, or not all different."""
+    for ratio in ratios:
+        check_number("ratios", ratio)
+    if len(set(ratios)) < len(ratios):
+        refuse("ratios", "numbers that differ", f"{list(ratios)}")
+    return ratios
+
+
+def check_by_sample(mining: Mining) -> None:
+    """Refuse rules that look beyond the sample: what they keep depends on how a data set is split into blocks."""
+    reason = "depend on how the data set is split into blocks"
+    if mining.scope != "sample":
+        refuse("scope", f'"sample", for other scopes {reason}', repr(mining.scope))
+    if mining.pool_size > 1:
+        refuse("pool_size", f"1, for draws {reason}", f"{mining.pool_size}")
+
+
+def check_levels(levels: tuple[int, ...], batch: Batch) -> None:
+    """Check that feature maps make up the anchors of a batch."""
+    if not batch.is_dense:
+        refuse("sample_offsets", "none beside levels, which every sample must have alike", "both", TypeError)
+    if sum(levels) != batch.shape[1]:
+        got = f"{list(levels)}, which make {sum(levels)}"
+        refuse("levels", f"sizes that add up to the {batch.shape[1]} anchors", got)
+
+
+def check_ids(ids: Sequence[Any] | NDArray[Any], num_samples: int) -> list[str | int]:
+    """Check what the caller calls the samples of a block."""
+    if isinstance(ids, str) or not isinstance(ids, Sequence | np.ndarray):
+        refuse("ids", "a sequence of ids", f"{ids!r}", TypeError)
+    names = as_array("ids", ids).tolist() if isinstance(ids, np.ndarray) else list(ids)
+    if len(names) != num_samples:
+        refuse("ids", f"one for each of {num_samples} samples", f"{len(names)}")
+    for i, name in enumerate(names):
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            refuse("ids", "strings or whole numbers", f"{name!r} at {i}", TypeError)
+    if len(set(names)) < len(names):
+        ((twice, _),) = Counter(names).most_common(1)
+        refuse("ids", "another for every sample", f"{twice!r} twice")
+    return names
+
+
+def id_array(ids: list[str | int]) -> NDArray[Any]:
+    """Return ids as an array of strings, or of whole numbers; of objects where they are mixed or too large."""
+    kinds = {type(name) for name in ids}
+    if kinds <= {int} and all(-(1 << 63) <= name < 1 << 63 for name in ids):  # type: ignore[operator]
+        return np.array(ids, np.int64)
+    return np.array(ids, np.str_ if kinds == {str} else object)

@@ -1,0 +1,45 @@
+"""What all results have in common: a short look, and columns for a data frame."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEW = 6  # elements that are shown themselves
+
+
+class Result:
+    """Base of the frozen dataclasses that the functions return."""
+
+    columns: ClassVar[tuple[str, ...]] = ()  # of equal length
+
+    def to_dict(self) -> dict[str, NDArray[Any]]:
+        """Return the columns of equal length by name, ready for a data frame."""
+        return {name: getattr(self, name) for name in self.columns}
+
+    def __repr__(self) -> str:
+        """Show the shape and the sum of every array, and its elements only where they are few."""
+        shown = [f"{each.name}={_look(getattr(self, each.name))}" for each in fields(self) if each.repr]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _look(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        kind = f"{value.dtype} {value.shape}"
+        if value.dtype == np.bool_:
+            return f"{kind} {np.count_nonzero(value)} true"
+        if value.dtype.kind in "iuf" and 0 < value.size <= FEW:
+            return f"{kind} {np.array2string(value, precision=6, separator=', ')}".replace("\n", "")
+        if value.dtype.kind in "iuf" and value.size:
+            with np.errstate(invalid="ignore", over="ignore"):
+                return f"{kind} sum {value.sum():.6g}"
+        return kind
+    if isinstance(value, Result):
+        return f"<{type(value).__name__}>"
+    if isinstance(value, Mapping):
+        return f"<{', '.join(map(str, value))}>"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):  # of a device: to add it up would wait for it
+        return f"{value.dtype} {tuple(value.shape)}"
+    return repr(value)

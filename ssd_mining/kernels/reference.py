@@ -1,0 +1,180 @@
+"""The reference as a twin (``backend="reference"``): the judges behind the signatures of the kernels."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_mining import reference
+from ssd_mining.kernels.records import (
+    BACKGROUND,
+    DONE,
+    EVEN,
+    HIGHEST,
+    IGNORED_LABEL,
+    KEPT,
+    NAN_BIN,
+    NEGATIVE_SUM,
+    NUM_BAD,
+    NUM_KEPT,
+    NUM_NAN,
+    NUM_NEG,
+    NUM_POS,
+    POSITIVE_SUM,
+    POSITIVES,
+    THRESHOLD,
+    Computed,
+    LogitRows,
+    Mined,
+    Rows,
+    Rule,
+    SigmoidRule,
+    SoftmaxRule,
+    Tally,
+)
+from ssd_mining.reference import losses as judge
+
+
+def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
+    """Mine rows by `reference.mine_batch`."""
+    neg_mask = rows.labels == rows.codes[BACKGROUND]
+    pos_mask = ~neg_mask & (rows.labels != rows.codes[IGNORED_LABEL])
+    rank = rows.rank if rows.rank.size else rows.loss
+    samples = reference.mine_batch(
+        rows.loss,
+        rank,
+        reference.Roles(pos_mask, neg_mask),
+        rows.offsets,
+        num_negatives=rows.quotas if rows.quotas.size else None,
+        omit_nan=rule.omit_nan,
+        neg_pos_ratio=rule.ratio,
+        rounding="ceil" if rule.round_up else "floor",
+        extra_negatives=rule.extra,
+        min_negatives=rule.min_negatives,
+        min_negatives_when="always" if rule.min_always else "no_positives",
+        max_negatives=rule.max_negatives,
+    )
+    nan = (np.isnan(rows.loss) | np.isnan(rank)) & (pos_mask | neg_mask)
+    bad = pos_mask & (rows.labels > rows.codes[HIGHEST])
+    counts, sums = mined.counts, mined.sums
+    for i, (sample, (start, stop)) in enumerate(zip(samples, itertools.pairwise(rows.offsets), strict=True)):
+        counts[NUM_NAN, i], counts[NUM_BAD, i] = nan[start:stop].sum(), bad[start:stop].sum()
+        counts[NUM_POS, i], counts[NUM_NEG, i], counts[NUM_KEPT, i] = sample.num_pos, sample.num_neg, sample.num_kept
+        sums[POSITIVE_SUM, i], sums[NEGATIVE_SUM, i] = sample.positive_sum, sample.negative_sum
+        sums[THRESHOLD, i] = sample.threshold
+        if mined.pos_mask.size:
+            mined.pos_mask[start:stop] = (pos_mask & ~nan if rule.omit_nan else pos_mask)[start:stop]
+            mined.hard_negative_mask[start:stop] = sample.hard_negative_mask
+        counts[DONE, i] = 1
+
+
+def analyse(
+    rows: Rows,
+    rule: Rule,
+    ratios: NDArray[np.float64],
+    level_starts: NDArray[np.int64],
+    mined: Mined,
+    tally: Tally,
+    num_workers: int = 1,
+) -> None:
+    """Mine every sample once for every ratio; count losses by the upper half of their float32."""
+    masked = mined._replace(
+        pos_mask=np.empty(rows.loss.size, np.bool_), hard_negative_mask=np.empty(rows.loss.size, np.bool_)
+    )
+    mine(rows, rule, masked, num_workers)
+    for i, ratio in enumerate(ratios.tolist()):
+        own = mined._replace(counts=np.zeros_like(mined.counts), sums=np.empty_like(mined.sums))
+        mine(rows, rule._replace(ratio=ratio), own, num_workers)
+        tally.num_kept[:, i], tally.threshold[:, i] = own.counts[NUM_KEPT], own.sums[THRESHOLD]
+        tally.negative_sum[:, i] = own.sums[NEGATIVE_SUM]
+    negative = rows.labels == rows.codes[BACKGROUND]
+    if rule.omit_nan:
+        negative &= ~(np.isnan(rows.loss) | np.isnan(rows.rank if rows.rank.size else rows.loss))
+    for table, chosen in ((EVEN, negative), (POSITIVES, masked.pos_mask), (KEPT, masked.hard_negative_mask)):
+        np.add.at(tally.tables[0, table], _bins(rows.loss[chosen]), 1)
+    anchors = np.arange(rows.loss.size) - np.repeat(rows.offsets[:-1], np.diff(rows.offsets))
+    for role, mask in enumerate((masked.pos_mask, masked.hard_negative_mask)):
+        count = np.count_nonzero(mask)
+        tally.anchors[role, :count], tally.losses[role, :count] = anchors[mask], rows.loss[mask]
+        tally.places[0, role, 1] = count
+    for level, (start, stop) in enumerate(itertools.pairwise(level_starts)):
+        tally.levels[0, level] += np.count_nonzero(negative & (start <= anchors) & (anchors < stop))
+
+
+def _bins(losses: Any) -> Any:
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = losses.astype(np.float32)
+    return np.where(np.isnan(numbers), NAN_BIN, numbers.view(np.uint32) >> np.uint32(16))
+
+
+def losses(rows: LogitRows, rule: SoftmaxRule | SigmoidRule, computed: Computed, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
+    """Compute losses, or ranks, one anchor at a time."""
+    computed.values[...] = 0.0
+    for sample, anchor, logits in _anchors(rows):
+        if rule.excluded >= 0:
+            others = [x for c, x in enumerate(logits) if c != rule.excluded]
+            cost = (_softmax_rank if isinstance(rule, SoftmaxRule) else _sigmoid_rank)(logits, others)
+        elif isinstance(rule, SoftmaxRule):
+            cost = judge.softmax_loss(logits, *_targets(rows, sample, anchor), **_softmax_words(rule))
+        else:
+            cost = judge.sigmoid_loss(logits, *_targets(rows, sample, anchor), **_sigmoid_words(rule))
+        computed.values[sample, anchor] = cost
+    are_classes = ((rows.labels >= 0) & (rows.labels < rows.logits.shape[2])).all(axis=1)
+    computed.done[...] = np.where(are_classes, 1, -1)
+
+
+def gradients(
+    rows: LogitRows,
+    rule: SoftmaxRule | SigmoidRule,
+    factors: NDArray[np.float64],
+    computed: Computed,
+    num_workers: int = 1,  # noqa: ARG001 - the twins' signature
+) -> None:
+    """Compute gradients one anchor at a time."""
+    for sample, anchor, logits in _anchors(rows):
+        factor = factors[sample, anchor]
+        if factor != 0 and isinstance(rule, SoftmaxRule):
+            slopes = judge.softmax_gradient(logits, *_targets(rows, sample, anchor), **_softmax_words(rule))
+            computed.values[sample, anchor] = factor * np.array(slopes)
+        elif factor != 0:
+            slopes = judge.sigmoid_gradient(logits, *_targets(rows, sample, anchor), **_sigmoid_words(rule))
+            computed.values[sample, anchor] = factor * np.array(slopes)
+    computed.done[...] = 1
+
+
+def _anchors(rows: LogitRows) -> Iterator[tuple[int, int, list[float]]]:
+    """Yield the place and the logits of every anchor that is not ignored."""
+    for sample, anchor in np.argwhere(rows.labels >= 0).tolist():
+        yield sample, anchor, rows.logits[sample, anchor].astype(np.float64).tolist()
+
+
+def _targets(rows: LogitRows, sample: int, anchor: int) -> tuple[list[float], list[float]]:
+    """Return the targets of an anchor, and the weights of their classes."""
+    weights = rows.weights.tolist()
+    if rows.scores.size:
+        return [float(score) for score in rows.scores[sample, anchor]], weights
+    label = int(rows.labels[sample, anchor])
+    return [float(c == label) for c in range(len(weights))], weights
+
+
+def _softmax_words(rule: SoftmaxRule) -> dict[str, float]:
+    return {"label_smoothing": rule.smoothing, "most": rule.most}
+
+
+def _sigmoid_words(rule: SigmoidRule) -> dict[str, float]:
+    return {"positive": rule.positive, "negative": rule.negative, "gamma": rule.gamma}
+
+
+def _softmax_rank(logits: list[float], others: list[float]) -> float:
+    """Return ``-log`` of the largest probability of the other classes."""
+    if any(map(math.isnan, logits)):
+        return math.nan
+    return judge.negative_log_softmax(logits, logits.index(max(others))) if others else math.inf
+
+
+def _sigmoid_rank(_: list[float], others: list[float]) -> float:
+    """Return ``-log`` of the largest probability of the other classes."""
+    return math.nan if any(map(math.isnan, others)) else judge.softplus(-max(others, default=-math.inf))
