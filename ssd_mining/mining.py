@@ -1,13 +1,13 @@
 """Which negatives are kept: `mine_hard_negatives`, its result, the mask alone, and the quota alone."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.classification import Classification
-from ssd_mining.engine.result import Result
+from ssd_mining.engine.result import Kept, KeptNegatives, Result
 from ssd_mining.engine.run import Backend, Call, blocks, call_of, empty_mined, mine, mine_rows, sample_columns
 from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
@@ -16,25 +16,6 @@ from ssd_mining.inputs.labels import check_relabelled
 from ssd_mining.kernels.records import NUM_KEPT
 from ssd_mining.kernels.rules import quota
 from ssd_mining.mining_rule import Keywords, Mining, Selection, resolve
-
-
-class Kept(NamedTuple):
-    """The kept negatives of B samples, by sample, then by anchor."""
-
-    num_kept: NDArray[np.int64]  # (B,)
-    anchors: NDArray[np.int64]  # (K,) in their samples
-    ranks: NDArray[Any]  # (K,)
-
-    def read(self) -> "Kept":
-        """Return them."""
-        return self
-
-
-class KeptNegatives(Protocol):
-    """The kept negatives, wherever they are: on a GPU they are read when they are asked for."""
-
-    def read(self) -> Kept:
-        """Return them, on the host."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,7 +53,7 @@ class MiningResult(Result):
     positive_sum: NDArray[np.float64]
     negative_sum: NDArray[np.float64]
     threshold: NDArray[np.float64]
-    _kept: "KeptNegatives" = field(repr=False)
+    _kept: KeptNegatives = field(repr=False)
 
     def indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the kept negatives as CSR indices, hardest first.

@@ -2,10 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Kept(NamedTuple):
+    """The kept negatives of B samples, by sample, then by anchor."""
+
+    num_kept: NDArray[np.int64]  # (B,)
+    anchors: NDArray[np.int64]  # (K,) in their samples
+    ranks: NDArray[Any]  # (K,)
+
+    def read(self) -> "Kept":
+        """Return them."""
+        return self
+
+
+class KeptNegatives(Protocol):
+    """The kept negatives, wherever they are: on a GPU they are read when they are asked for."""
+
+    def read(self) -> Kept:
+        """Return them, on the host."""
+
 
 FEW = 6  # elements that are shown themselves
 
