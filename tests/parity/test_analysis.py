@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining.analysis.histogram import BINS, bin_counts
-from ssd_mining.analysis.one_pass import empty_swept
+from ssd_mining.analysis.one_pass import bin_counts
 from ssd_mining.engine.run import empty_mined
 from ssd_mining.inputs.arrays import read_only
-from ssd_mining.inputs.losses import check
+from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.cpu import analysis as cpu_analysis
 from ssd_mining.kernels.cpu import mining as cpu
-from ssd_mining.kernels.tally import EVEN, KEPT, ODD, POSITIVES, TABLES, Tally
+from ssd_mining.kernels.records import BINS, DONE, EVEN, KEPT, NEGATIVE_SUM, NUM_KEPT, ODD, POSITIVES, TABLES, Tally
 from ssd_mining.mining_rule import Mining
 from tests.analysis import analysed, blocks, dumped
 from tests.batches import LOSSES, REAL_FILES, ROOT, batches, examples, load_real, losses
@@ -254,7 +253,7 @@ def test_ragged_logits_give_the_tables_of_dense_ones():
 
 
 LEVELS = read_only(np.array([0, 200, 300]))
-GIVEN = LEVELS, read_only(np.array([9.0, 3.0, 0.5]))
+RATIOS = read_only(np.array([9.0, 3.0, 0.5]))
 ROOM = 7 * 300 + 5
 
 
@@ -262,16 +261,17 @@ def by_hand(num_workers):
     """Run the kernel on 7 samples: what it was told, and all that it has filled."""
     rng = np.random.default_rng(5)
     conf_loss, pos_mask = losses("gamma", (7, 300), rng), rng.random((7, 300)) < 0.1
-    rows, mined = check(conf_loss, pos_mask, Mining()).rows(slice(0, 7)), empty_mined(7, 0)
+    rows, mined = check_losses(conf_loss, pos_mask, Mining()).rows(slice(0, 7), None, None), empty_mined(7, 0)
     tally = Tally(
-        *empty_swept(7, 3),
+        np.zeros((7, 3), np.int64),
+        *np.empty((2, 7, 3)),
         np.zeros((num_workers, TABLES, BINS), np.int64),
         np.zeros((num_workers, 2), np.int64),
         np.full((2, ROOM), -7),
         np.full((2, ROOM), np.nan, np.float32),
         np.zeros((num_workers, 2, 2), np.int64),
     )
-    cpu_analysis.analyse(rows, Mining().rule, GIVEN, mined, tally, num_workers)
+    cpu_analysis.analyse(rows, Mining().rule, RATIOS, LEVELS, mined, tally, num_workers)
     return rows, mined, tally
 
 
@@ -292,7 +292,7 @@ def test_both_drivers_say_the_same_with_any_number_of_workers():
     )
     for num_workers in (2, 3, 7, 8):
         _, other, got = by_hand(num_workers)
-        assert mined.done.all()
+        assert mined.counts[DONE].all()
         for one, another in zip((*mined, *tally[:3]), (*other, *got[:3]), strict=True):
             np.testing.assert_array_equal(one, another)
         np.testing.assert_array_equal(got.tables[:, POSITIVES:].sum(axis=0), tables[POSITIVES:])
@@ -309,8 +309,8 @@ def test_what_is_found_equals_what_is_mined():
     cpu.mine(rows, Mining().rule, masked, 1)
     np.testing.assert_array_equal(mined.counts, masked.counts)
     np.testing.assert_allclose(mined.sums, masked.sums, rtol=1e-15)
-    np.testing.assert_array_equal(tally.num_kept[:, 1], masked.num_kept)
-    np.testing.assert_array_equal(tally.sums[:, 1], mined.negative_sum)
+    np.testing.assert_array_equal(tally.num_kept[:, 1], masked.counts[NUM_KEPT])
+    np.testing.assert_array_equal(tally.negative_sum[:, 1], mined.sums[NEGATIVE_SUM])
     for role, mask in enumerate((masked.pos_mask, masked.hard_negative_mask)):
         np.testing.assert_array_equal(found(tally.anchors, tally, role), np.flatnonzero(mask) % 300)
         np.testing.assert_array_equal(found(tally.losses, tally, role), rows.loss[mask])
@@ -323,16 +323,16 @@ def test_anchors_stay_in_their_room_whatever_the_arrays_say(room):
     negatives, reaching = np.array([~0x1F0 & (1 << 64) - 1, 0, 0, 0, 0], np.uint64), np.arange(4, 9)
     tables, anchors, values = np.zeros((TABLES, BINS), np.int64), np.full(20, -7), np.full(20, -7, np.float32)
     own = anchors[:room], values[:room]
-    cpu_analysis._find_kept(rows.loss[:300], reaching, (-1.0, 0), tables[KEPT], own)
+    cpu_analysis._find_kept(rows.loss[:300], reaching, -1.0, 0, tables[KEPT], *own)
     assert anchors.tolist() == [4, 5, 6, 7, 8, 0, 0, 0, 0][:room] + [-7] * (20 - room)
     anchors[:] = -7
     alone = rows._replace(labels=np.ones_like(rows.labels), offsets=rows.offsets[:2])
-    cpu_analysis._take_back(alone, Mining().rule, negatives, tables, 0, own)
+    cpu_analysis._take_back(alone, Mining().rule, negatives, tables, 0, *own)
     assert anchors.tolist() == [4, 5, 6, 7, 8, *range(64, 68)][:room] + [-7] * (20 - room)
 
 
 def test_a_sample_that_no_thread_has_done_is_seen(monkeypatch):
-    monkeypatch.setattr(cpu_analysis, "_analyse_serial", lambda *_: None)
+    monkeypatch.setattr(cpu_analysis, "_serial", lambda *_: None)
     with pytest.raises(RuntimeError, match="sample 0 was not mined: a worker thread was lost"):
         sm.LossAnalysis(background=0).update(np.ones((7, 300)), np.zeros((7, 300), int))
 

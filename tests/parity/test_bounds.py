@@ -35,10 +35,10 @@ class Guarded:
 
 
 def run_cases(number):
-    """Mine generated rows whose arrays, scratch and results all lie against protected pages."""
+    """Mine generated rows whose arrays, workspace and results all lie against protected pages."""
     from ssd_mining.engine import run as _backends
     from ssd_mining.kernels.cpu import mining as cpu
-    from ssd_mining.kernels.records import Mined, Rows
+    from ssd_mining.kernels.records import Rows
     from ssd_mining.mining_rule import Mining
     from tests.batches import LOSSES, losses
 
@@ -66,12 +66,12 @@ def run_cases(number):
             shortest=int(lengths.min()),
             longest=int(lengths.max()),
         )
-        plain = Rows(*(np.array(array) for array in rows[:-2]), *rows[-2:])
-        for array in (*rows[:-2], *plain[:-2]):
+        plain = Rows(*(np.array(each) if isinstance(each, np.ndarray) else each for each in rows))
+        for array in (each for each in (*rows, *plain) if isinstance(each, np.ndarray)):
             array.flags.writeable = False
         got, expected = (_backends.empty_mined(shape[0], num_masked) for _ in range(2))
-        masks = (pools[name].put(np.zeros(num_masked, np.bool_), at_end=at_end) for name in got._fields[-2:])
-        got = Mined(*got[:-2], *masks)
+        names = ("pos_mask", "hard_negative_mask")
+        got = got._replace(**{name: pools[name].put(np.zeros(num_masked, np.bool_), at_end=at_end) for name in names})
         rule = Mining(nan_policy="propagate").rule
         cpu.mine(rows, rule, got, 1)
         cpu.mine(plain, rule, expected, 1)
@@ -81,16 +81,15 @@ def run_cases(number):
 
 
 def run_logit_cases(number):
-    """Compute losses and gradients whose arrays, scratch and results all lie against protected pages."""
+    """Compute losses and gradients whose arrays, workspace and results all lie against protected pages."""
     from ssd_mining.classification import Focal, Sigmoid, Softmax
-    from ssd_mining.kernels.cpu import sigmoid as cpu_sigmoid
-    from ssd_mining.kernels.cpu import softmax as cpu
+    from ssd_mining.kernels.cpu import logits as cpu
     from ssd_mining.kernels.records import Computed, LogitRows
     from tests.logits import KINDS, logits, targets
 
     names = ("logits", "labels", "scores", "weights", "factors", "values", "tiles", "tails")
     pools = {name: Guarded(512 * 1024) for name in names}
-    allocate, rng = cpu.scratch, np.random.default_rng(0)
+    allocate, rng = cpu.workspace, np.random.default_rng(0)
     for case in range(number):
         at_end, dtype = bool(case % 2), (np.float32, np.float64)[case % 3 == 0]
         shape = int(rng.integers(1, 4)), int(rng.integers(1, 200)), int(rng.integers(1, 40))
@@ -108,8 +107,7 @@ def run_logit_cases(number):
         spec = (Softmax(label_smoothing=0.1 * (case % 2), prob_floor=1e-9), Sigmoid(), Focal(), Focal(gamma=0.5))[
             case % 4
         ]
-        form = "softmax" if isinstance(spec, Softmax) else "sigmoid"
-        rule = spec.rule._replace(besides=shape[2] - 1 if ranked and not scored else -1)
+        rule = spec.rule._replace(excluded=shape[2] - 1 if ranked and not scored else -1)
         for what, size in (("losses", shape[:2]), ("gradients", shape)):
             results = []
             for given, guarded in ((plain, False), (rows, True)):
@@ -117,17 +115,17 @@ def run_logit_cases(number):
                 values = pools["values"].put(values, at_end=at_end) if guarded else values
                 computed = Computed(values, np.zeros(shape[0], np.int64))
 
-                def scratch(rows, workers, guarded=guarded):
+                def workspace(rows, workers, guarded=guarded):
                     arrays = zip(("tiles", "tails"), allocate(rows, workers), strict=True)
                     return tuple(pools[n].put(a, at_end=at_end) if guarded else a for n, a in arrays)  # noqa: B023
 
-                cpu.scratch = cpu_sigmoid.scratch = scratch
+                cpu.workspace = workspace
                 arguments = (given, rule, computed) if what == "losses" else (given, rule, factors, computed)
-                getattr(cpu, f"{form}_{what}")(*arguments, 1)
+                getattr(cpu, what)(*arguments, 1)
                 assert computed.done.all()
                 results.append(values)
             np.testing.assert_array_equal(*results, err_msg=f"{case} {what}")
-    cpu.scratch = cpu_sigmoid.scratch = allocate
+    cpu.workspace = allocate
     print("in bounds", number)
 
 

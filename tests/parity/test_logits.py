@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 import ssd_mining as sm
 from ssd_mining.classification import Focal, Sigmoid, Softmax
-from ssd_mining.engine import run as _backends
-from ssd_mining.inputs import logits as _logit_inputs
+from ssd_mining.engine import lazy_losses, threads
+from ssd_mining.kernels import cpu
 from ssd_mining.kernels.records import Computed, LogitRows
 from tests.batches import REAL_FILES, examples, load_real
+from tests.lazy import lazy
 from tests.logits import KINDS, TARGETS, expected, function, logits, specs, targets
 from tests.parity.test_layouts import LAYOUTS
 
@@ -42,9 +43,9 @@ def relative(spec, dtype):
 
 def computed(x, y, spec=SPECS[0], **keywords):
     """Return the losses of logits, and how many tiles of each sample took the careful path after the quick one."""
-    whole = _logit_inputs.check_logits(x, y, spec, **keywords)
+    whole = lazy(x, y, spec, **keywords)
     losses = Computed(np.zeros(y.shape, whole.dtype), np.zeros(len(y), np.int64))
-    _backends.load_logits("cpu").softmax_losses(whole._rows(slice(0, len(y))), spec.rule, losses, 1)
+    cpu.losses(whole.logits.rows(slice(0, len(y)), slice(None)), spec.rule, losses, 1)
     return losses.values, np.abs(losses.done) - 1
 
 
@@ -69,7 +70,7 @@ def test_the_gradients_equal_the_reference(call, seed):
         y = y.astype(np.float64 if dtype == np.float64 else np.float32).astype(np.float64)
     rng = np.random.default_rng(seed)
     factors = np.where(rng.random(x.shape[:2]) < 0.3, rng.normal(size=x.shape[:2]), 0.0)
-    got = _logit_inputs.check_logits(x.astype(dtype), y, spec).gradients(slice(None), factors)
+    got = lazy(x.astype(dtype), y, spec).gradients(factors)
     judged = np.where(factors[..., None] != 0, expected(x, y, spec, gradient=True) * factors[..., None], 0.0)
     # Where several classes have targets their slopes cancel; where one has, every digit of a tail counts.
     cancels = y.ndim == 3 or getattr(spec, "label_smoothing", 0) > 0
@@ -82,8 +83,7 @@ def test_the_gradients_equal_the_reference(call, seed):
 @pytest.mark.parametrize("background", [0, 3, -1])
 def test_the_ranks_equal_the_reference(spec, kind, background):
     got, judged = (
-        _logit_inputs.check_logits(LOGITS, CLASSES, spec, backend=backend).ranks(kind, background)
-        for backend in ("cpu", "reference")
+        lazy(LOGITS, CLASSES, spec, backend=backend).ranks(kind, background) for backend in ("cpu", "reference")
     )
     assert (got.shape, got.dtype) == ((5, 150), np.float32)
     np.testing.assert_allclose(got[1:4], judged[1:4], rtol=1e-6)
@@ -137,35 +137,36 @@ def test_classes_may_stand_on_the_second_axis(spec):
 @pytest.mark.parametrize("elements", [1, 1050, 1051, 2100, 10**9])
 def test_blocks_and_slices_of_any_size_give_the_same_bits(spec, elements, monkeypatch):
     factors = np.where(CLASSES % 3 == 0, 0.5, 0.0)
-    whole = _logit_inputs.check_logits(LOGITS, CLASSES, spec)
-    losses, gradients = whole[:], whole.gradients(slice(None), factors)
+    whole = lazy(LOGITS, CLASSES, spec)
+    losses, gradients = whole[:], whole.gradients(factors)
     monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", elements)
     np.testing.assert_array_equal(whole[:], losses)
     np.testing.assert_array_equal(whole[1:3], losses[1:3])
-    np.testing.assert_array_equal(whole.gradients(slice(None), factors), gradients)
-    np.testing.assert_array_equal(whole.gradients(slice(1, 4), factors[1:4]), gradients[1:4])
+    np.testing.assert_array_equal(whole.gradients(factors), gradients)
+    part = lazy(LOGITS[1:4], CLASSES[1:4], spec)
+    np.testing.assert_array_equal(part.gradients(factors[1:4]), gradients[1:4])
     assert whole[5:].shape == (0, 150)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_two_workers_give_the_bits_of_one(spec, monkeypatch):
     factors = np.where(CLASSES % 3 == 0, 0.5, 0.0)
-    one = _logit_inputs.check_logits(LOGITS, CLASSES, spec, num_threads=1)
-    losses, gradients = one[:], one.gradients(slice(None), factors)
+    one = lazy(LOGITS, CLASSES, spec, num_threads=1)
+    losses, gradients = one[:], one.gradients(factors)
     launched = []
-    monkeypatch.setattr(_backends, "PARALLEL_LOGITS", 0)
-    monkeypatch.setattr(_backends, "num_workers", lambda _: launched.append(1) or 2)
+    monkeypatch.setattr(lazy_losses, "PARALLEL_LOGITS", 0)
+    monkeypatch.setattr(threads, "num_workers", lambda _: launched.append(1) or 2)
     np.testing.assert_array_equal(one[:], losses)
-    np.testing.assert_array_equal(one.gradients(slice(None), factors), gradients)
+    np.testing.assert_array_equal(one.gradients(factors), gradients)
     assert len(launched) == 2
 
 
 def test_threads_are_used_for_large_blocks_only(monkeypatch):
     asked = []
-    monkeypatch.setattr(_backends, "num_workers", lambda count: asked.append(count) or 1)
+    monkeypatch.setattr(threads, "num_workers", lambda count: asked.append(count) or 1)
     sm.softmax_cross_entropy(LOGITS, CLASSES, num_threads=2)
     assert asked == []
-    monkeypatch.setattr(_backends, "PARALLEL_LOGITS", LOGITS.size)
+    monkeypatch.setattr(lazy_losses, "PARALLEL_LOGITS", LOGITS.size)
     sm.softmax_cross_entropy(LOGITS, CLASSES, num_threads=2)
     sm.softmax_cross_entropy(LOGITS[:1, :2], CLASSES[:1, :2], num_threads=2, backend="reference")
     assert asked == [2]
@@ -175,7 +176,7 @@ def test_a_lost_worker_is_an_error(monkeypatch):
     def lose_all_but_the_first(_rows, _rule, losses, _num_workers):
         losses.done[0] = 1
 
-    monkeypatch.setattr(_backends.load_logits("cpu"), "softmax_losses", lose_all_but_the_first)
+    monkeypatch.setattr(cpu, "losses", lose_all_but_the_first)
     with pytest.raises(RuntimeError, match="sample 1 was not computed: a worker thread was lost"):
         sm.softmax_cross_entropy(LOGITS, CLASSES)
 
@@ -221,15 +222,15 @@ def test_a_batch_of_the_usual_size_has_the_promised_accuracy():
 @pytest.mark.parametrize("y", [CLASSES, SOFT], ids=["classes", "soft"])
 def test_the_gradients_are_the_slopes_of_the_losses(spec, y):
     x, step = LOGITS.astype(np.float64), 1e-5
-    got = _logit_inputs.check_logits(x, y, spec).gradients(slice(None), np.ones(x.shape[:2]))
+    got = lazy(x, y, spec).gradients(np.ones(x.shape[:2]))
     for c in range(x.shape[2]):
         moved = np.zeros(x.shape[2])
         moved[c] = step
-        up, down = (_logit_inputs.check_logits(x + sign * moved, y, spec)[:] for sign in (1, -1))
+        up, down = (lazy(x + sign * moved, y, spec)[:] for sign in (1, -1))
         slope = (up - down) / (2 * step)
         smooth = np.ones(slope.shape, np.bool_)
         if getattr(spec, "prob_floor", 0) > 0:  # at the floor the loss has a corner
-            smooth = np.abs(up + down - 2 * _logit_inputs.check_logits(x, y, spec)[:]) < 1e-8
+            smooth = np.abs(up + down - 2 * lazy(x, y, spec)[:]) < 1e-8
             assert smooth.mean() > 0.9
         np.testing.assert_allclose(got[..., c][smooth], slope[smooth], rtol=1e-6, atol=1e-8)
 
@@ -270,12 +271,12 @@ def test_torch_agrees(dtype):
 
 
 def check_against_torch(spec, y, tensor, loss):
-    ours = _logit_inputs.check_logits(tensor.detach(), y, spec)
+    ours = lazy(tensor.detach(), y, spec)
     np.testing.assert_allclose(ours[:], loss.detach().numpy(), rtol=1e-5, atol=1e-5)
     factors = np.where(CLASSES % 2 == 0, 2.0, 0.0)
     tensor.grad = None
     (loss * loss.new_tensor(factors)).sum().backward(retain_graph=True)
-    np.testing.assert_allclose(ours.gradients(slice(None), factors), tensor.grad.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours.gradients(factors), tensor.grad.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_the_tile_path_of_every_height_and_tail():
@@ -348,7 +349,7 @@ def test_tails_and_unlikely_labels_keep_the_promise_over_many_rows(num_classes, 
 
 
 def test_rows_that_a_twin_reads_are_not_the_callers_to_change():
-    rows = _logit_inputs.check_logits(LOGITS, CLASSES, Softmax())._rows(slice(0, 5))
+    rows = lazy(LOGITS, CLASSES, Softmax()).logits.rows(slice(0, 5), slice(None))
     assert isinstance(rows, LogitRows)
     assert all(not array.flags.writeable for array in rows)
     assert np.shares_memory(rows.logits, LOGITS)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.engine import lazy_losses as _logits
-from ssd_mining.inputs.logits import check_logits
+from ssd_mining.engine import lazy_losses
 from ssd_mining.losses import NORMALIZE
 from tests.batches import REAL_FILES, load_real
+from tests.lazy import lazy
 from tests.multibox import (
     CLASSIFICATIONS,
     NUM_CLASSES,
@@ -145,7 +145,7 @@ def ranked(logits, labels, keywords):
     if keywords["rank_by"] == "loss":
         return keywords
     kind = "foreground_max" if keywords["rank_by"] == "foreground_max" else "background"
-    losses = check_logits(logits, labels, sm.Softmax())
+    losses = lazy(logits, labels, sm.Softmax())
     return keywords | {"rank_by": losses.ranks(kind, keywords["background"])[:]}
 
 
@@ -257,12 +257,11 @@ class Spy:
 
     def __init__(self, monkeypatch):
         self.sizes = []
-        for kind in (_logits.LogitLosses, _logits.RaggedLosses):
-            monkeypatch.setattr(kind, "__getitem__", self.watched(kind.__getitem__))
+        monkeypatch.setattr(lazy_losses, "losses", self.watched(lazy_losses.losses))
 
-    def watched(self, read):
-        def watching(losses, part):
-            values = read(losses, part)
+    def watched(self, compute):
+        def watching(*call):
+            values = compute(*call)
             self.sizes.append(values.size)
             return values
 

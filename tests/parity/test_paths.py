@@ -6,7 +6,6 @@ import pytest
 import ssd_mining as sm
 from benchmarks.suite import AVX2_ONLY
 from ssd_mining.engine.run import empty_mined
-from ssd_mining.inputs.losses import check
 from ssd_mining.kernels.cpu import mining as cpu
 from ssd_mining.mining_rule import Mining
 from tests.batches import Batch, losses, printed
@@ -15,7 +14,7 @@ from tests.parity.test_generated import check as check_parity
 
 def sampled_anchors(num_anchors):
     """Return the anchors that the kernel looks at to choose its pivot."""
-    i = np.arange(cpu.sample_size(num_anchors), dtype=np.uint64)
+    i = np.arange(cpu._sample_size(num_anchors), dtype=np.uint64)
     return ((i * cpu.GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
 
 
@@ -84,7 +83,7 @@ def test_both_drivers_mine_the_same_with_any_number_of_workers():
     rng = np.random.default_rng(5)
     conf_loss, pos_mask = losses("gamma", (7, 300), rng), rng.random((7, 300)) < 0.1
     mining = Mining()
-    rows = check(conf_loss, pos_mask, mining).rows(slice(0, 7))
+    rows = check_losses(conf_loss, pos_mask, mining).rows(slice(0, 7), None, None)
     expected = empty_mined(7, 7 * 300)
     cpu.mine(rows, mining.rule, expected, 1)
     for num_workers in (2, 3, 7, 8):
@@ -99,10 +98,10 @@ def test_one_worker_stays_out_of_the_pool(monkeypatch):
     def entered(*_):
         raise AssertionError
 
-    monkeypatch.setattr(cpu, "_mine_parallel", entered)
+    monkeypatch.setattr(cpu, "_parallel", entered)
     for num_anchors in (10, 300):
         mining, conf_loss = Mining(), np.ones((4, num_anchors), np.float32)
-        rows = check(conf_loss, conf_loss > 0, mining).rows(slice(0, 4))
+        rows = check_losses(conf_loss, conf_loss > 0, mining).rows(slice(0, 4), None, None)
         cpu.mine(rows, mining.rule, empty_mined(4, 0), 1)
     with pytest.raises(AssertionError):
         cpu.mine(rows, mining.rule, empty_mined(4, 0), 2)

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.engine import run as _backends
-from ssd_mining.kernels.cpu import mining as cpu
+from ssd_mining.engine import run
+from ssd_mining.engine import threads as _backends
+from ssd_mining.kernels import cpu
 from tests.batches import LOSSES, losses
 
 COMPARE = """
 import hashlib, numpy as np, ssd_mining as sm
-from ssd_mining.engine import run as _backends
-from ssd_mining.kernels.cpu import mining as cpu
+from ssd_mining.engine import run
+from ssd_mining.kernels import cpu
 from tests.batches import LOSSES, losses
-_backends.PARALLEL_ANCHORS = 0
+run.PARALLEL_ANCHORS = 0
 ran = []
 monitored = cpu.mine
 def mine(rows, rule, mined, num_workers):
@@ -202,13 +203,13 @@ def test_a_system_that_does_not_tell_of_forks_is_taken_as_not_forked(monkeypatch
 
 
 def test_the_reference_starts_no_threads(monkeypatch):
-    monkeypatch.setattr(_backends, "PARALLEL_ANCHORS", 0)
+    monkeypatch.setattr(run, "PARALLEL_ANCHORS", 0)
     monkeypatch.setattr(_backends, "num_workers", None)
     sm.confidence_loss([[1.0]], [[0]], background=0, backend="reference")
 
 
 def test_a_call_does_not_wait_for_another_that_is_in_the_kernel(monkeypatch):
-    monkeypatch.setattr(_backends, "PARALLEL_ANCHORS", 0)
+    monkeypatch.setattr(run, "PARALLEL_ANCHORS", 0)
     rng = np.random.default_rng(0)
     conf_loss, pos_mask = losses("gamma", (8, 100), rng), rng.random((8, 100)) < 0.1
     expected = sm.confidence_loss(conf_loss, pos_mask).per_sample
@@ -231,7 +232,7 @@ def test_a_call_does_not_wait_for_another_that_is_in_the_kernel(monkeypatch):
 
 
 def test_a_lost_sample_raises(monkeypatch):
-    monkeypatch.setattr("ssd_mining.kernels.cpu.mining.mine", lambda *_: None)
+    monkeypatch.setattr("ssd_mining.kernels.cpu.mine", lambda *_: None)
     with pytest.raises(RuntimeError, match="sample 0 was not mined"):
         sm.confidence_loss([[1.0]], [[0]], background=0)
 

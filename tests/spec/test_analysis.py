@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import ssd_mining as sm
 from ssd_mining.analysis.exact_sums import Totals
-from ssd_mining.analysis.histogram import LossHistogram, bin_counts
-from ssd_mining.analysis.top_k import Stretches
+from ssd_mining.analysis.histogram import LossHistogram
+from ssd_mining.analysis.one_pass import bin_counts
+from ssd_mining.analysis.state import Stretches
 from tests.analysis import analysed, blocks, dumped
 from tests.batches import examples, losses
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import ssd_mining as sm
 from ssd_mining.classification import Focal, Sigmoid, Softmax
-from ssd_mining.inputs import logits as _logit_inputs
 from ssd_mining.reference import losses as reference_losses
 from tests.batches import examples
+from tests.lazy import lazy
 
 BACKENDS = ["cpu", "reference"]
 LOSSES = [sm.softmax_cross_entropy, sm.sigmoid_cross_entropy, sm.focal_loss]
@@ -179,9 +179,7 @@ def test_a_softmax_without_probabilities_is_nan(row, backend):
         for keywords in ({}, {"label_smoothing": 0.1}, {"prob_floor": 0.1}):
             got = sm.softmax_cross_entropy(x, np.full((1, 2), c), backend=backend, **keywords)
             assert np.isnan(got).tolist() == [[False, True]], (c, keywords)
-        got = _logit_inputs.check_logits(x, np.full((1, 2), c), Softmax(), backend=backend).gradients(
-            slice(1), np.ones((1, 2))
-        )
+        got = lazy(x, np.full((1, 2), c), Softmax(), backend=backend).gradients(slice(1), np.ones((1, 2)))
         assert np.isnan(got[0, 1]).all()
         assert not np.isnan(got[0, 0]).any()
 
@@ -257,8 +255,8 @@ def test_ignored_anchors_cost_nothing_whatever_they_hold(backend):
     smoothed = sm.softmax_cross_entropy(x, y, ignore_index=-1, valid=valid, label_smoothing=0.1, backend=backend)
     assert smoothed[0, [0, 2]].tolist() == [0, 0]
     for spec in (Softmax(), Sigmoid(), Focal()):
-        whole = _logit_inputs.check_logits(x, y, spec, ignore_index=-1, valid=valid, backend=backend)
-        gradients = whole.gradients(slice(None), np.ones((1, 4)))
+        whole = lazy(x, y, spec, ignore_index=-1, valid=valid, backend=backend)
+        gradients = whole.gradients(np.ones((1, 4)))
         assert not gradients[0, [0, 2]].any()
         assert gradients[0, [1, 3]].all()
 
@@ -267,9 +265,7 @@ def test_a_class_without_a_logit_has_the_slopes_of_a_row_of_zeros(backend):
     x, y = draw(4)
     for spec in (Sigmoid(), Focal()):
         got, expected = (
-            _logit_inputs.check_logits(x, labels, spec, background=5, backend=backend).gradients(
-                slice(None), np.ones(y.shape)
-            )
+            lazy(x, labels, spec, background=5, backend=backend).gradients(np.ones(y.shape))
             for labels in (np.full_like(y, 5), np.zeros(x.shape))
         )
         np.testing.assert_array_equal(got, expected)
@@ -315,21 +311,19 @@ def test_float16_logits_are_exact_in_float32():
 def test_the_background_rank_is_the_loss_as_background(backend):
     x, y = draw(8)
     for spec, loss in ((Softmax(class_weights=range(5)), LOSSES[0]), (Focal(), LOSSES[1])):
-        ranks = _logit_inputs.check_logits(x, y, spec, backend=backend).ranks("background", -1)
+        ranks = lazy(x, y, spec, backend=backend).ranks("background", -1)
         np.testing.assert_array_equal(ranks[:], loss(x, np.full(y.shape, 4), backend=backend))
 
 
 def test_the_foreground_rank_is_the_largest_log_probability_of_another_class(backend):
     x = np.array([[[30.0, 2.0, 1.0], [0.0, 2.0, 2.0], [-INF, 3.0, -INF]]], np.float32)
-    softmax = _logit_inputs.check_logits(x, [[0, 0, 0]], Softmax(), backend=backend).ranks("foreground_max", 0)[:]
+    softmax = lazy(x, [[0, 0, 0]], Softmax(), backend=backend).ranks("foreground_max", 0)[:]
     expected = [[2 - 30 - math.log1p(math.exp(-28) + math.exp(-29)), -math.log(2 + math.exp(-2)), 0]]
     np.testing.assert_allclose(softmax, expected, rtol=2e-7)
-    sigmoid = _logit_inputs.check_logits(x, [[0, 0, 0]], Sigmoid(), backend=backend).ranks("foreground_max", 0)[:]
+    sigmoid = lazy(x, [[0, 0, 0]], Sigmoid(), backend=backend).ranks("foreground_max", 0)[:]
     np.testing.assert_allclose(sigmoid, [[-math.log1p(math.exp(-v)) for v in (2, 2, 3)]], rtol=3e-7)
     for spec in (Softmax(), Sigmoid()):
-        alone = _logit_inputs.check_logits(x[..., :1], [[0, 0, 0]], spec, backend=backend).ranks("foreground_max", 0)[
-            :
-        ]
+        alone = lazy(x[..., :1], [[0, 0, 0]], spec, backend=backend).ranks("foreground_max", 0)[:]
         assert (np.isneginf(alone) | np.isnan(alone)).all()
         assert np.isneginf(alone[0, 0])
 
@@ -339,7 +333,7 @@ def test_the_foreground_rank_is_the_largest_log_probability_of_another_class(bac
 def test_the_foreground_rank_is_nan_where_a_logit_is(backend, num_classes, place):
     x = np.zeros((1, 3, num_classes), np.float32)
     x[0, 1, place] = np.nan
-    ranks = _logit_inputs.check_logits(x, [[0, 0, 0]], Softmax(), backend=backend).ranks("foreground_max", 0)[:]
+    ranks = lazy(x, [[0, 0, 0]], Softmax(), backend=backend).ranks("foreground_max", 0)[:]
     assert np.isnan(ranks).tolist() == [[False, True, False]]
 
 
@@ -371,7 +365,7 @@ def test_smooth_l1_of_infinities_and_nan():
 
 @pytest.mark.parametrize("beta", [0, 0.5, 1.0])
 def test_the_loss_of_selected_anchors_and_its_slopes(beta):
-    from ssd_mining.localization import selected_smooth_l1
+    from ssd_mining.kernels.loss_rules import selected_smooth_l1
 
     rng = np.random.default_rng(2)
     pred, target = rng.normal(size=(2, 3, 20, 4))

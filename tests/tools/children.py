@@ -94,7 +94,7 @@ class Watch:
     """Sees with how many workers this thread called the CPU kernel."""
 
     def __init__(self) -> None:
-        from ssd_mining.kernels.cpu import mining as cpu
+        from ssd_mining.kernels import cpu
 
         self._seen = threading.local()
         self._mine = cpu.mine

@@ -29,62 +29,72 @@ def shifted(value):
 """
 
 TINY = """
+import numba
 import numpy as np
-from ssd_mining.kernels.cpu import jit as _jit
 from ssd_mining.kernels import tiny_rules
-_shifted = _jit.helper(tiny_rules.shifted)
+from ssd_mining.kernels.cpu import cache, jit
+_shifted = jit.helper(tiny_rules.shifted)
 
-@_jit.serial
+def kept(**options):
+    def compiled(function):
+        driver = numba.njit(function, nogil=True, error_model="numpy", **options)
+        if driver is not function:
+            cache.guard(driver)
+            jit._drivers.append((driver,))
+        return driver
+    return compiled
+
+@kept(parallel=False)
 def _total_serial(values):
     total = 0.0
     for j in range(values.shape[0]):
         total += _shifted(values[j])
     return total
 
-@_jit.parallel
+@kept(parallel=True)
 def _total_parallel(values):
     total = 0.0
-    for j in _jit.prange(values.shape[0]):
+    for j in numba.prange(values.shape[0]):
         total += _shifted(values[j])
     return total
 
-@_jit.serial
+@kept(parallel=False)
 def _third_serial(values):
     return values[3]
 
 TABLE = np.zeros(200_000)
 
-@_jit.serial
+@kept(parallel=False)
 def _large_serial(values):
     return values[3] + TABLE[0]
 
 def _sum(values):
     total = values[0]
-    for j in _jit.prange(values.shape[0]):
+    for j in numba.prange(values.shape[0]):
         total += values[j]
     return total
 
-_sum_serial, _sum_parallel = _jit.serial(_sum), _jit.parallel(_sum)
+_sum_serial, _sum_parallel = kept(parallel=False)(_sum), kept(parallel=True)(_sum)
 """
 
-# A kernel that takes the real rows and computes nothing: compiling all its signatures takes seconds, not minutes.
+# A twin that takes the real rows and computes nothing: compiling all its signatures takes seconds, not minutes.
 EMPTY_CPU = """
-from ssd_mining.kernels.cpu import jit as _jit
+from ssd_mining.kernels.cpu.jit import drivers, helper
+from ssd_mining.kernels.cpu.logits import gradients, losses
+from ssd_mining.kernels.records import DONE
 
 def mine(rows, rule, mined, num_workers):
     mined.pos_mask[:] = mined.hard_negative_mask[:] = False
-    driver = _mine_serial if num_workers == 1 else _mine_parallel
-    driver(rows, rule, mined.done, mined.hard_negative_mask)
+    driver = _serial if num_workers == 1 else _parallel
+    driver(rows.offsets.size - 1, num_workers, *rows, *rule, *mined)
 
-@_jit.serial
-def _mine_serial(rows, rule, done, mask):
-    for sample in range(done.shape[0]):
-        done[sample] = 1
+@helper
+def _mine_sample(worker, sample, loss, rank, labels, codes, quotas, offsets, shortest, longest,
+                 ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan,
+                 counts, sums, pos_mask, hard_negative_mask):
+    counts[DONE, sample] = 1
 
-@_jit.parallel
-def _mine_parallel(rows, rule, done, mask):
-    for sample in _jit.prange(done.shape[0]):
-        done[sample] = 1
+_serial, _parallel = drivers(_mine_sample)
 """
 
 # What every child knows: `call` the tiny kernel, in a fork of a process that has Numba ready if it must be quick.
@@ -97,11 +107,11 @@ def call(name="_total_serial", values=4, dtype=float):
     '''Return the answer, how many functions were compiled and loaded, and how many warnings there were.'''
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        from ssd_mining.kernels.cpu import jit as _jit
+        from ssd_mining.kernels.cpu import jit
         from ssd_mining.kernels import tiny
         answer = float(getattr(tiny, name)(np.arange(values, dtype=dtype)))
     assert all(w.category is RuntimeWarning and "SSD_MINING_CACHE" in str(w.message) for w in caught), caught
-    return [answer, *_jit.counts(), len(caught)]
+    return [answer, *jit.counts(), len(caught)]
 
 def fork(function, *arguments):
     '''Run a function in a fork; return a function that waits for its result, or for the signal that ended it.'''
@@ -148,7 +158,7 @@ def package(tmp_path):
     """Return a folder with a copy of the package that has other kernels."""
     kernels = tmp_path / "install" / "ssd_mining" / "kernels"
     shutil.copytree(SOURCES, kernels.parent, ignore=shutil.ignore_patterns("__pycache__"))
-    (kernels / "cpu" / "mining.py").write_text(EMPTY_CPU)
+    (kernels / "cpu" / "__init__.py").write_text(EMPTY_CPU)
     (kernels / "tiny.py").write_text(TINY)
     (kernels / "tiny_rules.py").write_text(RULES)
     return tmp_path / "install"
@@ -247,11 +257,11 @@ def test_what_was_changed_in_memory_is_not_taken_for_what_the_files_say(run):
     code = """
     get_ready()
     def changed(what):
-        from ssd_mining.kernels.cpu import jit as _jit
+        from ssd_mining.kernels.cpu import jit
         from ssd_mining.kernels import tiny, tiny_rules
         exec(what)
         return call()
-    changes = "tiny_rules.OFFSET = 2.0", "tiny._shifted = _jit.helper(lambda value: value + 2.0)"
+    changes = "tiny_rules.OFFSET = 2.0", "tiny._shifted = jit.helper(lambda value: value + 2.0)"
     [forked(call), *[forked(changed, what) for what in changes for _ in range(2)], forked(call)]
     """
     changed = [[14.0, 1, 0, 0], [14.0, 0, 1, 0]]
@@ -523,7 +533,7 @@ def test_a_compilation_that_fails_lets_go_of_the_lock(error, run):
     get_ready()
     def fail():
         from numba.core import dispatcher
-        from ssd_mining.kernels.cpu import jit as _jit
+        from ssd_mining.kernels.cpu import jit
         def compile(*_):
             raise {error}
         kept, dispatcher._FunctionCompiler.compile = dispatcher._FunctionCompiler.compile, compile
@@ -631,8 +641,8 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
     code = """
     import itertools
     import ssd_mining as sm
-    from ssd_mining.engine import run as _backends
-    from ssd_mining.kernels.cpu import jit as _jit
+    from ssd_mining.engine import run
+    from ssd_mining.kernels.cpu import jit
     from ssd_mining import warmup
     def read_only(array):
         array = array.copy()
@@ -645,7 +655,7 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
     keywords = [{}, {"valid": np.ones((3, 5), bool)}, {"num_negatives": 2}, {"num_negatives": [1, 2, 3]}]
     keywords += [{"nan_policy": "omit"}, {"min_negatives": 2, "max_negatives": 3}, {"rank_by": np.ones((3, 5))}]
     def call_all():
-        _backends.PARALLEL_ANCHORS = 0
+        run.PARALLEL_ANCHORS = 0
         losses = [np.zeros((3, 5), dtype) for dtype in "efdbBhHiIlLqQ"]
         classes = [np.zeros((3, 5), dtype) for dtype in "bBhHiIlLqQ"]
         masks = [np.zeros((3, 5), bool), np.eye(4, dtype="f4")[np.zeros((3, 5), int)]]
@@ -658,10 +668,10 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
             sm.confidence_loss(layout(losses[1]), layout(labels), **background)
         for more, array in itertools.product(keywords, losses[1:3]):
             sm.confidence_loss(array, classes[6], background=0, **more)
-    before, done, after = _jit.counts(), warmup(), _jit.counts()
+    before, done, after = jit.counts(), warmup(), jit.counts()
     if os.environ.get("CALLS"):
         call_all()
-    [before, [done.compiled, done.loaded], after, _jit.counts(), [type(done.seconds).__name__]]
+    [before, [done.compiled, done.loaded], after, jit.counts(), [type(done.seconds).__name__]]
     """
     assert run(code) == [[0, 0], [16, 0], [16, 0], [16, 0], ["float"]]
     assert run(code, CALLS="all") == [[0, 0], [0, 16], [0, 16], [0, 16], ["float"]]
@@ -671,10 +681,10 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
 def test_after_warmup_of_logits_no_loss_and_no_gradient_compiles_anything(run):
     code = """
     import ssd_mining as sm
-    from ssd_mining.engine import run as _backends
-    from ssd_mining.kernels.cpu import jit as _jit
-    done, after = sm.warmup(loss_dtypes=["float32"], label_dtypes=["u1", "i8"], logit_dtypes=["f4"]), _jit.counts()
-    _backends.PARALLEL_LOGITS = _backends.PARALLEL_ANCHORS = 0
+    from ssd_mining.engine import lazy_losses, run
+    from ssd_mining.kernels.cpu import jit
+    done, after = sm.warmup(loss_dtypes=["float32"], label_dtypes=["u1", "i8"], logit_dtypes=["f4"]), jit.counts()
+    lazy_losses.PARALLEL_LOGITS = run.PARALLEL_ANCHORS = 0
     labels = np.zeros((3, 70), int)
     labels[:, 5] = 1
     for dtype, num_threads in (("f4", 1), ("f4", None), ("f2", 1)):
@@ -684,7 +694,7 @@ def test_after_warmup_of_logits_no_loss_and_no_gradient_compiles_anything(run):
             sm.multibox_loss(logits, labels, with_gradients=True, **where)
             sm.multibox_loss(logits, np.eye(4, dtype="f4")[labels], **where)
             sm.mine_logits(logits, labels, rank_by="foreground_max", **where)
-    [done.compiled + done.loaded, _jit.counts() == after]
+    [done.compiled + done.loaded, jit.counts() == after]
     """
     assert run(code) == [12, True]
 
@@ -724,10 +734,10 @@ def test_warmup_refuses_what_losses_or_labels_cannot_be(dtypes, message):
 def test_the_real_kernels_load_from_the_cache_with_the_same_bits(run):
     code = """
     import ssd_mining as sm
-    from ssd_mining.kernels.cpu import jit as _jit
+    from ssd_mining.kernels.cpu import jit
     rng = np.random.default_rng(0)
     result = sm.mine_hard_negatives(rng.gamma(1, 1, (4, 500)).astype("f4"), rng.random((4, 500)) < 0.05)
-    [_jit.counts(), result.negative_sum.tobytes().hex(), result.hard_negative_mask.tobytes().hex()]
+    [jit.counts(), result.negative_sum.tobytes().hex(), result.hard_negative_mask.tobytes().hex()]
     """
     real = {"PYTHONPATH": str(SOURCES.parent)}
     compiled, loaded = run(code, **real), run(code, **real)

@@ -48,9 +48,9 @@ def layer_bears_threads() -> bool:
 
 def go_parallel() -> None:
     """Let even the smallest call go parallel where it may."""
-    from ssd_mining.engine import run as _backends
+    from ssd_mining.engine import run
 
-    _backends.PARALLEL_ANCHORS = 0
+    run.PARALLEL_ANCHORS = 0
 
 
 def expect(watch: Watch, num_workers: int) -> None:
@@ -119,11 +119,11 @@ def users_kernel() -> Callable[[], None]:
 def the_layer_is_foretold_before_numba_chooses_it():
     import numba
 
-    from ssd_mining.engine import run as _backends
+    from ssd_mining.engine import threads
 
     def foretold(choice, order):
         numba.config.THREADING_LAYER, numba.config.THREADING_LAYER_PRIORITY = choice, order.split()
-        guess = _backends.layer_bears_threads()
+        guess = threads.layer_bears_threads()
         try:
             numba.get_num_threads()
         except ValueError:  # not installed, so nobody will ever be in its pool
@@ -143,7 +143,7 @@ def a_thread_lives_before_the_first_launch():
 
 
 def eight_threads_share_their_inputs():
-    from ssd_mining.engine import run as _backends
+    from ssd_mining.engine import run
 
     expected = sm.confidence_loss(*SMALL, background=0, num_threads=1).per_sample.tobytes()
 
@@ -158,7 +158,7 @@ def eight_threads_share_their_inputs():
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(call_many_times) for _ in range(8)]
         while not all(future.done() for future in calls):
-            _backends.PARALLEL_ANCHORS = 300_000 - _backends.PARALLEL_ANCHORS  # 0 every other time
+            run.PARALLEL_ANCHORS = 300_000 - run.PARALLEL_ANCHORS  # 0 every other time
             call()
     go_parallel()
     assert [future.result() for future in calls] == [None] * 8

@@ -19,13 +19,17 @@ _GRADIENTS: dict[Any, Any] = {SoftmaxRule: drivers(softmax_gradients), SigmoidRu
 
 def losses(rows: LogitRows, rule: SoftmaxRule | SigmoidRule, computed: Computed, num_workers: int) -> None:
     """Compute the losses of every sample of `rows`, by `num_workers` threads (1: the serial driver)."""
-    num_samples, _, num_classes = rows.logits.shape
+    num_samples = rows.logits.shape[0]
     num_workers = max(1, min(num_workers, num_samples))
-    dtype = rows.logits.dtype
-    tiles = _aligned((num_workers, tile_size(num_classes)), dtype)
-    tails = np.zeros((num_workers, LANES * num_classes + COLUMNS), dtype)
     driver = _LOSSES[type(rule)][num_workers > 1]
-    driver(num_samples, num_workers, *rows, *rule, *computed, tiles, tails)
+    driver(num_samples, num_workers, *rows, *rule, *computed, *workspace(rows, num_workers))
+
+
+def workspace(rows: LogitRows, num_workers: int) -> tuple[Any, Any]:
+    """Allocate what each worker needs: a tile of logits, one of targets, the vectors; and a padded copy of a tail."""
+    num_classes, dtype = rows.logits.shape[2], rows.logits.dtype
+    tails = np.zeros((num_workers, LANES * num_classes + COLUMNS), dtype)
+    return _aligned((num_workers, tile_size(num_classes)), dtype), tails
 
 
 def gradients(
