@@ -88,7 +88,7 @@ def check_number(
     """Refuse a `value` that is not a finite number from `lowest` to `highest`, or not `below` a number."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         refuse(name, f"a number {words}" if words else "a number", f"{value!r}", TypeError)
-    number: Any = value  # mypy sees no order in numbers.Real
+    number: Any = value.item() if isinstance(value, np.generic) else value  # a float32 would overflow at `highest`
     if not lowest <= number <= highest or (below is not None and number >= below):
         got = (
             f"a whole number of {value.bit_length()} bits"

@@ -166,10 +166,10 @@ def multibox_loss(
         from ssd_mining.device import multibox as device
 
         resident = device.mine(logits, labels, loc_pred, loc_target, spec, extras, classification, class_axis)
-        _paired_locations(resident.shape, *resident.stand_ins)
+        located = _paired_locations(resident.shape, *resident.stand_ins) is not None
         result = MultiboxLoss(**device.divided(resident, *how, with_gradients=with_gradients))
         if zero_positives == "raise":  # the one word that waits for the counts
-            _refuse_no_divisors(resident.on_host().counts, resident.num_anchors, how)
+            _refuse_no_divisors(resident.on_host().counts, resident.num_anchors, how, located=located)
         return result
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
     locations = _paired_locations(batch.shape, loc_pred, loc_target)
@@ -178,7 +178,7 @@ def multibox_loss(
 
     num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
     if zero_positives == "raise":
-        _refuse_no_divisors(mined.counts, num_anchors, how)
+        _refuse_no_divisors(mined.counts, num_anchors, how, located=locations is not None)
     by = divisor_of(how.normalize, zero_positives, num_samples, num_anchors)
     divisors = loss_divisors(mined.counts, by)
     conf_loss = normalized_loss(sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM]), divisors)
@@ -236,8 +236,8 @@ def _checked(*words: Any) -> _How:
 _remembered = functools.lru_cache(maxsize=128, typed=True)(_checked)
 
 
-def _refuse_no_divisors(counts: NDArray[np.int64], num_anchors: int, how: _How) -> None:
-    for name in ("normalize", "loc_normalize"):
+def _refuse_no_divisors(counts: NDArray[np.int64], num_anchors: int, how: _How, *, located: bool) -> None:
+    for name in ("normalize", "loc_normalize")[: 1 + located]:
         words = getattr(how, name)
         by = divisor_of(words, how.zero_positives, counts.shape[1], num_anchors)
         refuse_no_divisor(counts, by, words, name)

@@ -10,6 +10,7 @@ class Lazy:
 
     def __init__(self, logits, call):
         self.logits, self.call, self.dtype = logits, call, logits.dtype
+        self.shape = logits.values.shape[:2]
 
     def __getitem__(self, samples):
         return lazy_losses.losses(self.logits, self.call, samples)

@@ -40,10 +40,11 @@ class TopK:
 
     def add(self, columns: Columns) -> None:
         """Add what is known of further losses."""
-        joined = {
-            name: np.concatenate([column, np.asarray(columns[name], column.dtype)])
-            for name, column in self.columns.items()
-        }
+        with np.errstate(invalid="ignore"):  # a float32 may be a signalling NaN
+            joined = {
+                name: np.concatenate([column, np.asarray(columns[name], column.dtype)])
+                for name, column in self.columns.items()
+            }
         loss = joined["loss"]
         is_number = ~np.isnan(loss)
         falling = np.where(is_number, -loss, 0.0)

@@ -57,7 +57,7 @@ def test_losses_of_float32_are_computed_in_float32(kind, capability):
 
 def test_launches_hand_over_what_the_kernels_take(capability):
     anchors = cuda_gradients.Anchors(1, 2, 3, 4, num_anchors=99, num_classes=21, is_scored=0)
-    for rule in (Softmax().rule, Focal().rule._replace(besides=2)):
+    for rule in (Softmax().rule, Focal().rule._replace(excluded=2)):
         assert_taken(cuda_logits._kernel(type(rule), FLOAT32, 128), capability, anchors, rule, 5)
         assert_taken(cuda_gradients._kernel(type(rule), FLOAT32), capability, anchors, rule, 5, 6)
     source, meaning = Strided(1, 14, 14, 1, 0, 1), cuda_classes.Meaning(21, 22, 0, 0, 0)

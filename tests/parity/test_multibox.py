@@ -204,7 +204,7 @@ def test_mining_ragged_logits_is_mining_their_losses_bit_for_bit(scope, monkeypa
 
 
 def test_large_batches_give_the_same_bits_on_two_threads(monkeypatch):
-    monkeypatch.setattr("ssd_mining.engine.run.PARALLEL_LOGITS", 1)
+    monkeypatch.setattr("ssd_mining.engine.lazy_losses.PARALLEL_LOGITS", 1)
     monkeypatch.setattr("ssd_mining.engine.run.PARALLEL_ANCHORS", 1)
     call = draw(8, positives=(9,) * 12, num_anchors=300, rank_by="foreground_max")
     one, two = (call.loss(num_threads=threads, with_gradients=True) for threads in (1, 2))

@@ -6,7 +6,9 @@ import pytest
 import ssd_mining as sm
 from benchmarks.suite import AVX2_ONLY
 from ssd_mining.engine.run import empty_mined
+from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.cpu import mining as cpu
+from ssd_mining.kernels.records import DONE
 from ssd_mining.mining_rule import Mining
 from tests.batches import Batch, losses, printed
 from tests.parity.test_generated import check as check_parity
@@ -91,7 +93,7 @@ def test_both_drivers_mine_the_same_with_any_number_of_workers():
         cpu.mine(rows, mining.rule, got, num_workers)
         for name in got._fields:
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=name)
-        assert got.done.all()
+        assert got.counts[DONE].all()
 
 
 def test_one_worker_stays_out_of_the_pool(monkeypatch):

@@ -432,7 +432,7 @@ def test_a_long_row_is_shown_in_one_line(batch):
 
 def test_a_fault_of_ours_is_not_hidden(batch, monkeypatch):
     folder, _ = batch
-    monkeypatch.setattr("ssd_mining.inputs.losses.check", lambda *_: int("a fault"))
+    monkeypatch.setattr("ssd_mining.mining.check_losses", lambda *_: int("a fault"))
     with pytest.raises(ValueError, match="a fault"):
         run("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0)
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
+from ssd_mining.kernels.records import DONE
 from tests.tools.children import (
     LAYERS,
     NUM_THREADS,
@@ -285,9 +286,10 @@ def an_interrupt_arrives_soon_and_nothing_is_written_after_it():
         before = [column.copy() for column in mined]
         time.sleep(0.05)
         assert all(np.array_equal(now, then, equal_nan=True) for now, then in zip(mined, before, strict=True))
-        num_done = int(mined.done.sum())
-        assert 0 < num_done < mined.done.size
-        assert mined.done[:num_done].all()
+        done = mined.counts[DONE]
+        num_done = int(done.sum())
+        assert 0 < num_done < done.size
+        assert done[:num_done].all()
 
 
 def limit_memory(megabytes: float) -> None:

@@ -166,11 +166,27 @@ def _count_levels(negatives: Row, starts: Row, counts: Row) -> None:
 @helper
 def _analyse_sample(
     worker: int, sample: int,
-    rows: Rows, rule: Rule, mined: Mined, tally: Tally,
+    loss: Row, rank: Row, labels: Row, codes: Row, quotas: Row, offsets: Row, shortest: int, longest: int,
+    ratio: float, round_up: bool, extra: int, min_negatives: int, min_always: bool, max_negatives: int, omit_nan: bool,
+    counts: Row, sums: Row, pos_mask: Row, hard_negative_mask: Row,
+    kept: Row, sums_of_kept: Row, thresholds: Row, tables: Row, levels: Row, anchors: Row, losses: Row, ends: Row,
     ratios: Row, level_starts: Row,  # falling ratios, the rule's among them; where feature maps begin, and the end
-    all_words: Row, all_values: Row, all_places: Row,
+    words: Row, values: Row, places: Row,
 ) -> None:  # fmt: skip
-    words, values, places = all_words[worker], all_values[worker], all_places[worker]
+    rows = Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
+    rule = Rule(ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan)
+    mined = Mined(counts, sums, pos_mask, hard_negative_mask)
+    tally = Tally(kept, sums_of_kept, thresholds, tables, levels, anchors, losses, ends)
+    _tally_sample(
+        worker, sample, rows, rule, mined, tally, ratios, level_starts, words[worker], values[worker], places[worker]
+    )
+
+
+@helper
+def _tally_sample(
+    worker: int, sample: int, rows: Rows, rule: Rule, mined: Mined, tally: Tally, ratios: Row, level_starts: Row,
+    words: Row, values: Row, places: Row,
+) -> None:  # fmt: skip
     loss, tables = mining.row(rows.loss, rows, sample), tally.tables[worker]
     negatives = words[: (loss.shape[0] + LANES - 1) // LANES]
     num_nan = mining.stage(rows, rule, mined, negatives, sample)
@@ -227,4 +243,4 @@ def analyse(
     firsts = np.arange(num_workers) * num_samples // num_workers  # each writes from its first sample on
     tally.places[:num_workers] = rows.offsets[firsts][:, None, None]
     driver = _serial if num_workers == 1 else _parallel
-    driver(num_samples, num_workers, rows, rule, mined, tally, ratios, level_starts, words, values, places)
+    driver(num_samples, num_workers, *rows, *rule, *mined, *tally, ratios, level_starts, words, values, places)
