@@ -1,105 +1,76 @@
 """SSD hard-negative mining and the SSD confidence loss on NumPy arrays.
 
-The public names are loaded on first use, so that ``import ssd_mining`` costs nothing but this page: no Numba, no
-optional package.
+A public function lies in the module of its subject, beside the folders. The folders are the layers below: ``inputs``
+checks arguments, ``engine`` decides where and how often a kernel runs, ``kernels`` computes, ``reference`` is the
+judge. Start with the diagram in ``engine/__init__.py``: the life of a call.
+
+Every public name is loaded on first use, so that ``import ssd_mining`` loads neither NumPy nor Numba.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ssd_mining import reference
-    from ssd_mining.analysis.blocks import read_blocks
-    from ssd_mining.analysis.histogram import LossHistogram
-    from ssd_mining.analysis.loss_analysis import LossAnalysis
-    from ssd_mining.analysis.one_batch import RatioSweep, class_table, level_table, ratio_sweep, top_losses
-    from ssd_mining.analysis.recipe_comparison import RecipeComparison, compare_recipes
-    from ssd_mining.analysis.result import AnalysisResult
-    from ssd_mining.classification import Focal, Sigmoid, Softmax
-    from ssd_mining.compile_ahead import Warmup, warmup
-    from ssd_mining.cross_entropy import focal_loss, sigmoid_cross_entropy, softmax_cross_entropy
-    from ssd_mining.hard_examples import HardExamples, ohem
-    from ssd_mining.localization import smooth_l1
-    from ssd_mining.losses import ConfidenceLoss, confidence_loss
-    from ssd_mining.mining import MiningResult, hard_negative_mask, mine_hard_negatives, mine_logits, negative_quota
-    from ssd_mining.mining_rule import Mining
-    from ssd_mining.multibox import MultiboxLoss, multibox_loss
-    from ssd_mining.recipe import Recipe, recipes
+if TYPE_CHECKING:  # the same names for type checkers and editors
+    from ssd_mining import reference as reference
+    from ssd_mining.analysis.blocks import read_blocks as read_blocks
+    from ssd_mining.analysis.histogram import LossHistogram as LossHistogram
+    from ssd_mining.analysis.loss_analysis import LossAnalysis as LossAnalysis
+    from ssd_mining.analysis.one_batch import RatioSweep as RatioSweep
+    from ssd_mining.analysis.one_batch import class_table as class_table
+    from ssd_mining.analysis.one_batch import level_table as level_table
+    from ssd_mining.analysis.one_batch import ratio_sweep as ratio_sweep
+    from ssd_mining.analysis.one_batch import top_losses as top_losses
+    from ssd_mining.analysis.recipe_comparison import RecipeComparison as RecipeComparison
+    from ssd_mining.analysis.recipe_comparison import compare_recipes as compare_recipes
+    from ssd_mining.analysis.result import AnalysisResult as AnalysisResult
+    from ssd_mining.checks import InputError as InputError
+    from ssd_mining.checks import InputTypeError as InputTypeError
+    from ssd_mining.classification import Focal as Focal
+    from ssd_mining.classification import Sigmoid as Sigmoid
+    from ssd_mining.classification import Softmax as Softmax
+    from ssd_mining.compile_ahead import Warmup as Warmup
+    from ssd_mining.compile_ahead import warmup as warmup
+    from ssd_mining.cross_entropy import focal_loss as focal_loss
+    from ssd_mining.cross_entropy import sigmoid_cross_entropy as sigmoid_cross_entropy
+    from ssd_mining.cross_entropy import softmax_cross_entropy as softmax_cross_entropy
+    from ssd_mining.hard_examples import HardExamples as HardExamples
+    from ssd_mining.hard_examples import ohem as ohem
+    from ssd_mining.localization import smooth_l1 as smooth_l1
+    from ssd_mining.losses import ConfidenceLoss as ConfidenceLoss
+    from ssd_mining.losses import confidence_loss as confidence_loss
+    from ssd_mining.mining import MiningResult as MiningResult
+    from ssd_mining.mining import hard_negative_mask as hard_negative_mask
+    from ssd_mining.mining import mine_hard_negatives as mine_hard_negatives
+    from ssd_mining.mining import mine_logits as mine_logits
+    from ssd_mining.mining import negative_quota as negative_quota
+    from ssd_mining.mining_rule import Mining as Mining
+    from ssd_mining.multibox import MultiboxLoss as MultiboxLoss
+    from ssd_mining.multibox import multibox_loss as multibox_loss
+    from ssd_mining.recipe import Recipe as Recipe
+    from ssd_mining.recipe import recipes as recipes
 
-__all__ = [
-    "AnalysisResult",
-    "ConfidenceLoss",
-    "Focal",
-    "HardExamples",
-    "LossAnalysis",
-    "LossHistogram",
-    "Mining",
-    "MiningResult",
-    "MultiboxLoss",
-    "RatioSweep",
-    "Recipe",
-    "RecipeComparison",
-    "Sigmoid",
-    "Softmax",
-    "Warmup",
-    "class_table",
-    "compare_recipes",
-    "confidence_loss",
-    "focal_loss",
-    "hard_negative_mask",
-    "level_table",
-    "mine_hard_negatives",
-    "mine_logits",
-    "multibox_loss",
-    "negative_quota",
-    "ohem",
-    "ratio_sweep",
-    "read_blocks",
-    "recipes",
-    "reference",
-    "sigmoid_cross_entropy",
-    "smooth_l1",
-    "softmax_cross_entropy",
-    "top_losses",
-    "warmup",
-]
-
-_ROOMS = {
-    "AnalysisResult": "analysis.result",
-    "ConfidenceLoss": "losses",
-    "Focal": "classification",
-    "HardExamples": "hard_examples",
-    "LossAnalysis": "analysis.loss_analysis",
-    "LossHistogram": "analysis.histogram",
-    "Mining": "mining_rule",
-    "MiningResult": "mining",
-    "MultiboxLoss": "multibox",
-    "RatioSweep": "analysis.one_batch",
-    "Recipe": "recipe",
-    "RecipeComparison": "analysis.recipe_comparison",
-    "Sigmoid": "classification",
-    "Softmax": "classification",
-    "Warmup": "compile_ahead",
-    "class_table": "analysis.one_batch",
-    "compare_recipes": "analysis.recipe_comparison",
-    "confidence_loss": "losses",
-    "focal_loss": "cross_entropy",
-    "hard_negative_mask": "mining",
-    "level_table": "analysis.one_batch",
-    "mine_hard_negatives": "mining",
-    "mine_logits": "mining",
-    "multibox_loss": "multibox",
-    "negative_quota": "mining",
-    "ohem": "hard_examples",
-    "ratio_sweep": "analysis.one_batch",
-    "read_blocks": "analysis.blocks",
-    "recipes": "recipe",
-    "sigmoid_cross_entropy": "cross_entropy",
-    "smooth_l1": "localization",
-    "softmax_cross_entropy": "cross_entropy",
-    "top_losses": "analysis.one_batch",
-    "warmup": "compile_ahead",
+_NAMES = {
+    "analysis.blocks": "read_blocks",
+    "analysis.histogram": "LossHistogram",
+    "analysis.loss_analysis": "LossAnalysis",
+    "analysis.one_batch": "RatioSweep class_table level_table ratio_sweep top_losses",
+    "analysis.recipe_comparison": "RecipeComparison compare_recipes",
+    "analysis.result": "AnalysisResult",
+    "checks": "InputError InputTypeError",
+    "classification": "Focal Sigmoid Softmax",
+    "compile_ahead": "Warmup warmup",
+    "cross_entropy": "focal_loss sigmoid_cross_entropy softmax_cross_entropy",
+    "hard_examples": "HardExamples ohem",
+    "localization": "smooth_l1",
+    "losses": "ConfidenceLoss confidence_loss",
+    "mining": "MiningResult hard_negative_mask mine_hard_negatives mine_logits negative_quota",
+    "mining_rule": "Mining",
+    "multibox": "MultiboxLoss multibox_loss",
+    "recipe": "Recipe recipes",
+    "reference": "reference",
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_MODULES)  # noqa: PLE0605 - type checkers see the imports above
 
 
 def __getattr__(name: str) -> Any:
@@ -107,12 +78,11 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("ssd_mining")
-    if name == "reference":
-        return importlib.import_module("ssd_mining.reference")
-    if name not in _ROOMS:
+    if name not in _MODULES:
         msg = f"module 'ssd_mining' has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(importlib.import_module(f"ssd_mining.{_ROOMS[name]}"), name)
+    module = importlib.import_module(f"ssd_mining.{_MODULES[name]}")
+    value = module if name == "reference" else getattr(module, name)
     globals()[name] = value  # the next look finds it here
     return value
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 
-class _AboutInput(Exception):
+class _BadInputError(Exception):
     """What both errors say: which argument, what was expected of it, what came, and where."""
 
     def __init__(
@@ -34,7 +34,7 @@ class _AboutInput(Exception):
         return f"{self.argument}: {self.problem}"
 
 
-class InputError(_AboutInput, ValueError):
+class InputError(_BadInputError, ValueError):
     """An argument has a shape or a value that it cannot have.
 
     Attributes
@@ -46,7 +46,7 @@ class InputError(_AboutInput, ValueError):
     """
 
 
-class InputTypeError(_AboutInput, TypeError):
+class InputTypeError(_BadInputError, TypeError):
     """An argument has the wrong type or dtype, or does not go with another; the attributes of `InputError`."""
 
 

@@ -1,5 +1,7 @@
 """The classification losses as frozen values: `Softmax`, `Sigmoid` and `Focal`."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Sequence
@@ -47,7 +49,7 @@ class Softmax:
         check_number("prob_floor", self.prob_floor, below=1, words="of at least 0 and below 1")
 
     @functools.cached_property
-    def rule(self) -> "SoftmaxRule":
+    def rule(self) -> SoftmaxRule:
         """The numbers of this spec that a kernel needs."""
         most = -math.log(self.prob_floor) if self.prob_floor > 0 else math.inf
         return SoftmaxRule(smoothing=float(self.label_smoothing), most=most, excluded=-1)
@@ -82,7 +84,7 @@ class Sigmoid:
         object.__setattr__(self, "class_weights", _weights(self.class_weights))
 
     @functools.cached_property
-    def rule(self) -> "SigmoidRule":
+    def rule(self) -> SigmoidRule:
         """The numbers of this spec that a kernel needs."""
         return SigmoidRule(positive=1.0, negative=1.0, gamma=0.0, excluded=-1)
 
@@ -121,7 +123,7 @@ class Focal:
         check_number("gamma", self.gamma, words="of at least 0, finite")
 
     @functools.cached_property
-    def rule(self) -> "SigmoidRule":
+    def rule(self) -> SigmoidRule:
         """The numbers of this spec that a kernel needs."""
         positive, negative = (1.0, 1.0) if self.alpha is None else (float(self.alpha), 1.0 - self.alpha)
         return SigmoidRule(positive=positive, negative=negative, gamma=float(self.gamma), excluded=-1)

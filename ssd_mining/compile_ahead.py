@@ -1,5 +1,7 @@
 """Compile ahead: `warmup`."""
 
+from __future__ import annotations
+
 import importlib
 import time
 from collections.abc import Iterable

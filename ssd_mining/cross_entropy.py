@@ -1,5 +1,7 @@
 """The classification losses from logits: `softmax_cross_entropy`, `sigmoid_cross_entropy` and `focal_loss`."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,6 +3,8 @@
 A chunk holds whole samples. Nothing is computed here, and no cluster is made: each function returns a graph.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Unpack
 

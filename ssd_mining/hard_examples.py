@@ -1,5 +1,7 @@
 """Online hard example mining: positives and negatives compete for the same places."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, field
 from typing import Any

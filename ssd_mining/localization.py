@@ -1,5 +1,7 @@
 """The localization loss: `smooth_l1`."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The confidence loss: the sums of the mined anchors, per sample and normalised over the batch."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal, Unpack, get_args
 

@@ -1,5 +1,7 @@
 """Which negatives are kept: `mine_hard_negatives`, its result, the mask alone, and the quota alone."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -334,7 +336,7 @@ def hard_negative_mask(
     if type(conf_loss) is not np.ndarray and is_on_device(conf_loss, backend):
         from ssd_mining.device import mining as device
 
-        return device.mine(conf_loss, labels, spec, extras, masks=True).owned().hard_negative_mask  # type: ignore[no-any-return]
+        return device.mine(conf_loss, labels, spec, extras, masks=True).owned().hard_negative_mask
     batch = check_losses(conf_loss, labels, spec, extras)
     return mine(batch, call_of(backend, num_threads), masks=True).hard_negative_mask.reshape(batch.shape)
 

@@ -1,5 +1,7 @@
 """The selection rule as one frozen value, `Mining`, and the keywords that stand for it."""
 
+from __future__ import annotations
+
 import functools
 import math
 from dataclasses import dataclass, fields

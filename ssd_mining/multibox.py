@@ -1,8 +1,10 @@
 """The whole SSD loss: confidence from logits plus localization over the positives, and its gradients."""
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +16,7 @@ from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend, Call, call_of, mine, sample_columns, sample_losses
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, as_array, as_real_array, is_on_device, kernel_dtype
 from ssd_mining.inputs.batch import Batch, check_logit_batch
+from ssd_mining.inputs.logits import Logits
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, loss_shares, normalized_loss, selected_smooth_l1
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_POS, POSITIVE_SUM, Mined
 from ssd_mining.localization import check_beta
@@ -275,5 +278,6 @@ def _logits_gradient(
             factors = np.where(weights == 0, 0.0, factors * weights)  # 0 silences NaN, as it does in the loss
         # What was not selected has the gradient 0, be the divisor NaN.
         factors = np.where(mined.pos_mask | mined.hard_negative_mask, factors, 0.0)
-    gradient = gradients(batch.logits, factors.reshape(batch.logits.values.shape[:2]), call)
+    logits = cast("Logits", batch.logits)
+    gradient = gradients(logits, factors.reshape(logits.values.shape[:2]), call)
     return np.moveaxis(gradient, -1, class_axis) if batch.is_dense else gradient[0]

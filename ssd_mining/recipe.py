@@ -3,6 +3,8 @@
 `docs/recipes.md` tells them apart; `tests/systems/` holds each against a transliteration of its system.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import FrozenInstanceError
 from types import MappingProxyType

@@ -1,5 +1,7 @@
 """Blocks of rows of anything that has them, the next one read while the last one is worked on."""
 
+from __future__ import annotations
+
 import math
 import mmap
 from collections.abc import Iterator

@@ -5,6 +5,8 @@ two, of which each value is less than 0.4 % from the middle. That is so for all 
 and infinity have bins of their own (that of zero holds numbers below 1e-40), and so has NaN.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +73,7 @@ class LossHistogram(Result):
     counts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, counts: NDArray[np.int64]) -> "LossHistogram":
+    def of(cls, counts: NDArray[np.int64]) -> LossHistogram:
         """Describe counts by bin, (65536,)."""
         ordered = counts[_ORDER]
         present = np.flatnonzero(ordered)

@@ -1,5 +1,7 @@
 """A whole data set, block by block: `LossAnalysis`, which any number of shards can share."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -184,7 +186,7 @@ class LossAnalysis:
             refuse("labels", f"{self.state.labels}, as in the blocks before", form)
         return batch
 
-    def merge(self, other: "LossAnalysis") -> "LossAnalysis":
+    def merge(self, other: LossAnalysis) -> LossAnalysis:
         """Add the samples of another analysis to this one, and return this one; the other stays as it is.
 
         Raises
@@ -312,7 +314,7 @@ class LossAnalysis:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], *, num_threads: int | None = None) -> "LossAnalysis":
+    def from_state(cls, state: Mapping[str, Any], *, num_threads: int | None = None) -> LossAnalysis:
         """Return the analysis that `to_state` told.
 
         Raises
@@ -331,7 +333,7 @@ class LossAnalysis:
             raise ValueError(msg) from error
         return analysis
 
-    def empty(self) -> "LossAnalysis":
+    def empty(self) -> LossAnalysis:
         """Return an analysis with the same settings that has seen no samples."""
         analysis = LossAnalysis.__new__(LossAnalysis)
         analysis.spec, analysis.num_threads = self.spec, self.num_threads

@@ -1,5 +1,7 @@
 """One batch taken apart: by ratio, by the worst, by class and by level."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.analysis.loss_analysis import RATIOS, LossAnalysis
-from ssd_mining.analysis.one_pass import Analyser, Sweep
+from ssd_mining.analysis.one_pass import Analyser, joined
 from ssd_mining.analysis.result import ClassTable, LevelTable, TopAnchors, TopSamples
 from ssd_mining.analysis.spec import analysis_call, check_ratios, check_sequence
 from ssd_mining.checks import check_choice, check_int, refuse
@@ -140,8 +142,7 @@ def ratio_sweep(
     batch = check_losses(conf_loss, labels, dataclasses.replace(spec, neg_pos_ratio=min(values)), extras)
     mined, found = Analyser(values, None, analysis_call(backend, num_threads)).analyse(batch)
     num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
-    empty = Sweep(*(np.empty((0, len(values)), dtype) for dtype in (np.int64, np.float64, np.float64)))
-    swept = Sweep(*map(np.concatenate, zip(empty, *(block.sweep for block in found), strict=True)))
+    swept = joined([block.sweep for block in found], len(values))
     per_sample = sample_losses(mined.sums[POSITIVE_SUM, :, None], swept.negative_sum)
     by = divisor_of(normalize, zero_positives, num_samples, num_anchors)
     losses = []

@@ -89,10 +89,12 @@ class Analyser:
         if self._tables.shape[0] < workers:
             self._tables = np.zeros((workers, TABLES, BINS), np.int64)
             self._levels = np.zeros((workers, self._levels.shape[1]), np.int64)
-        mined, found = empty_mined(batch.offsets.size - 1, 0), []
+        mined, found = empty_mined(batch.offsets.size - 1, 0), list[Analysed]()
         try:
-            for block in blocks(batch, self._call, mined):
-                found.append(self._block(block.samples, block.rows, batch.mining, block.mined, workers))
+            found.extend(
+                self._block(block.samples, block.rows, batch.mining, block.mined, workers)
+                for block in blocks(batch, self._call, mined)
+            )
         except BaseException:
             self.clear()
             raise
@@ -172,6 +174,12 @@ def _empty_sweep(num_samples: int, num_ratios: int) -> Sweep:
     """Allocate what a kernel writes about some samples under each of some ratios."""
     shape = num_samples, num_ratios
     return Sweep(np.zeros(shape, np.int64), np.empty(shape), np.empty(shape))
+
+
+def joined(sweeps: list[Sweep], num_ratios: int) -> Sweep:
+    """Return what the samples of several sweeps keep."""
+    parts = [_empty_sweep(0, num_ratios), *sweeps]
+    return Sweep(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def bin_counts(values: ArrayLike) -> Counts:

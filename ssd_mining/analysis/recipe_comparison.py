@@ -1,5 +1,7 @@
 """Several recipes on one batch: what each mines, how far the losses are apart, and what to beware of."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """What an analysis says: tables of equal-length columns, and `AnalysisResult`, which holds them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any

@@ -194,10 +194,7 @@ def form_of(batch: Batch) -> str:
 
 def true_classes(batch: Batch, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the class of some positives, -1 where their labels do not tell it."""
-    if batch.is_dense:
-        labels = batch.labels[sample, anchor]
-    else:
-        labels = batch.labels[batch.offsets[sample] + anchor]
+    labels = batch.labels[sample, anchor] if batch.is_dense else batch.labels[batch.offsets[sample] + anchor]
     if labels.dtype == np.bool_:
         return np.full(labels.shape[0], -1)
     if labels.ndim == 1:

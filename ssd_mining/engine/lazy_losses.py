@@ -39,14 +39,11 @@ def losses(logits: Logits, call: "Call", samples: slice = ALL, anchors: slice = 
     """Compute the losses of some anchors of some samples, or their ranks: a fresh array, (b, a)."""
     shape = logits.values[samples, anchors].shape[:2]
     values = np.empty(shape, logits.dtype)
-    rule = logits.classification.rule
-    if logits.ranked == "foreground_max":
-        rule = rule._replace(excluded=logits.background)
     for part, where in _parts(logits, samples, anchors):
         rows = logits.rows(where, anchors)
         computed = Computed(values[part], np.zeros(where.stop - where.start, np.int64))
         workers = 1 if rows.logits.size < PARALLEL_LOGITS else call.workers()
-        call.twin.losses(rows, rule, computed, workers)
+        call.twin.losses(rows, logits.rule, computed, workers)
         _check_done(where, computed)
         if computed.done.min(initial=1) < 0:
             logits.check_classes(where, anchors)
@@ -64,7 +61,7 @@ def gradients(logits: Logits, factors: NDArray[np.float64], call: "Call") -> NDA
         rows = logits.rows(where, ALL)
         computed = Computed(values[part], np.zeros(where.stop - where.start, np.int64))
         workers = 1 if rows.logits.size < PARALLEL_LOGITS else call.workers()
-        call.twin.gradients(rows, logits.classification.rule, factors[part], computed, workers)
+        call.twin.gradients(rows, logits.rule, factors[part], computed, workers)
         _check_done(where, computed)
     return values
 

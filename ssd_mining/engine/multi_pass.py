@@ -100,7 +100,8 @@ def _quotas(rows: Rows, counts: Counts, mining: Mining) -> Counts:
     if mining.scope == "batch_of_sample_quotas":
         return np.array([quota(num_pos, num_neg, int(own.sum()), rule)])
     least = own[has_both].min(initial=num_anchors) if num_pos else 0
-    return np.minimum(quota(num_pos, num_anchors, int(least), rule), counts[NUM_NEG])
+    kept: Counts = np.minimum(quota(num_pos, num_anchors, int(least), rule), counts[NUM_NEG])
+    return kept
 
 
 def _drawn(pool: Mask, quotas: Counts, offsets: Counts, rng: np.random.Generator) -> Mask:

@@ -73,11 +73,11 @@ def _twin(backend: Any) -> Any:
 
         runtime.check()
         return cuda
-    if backend == "reference":
-        from ssd_mining.kernels import reference
+    if backend != "reference":
+        refuse("backend", "'cpu', 'cuda', 'reference' or None", f"{backend!r}")
+    from ssd_mining.kernels import reference
 
-        return reference
-    refuse("backend", "'cpu', 'cuda', 'reference' or None", f"{backend!r}")
+    return reference
 
 
 class Block(NamedTuple):

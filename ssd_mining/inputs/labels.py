@@ -118,7 +118,7 @@ def check_rows(scores: NDArray[Any], valid: Mask | None, locate: Locate, *, all_
     empty = sums == 0
     if empty.any():
         empty &= ~scores.any(axis=1)  # scores below float32 add up to 0 too
-    wrong = ~(empty | (np.abs(sums - 1) <= SCORE_SUM_TOLERANCE))
+    wrong: Mask = ~(empty | (np.abs(sums - 1) <= SCORE_SUM_TOLERANCE))
     # A row that adds up to 1 or 0 can still hide a negative score: one pass over all values rules that out.
     if scores.size and not scores.min() >= 0:  # also true of NaN, which hides the negative ones
         wrong |= (scores < 0).any(axis=1)
@@ -134,7 +134,7 @@ def check_rows(scores: NDArray[Any], valid: Mask | None, locate: Locate, *, all_
 def check_targets(targets: NDArray[Any], valid: Mask | None, locate: Locate) -> None:
     """Check that every row of targets (n, C) that counts holds numbers from 0 to 1, whatever they add up to."""
     if targets.size and not (targets.min() >= 0 and targets.max() <= 1):
-        wrong = ~((targets >= 0) & (targets <= 1)).all(axis=1)  # also true of NaN
+        wrong = cast("Mask", ~((targets >= 0) & (targets <= 1)).all(axis=1))  # also true of NaN
         _refuse_row(targets, wrong, valid, locate, "a target from 0 to 1 for each class")
 
 

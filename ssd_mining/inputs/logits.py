@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,13 +13,11 @@ from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification, Sigmoid, Softmax
 from ssd_mining.inputs.arrays import as_array, check_valid, kernel_dtype, native, read_only
 from ssd_mining.inputs.labels import check_rows, check_targets
-from ssd_mining.kernels.records import LogitRows
+from ssd_mining.kernels.records import LogitRows, SigmoidRule, SoftmaxRule
 
 RankKind = Literal["background", "foreground_max"]
 
 _SOFTMAX = Softmax()
-
-
 _NO_SCORES = {np.dtype(dtype): read_only(np.empty((0, 0, 0), dtype)) for dtype in (np.float32, np.float64)}
 
 
@@ -37,12 +36,22 @@ class Logits:
     valid: NDArray[np.bool_] | None  # (B, A)
     offsets: NDArray[np.int64] | None = None  # (S + 1,) of a ragged batch
     ranked: RankKind | None = None  # what is computed are ranks, not losses
-    num_classes: int = field(init=False)
-    dtype: np.dtype[Any] = field(init=False)  # of the losses: float64 from float64 logits, else float32
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "num_classes", self.values.shape[2])
-        object.__setattr__(self, "dtype", kernel_dtype(self.values.dtype))
+    @cached_property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.values.shape[2])
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the losses: float64 from float64 logits, else float32."""
+        return kernel_dtype(self.values.dtype)
+
+    @property
+    def rule(self) -> SoftmaxRule | SigmoidRule:
+        """The classification as machine numbers."""
+        rule = self.classification.rule
+        return rule._replace(excluded=cast("int", self.background)) if self.ranked == "foreground_max" else rule
 
     def ranks(self, kind: RankKind, background: int) -> "Logits":
         """Return what negatives can be ranked by instead of their losses.

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining.kernels.records import NUM_KEPT, NUM_POS, Divisor, SoftmaxRule
+from ssd_mining.kernels.records import NUM_KEPT, NUM_POS, Divisor, Scalar, SoftmaxRule
 
 # --- sums
 
 
-def rounded_off(total, more):
+def rounded_off(total: Scalar, more: Scalar) -> Scalar:
     """Say what rounding takes from a sum: sums over 91 classes would lose half a digit without it."""
     return more - ((total + more) - total)
 
@@ -23,12 +23,12 @@ def rounded_off(total, more):
 # --- softmax
 
 
-def softmax_share(target, weight, cost, num_classes, rule: SoftmaxRule):
+def softmax_share(target: Scalar, weight: Scalar, cost: Scalar, num_classes: Scalar, rule: SoftmaxRule) -> Scalar:
     """Return what a class weighs in the loss of its anchor: nothing where its cost is capped, and the loss flat."""
     return 0.0 if cost > rule.most else weight * ((1.0 - rule.smoothing) * target + rule.smoothing / num_classes)
 
 
-def softmax_slope(part, beside, share, total, whole):
+def softmax_slope(part: Scalar, beside: Scalar, share: Scalar, total: Scalar, whole: Scalar) -> Scalar:
     """Compute d loss / d logit of a class: `part` and `beside` are the exponentials of it and of all others.
 
     `share` is its own of the `total` of the shares, `whole` the sum of all exponentials.
@@ -39,12 +39,12 @@ def softmax_slope(part, beside, share, total, whole):
 # --- sigmoid and focal
 
 
-def binary_cost(softplus, size, wrong):
+def binary_cost(softplus: Scalar, size: Scalar, wrong: Scalar) -> Scalar:
     """Compute the binary cross-entropy of a logit of that `size`, whose target is `wrong` by so much."""
     return softplus + (size * wrong if wrong != type(wrong)(0) else type(size)(0))
 
 
-def target_missed(x, t, tail):
+def target_missed(x: Scalar, t: Scalar, tail: Scalar) -> Scalar:
     """Compute 1 minus the probability of the target; `tail` is ``exp(-abs(x))``."""
     one = type(x)(1)
     likely = one / (one + tail)
@@ -52,7 +52,7 @@ def target_missed(x, t, tail):
     return p * (one - t) + q * t
 
 
-def sigmoid_slope(x, t, gamma):
+def sigmoid_slope(x: Scalar, t: Scalar, gamma: Scalar) -> Scalar:
     """Compute d loss / d logit of one class, of the focal loss where `gamma` is above 0."""
     size = abs(x)
     tail = math.exp(-size)
@@ -73,7 +73,7 @@ def sigmoid_slope(x, t, gamma):
 # --- localization
 
 
-def smooth_l1_cost(size, beta):
+def smooth_l1_cost(size: Scalar, beta: Scalar) -> Scalar:
     """Compute the loss of a coordinate that is off by `size`, at least 0."""
     if beta == 0:
         return size
@@ -81,7 +81,7 @@ def smooth_l1_cost(size, beta):
     return inside * (inside / beta) / 2 + (size - inside)  # the square could be inf too
 
 
-def smooth_l1_slope(off, beta):
+def smooth_l1_slope(off: Scalar, beta: Scalar) -> Scalar:
     """Compute d loss / d coordinate of a coordinate that is `off`."""
     if beta == 0:
         return np.sign(off)
@@ -99,7 +99,7 @@ def selected_smooth_l1(
 # --- what a loss is divided by
 
 
-def divisor_count(num_pos, num_kept, by: Divisor):
+def divisor_count(num_pos: Scalar, num_kept: Scalar, by: Divisor) -> Scalar:
     """Count what a sample is divided by, or adds to the divisor of its batch."""
     counted = num_pos + num_kept * by.with_kept
     return counted + by.least * (counted == 0)

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# A number of any type, or outside a kernel an array of them.
+Scalar = Any
+
 # What an anchor is. The CUDA twin counts on it that the keys of ranks are larger than IGNORED and POSITIVE.
 IGNORED, POSITIVE, NEGATIVE, BAD = 0, 1, 2, 255
 

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,14 +114,13 @@ def _bins(losses: Any) -> Any:
 def losses(rows: LogitRows, rule: SoftmaxRule | SigmoidRule, computed: Computed, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
     """Compute losses, or ranks, one anchor at a time."""
     computed.values[...] = 0.0
+    loss_of = _judged(rule, judge.softmax_loss, judge.sigmoid_loss)
     for sample, anchor, logits in _anchors(rows):
         if rule.excluded >= 0:
             others = [x for c, x in enumerate(logits) if c != rule.excluded]
             cost = (_softmax_rank if isinstance(rule, SoftmaxRule) else _sigmoid_rank)(logits, others)
-        elif isinstance(rule, SoftmaxRule):
-            cost = judge.softmax_loss(logits, *_targets(rows, sample, anchor), **_softmax_words(rule))
         else:
-            cost = judge.sigmoid_loss(logits, *_targets(rows, sample, anchor), **_sigmoid_words(rule))
+            cost = loss_of(logits, *_targets(rows, sample, anchor))
         computed.values[sample, anchor] = cost
     are_classes = ((rows.labels >= 0) & (rows.labels < rows.logits.shape[2])).all(axis=1)
     computed.done[...] = np.where(are_classes, 1, -1)
@@ -134,14 +134,11 @@ def gradients(
     num_workers: int = 1,  # noqa: ARG001 - the twins' signature
 ) -> None:
     """Compute gradients one anchor at a time."""
+    slopes_of = _judged(rule, judge.softmax_gradient, judge.sigmoid_gradient)
     for sample, anchor, logits in _anchors(rows):
-        factor = factors[sample, anchor]
-        if factor != 0 and isinstance(rule, SoftmaxRule):
-            slopes = judge.softmax_gradient(logits, *_targets(rows, sample, anchor), **_softmax_words(rule))
-            computed.values[sample, anchor] = factor * np.array(slopes)
-        elif factor != 0:
-            slopes = judge.sigmoid_gradient(logits, *_targets(rows, sample, anchor), **_sigmoid_words(rule))
-            computed.values[sample, anchor] = factor * np.array(slopes)
+        if factors[sample, anchor] != 0:
+            slopes = slopes_of(logits, *_targets(rows, sample, anchor))
+            computed.values[sample, anchor] = factors[sample, anchor] * np.array(slopes)
     computed.done[...] = 1
 
 
@@ -160,12 +157,13 @@ def _targets(rows: LogitRows, sample: int, anchor: int) -> tuple[list[float], li
     return [float(c == label) for c in range(len(weights))], weights
 
 
-def _softmax_words(rule: SoftmaxRule) -> dict[str, float]:
-    return {"label_smoothing": rule.smoothing, "most": rule.most}
-
-
-def _sigmoid_words(rule: SigmoidRule) -> dict[str, float]:
-    return {"positive": rule.positive, "negative": rule.negative, "gamma": rule.gamma}
+def _judged(
+    rule: SoftmaxRule | SigmoidRule, softmax: Callable[..., Any], sigmoid: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return the function of the reference for this rule, told all that the rule says."""
+    if isinstance(rule, SoftmaxRule):
+        return partial(softmax, label_smoothing=rule.smoothing, most=rule.most)
+    return partial(sigmoid, positive=rule.positive, negative=rule.negative, gamma=rule.gamma)
 
 
 def _softmax_rank(logits: list[float], others: list[float]) -> float:

@@ -3,9 +3,8 @@
 No rule calls another, for each twin compiles them one by one.
 """
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import NDArray
 
 from ssd_mining.kernels.records import (
     BACKGROUND,
@@ -16,6 +15,7 @@ from ssd_mining.kernels.records import (
     NEGATIVE,
     POSITIVE,
     Rule,
+    Scalar,
 )
 
 # No sample has so many anchors, and of infinity there is no whole part.
@@ -25,17 +25,17 @@ MOST = 2.0**64
 # --- which anchors are what, and how many negatives are kept
 
 
-def is_negative(label, codes):
+def is_negative(label: Scalar, codes: Scalar) -> Scalar:
     """Say whether a label is that of a negative."""
     return label == codes[BACKGROUND]
 
 
-def is_positive(label, codes):
+def is_positive(label: Scalar, codes: Scalar) -> Scalar:
     """Say whether a label is that of a positive, or is bad."""
     return (label != codes[BACKGROUND]) & (label != codes[IGNORED_LABEL])
 
 
-def is_bad(label, codes):
+def is_bad(label: Scalar, codes: Scalar) -> Scalar:
     """Say whether the label of a positive is none."""
     return label > codes[HIGHEST]
 
@@ -57,12 +57,12 @@ def quota(num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
 # --- the order of floats, as that of whole numbers
 
 
-def order_key(image, sign, ones):
+def order_key(image: Scalar, sign: Scalar, ones: Scalar) -> Scalar:
     """Return the unsigned integer that has the order of a float: `image` are its bits, `sign` the highest of them."""
     return image ^ (ones if image & sign else sign)
 
 
-def image_of_key(key, sign, ones):
+def image_of_key(key: Scalar, sign: Scalar, ones: Scalar) -> Scalar:
     """Return the bits of the float that has this key."""
     return key ^ (sign if key & sign else ones)
 
@@ -73,7 +73,7 @@ ROLE_CODES = np.array([NEGATIVE, IGNORED, np.iinfo(np.int8).max], np.uint8)
 ROLE_CODES.flags.writeable = False
 
 
-def roles_of(labels: Any, codes: Any) -> Any:
+def roles_of(labels: NDArray[np.unsignedinteger], codes: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
     """Return the roles of labels (n,) of any width: a byte for each, in a fresh array."""
     roles = np.full(labels.shape, IGNORED, np.uint8)
     positive = is_positive(labels, codes)

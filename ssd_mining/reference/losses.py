@@ -5,6 +5,8 @@ is written independently of the kernels: the softmax from ``log sum exp(x_j - x_
 sigmoid from ``log(1 + exp(x))``.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

@@ -3,6 +3,8 @@
 They are written independently of the kernels, so that a test against them means something.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 from typing import Any, NamedTuple

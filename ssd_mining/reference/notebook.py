@@ -1,5 +1,7 @@
 """The seed notebook in plain NumPy, by its own names, so that the two can be laid side by side."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

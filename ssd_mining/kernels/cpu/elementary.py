@@ -14,9 +14,14 @@ from typing import Any
 
 import numpy as np
 from numba.core import config, types
+from numba.core.types import Type
+from numba.core.typing import Context
 from numba.extending import intrinsic, overload
 
 from ssd_mining.kernels.cpu.jit import helper
+from ssd_mining.kernels.cpu.lanes import Typed
+
+Float = Any  # np.float32 or np.float64
 
 # Terms of a sum of ratios in float32 are kept 2**40 times too large: what is clamped, exp(-112), is 0 in the end.
 _EXTRA = np.int32(40)
@@ -62,11 +67,11 @@ _ROOT_HALF = np.int32(0x3F3504F3)  # the bits of sqrt(1 / 2)
 _TO_ROOT_HALF = np.int32(0x3F800000 - 0x3F3504F3)
 
 
-def _fma_in_python(a: Any, b: Any, c: Any) -> Any:
+def _fma_in_python(a: Float, b: Float, c: Float) -> Float:
     return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
 
 
-def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
+def _fma(_: Context, a: Type, b: Type, c: Type) -> Typed:
     """Compute ``a * b + c``, rounded once: half the instructions. A CPU without them takes libm's: the same bits."""
     return a(a, b, c), lambda _context, builder, _signature, args: builder.fma(*args)
 
@@ -75,17 +80,17 @@ fma = _fma_in_python if config.DISABLE_JIT else intrinsic(_fma)
 
 
 @helper
-def _exp_near_0(r: Any) -> Any:
+def _exp_near_0(r: Float) -> Float:
     return fma(fma(fma(fma(fma(fma(_E6, r, _E5), r, _E4), r, _E3), r, _E2), r, _ONE), r, _ONE)
 
 
 @helper
-def _rounder32(origin: Any) -> Any:
+def _rounder32(origin: Float) -> Float:
     return _ROUND_TO_POWER - (fma(origin, _LOG2_E, _ROUND) - _ROUND)
 
 
 @helper
-def _settle32(total: Any, origin: Any) -> Any:
+def _settle32(total: Float, origin: Float) -> Float:
     n = fma(origin, _LOG2_E, _ROUND) - _ROUND
     ratio = total * (_exp_near_0(-fma(n, _MINUS_LOG_2, origin)) * _UNDO)
     exponent = np.int32(np.int32(np.float32(total).view(np.int32) >> _FRACTION) - (_BIAS + _EXTRA))
@@ -93,19 +98,19 @@ def _settle32(total: Any, origin: Any) -> Any:
 
 
 @helper
-def _add_exp32(total: Any, value: Any, rounder: Any) -> Any:
+def _add_exp32(total: Float, value: Float, rounder: Float) -> Float:
     rounded = np.float32(fma(value, _LOG2_E, rounder))
     r = fma(rounded - rounder, _MINUS_LOG_2, value)
     return fma(_exp_near_0(r), np.int32(rounded.view(np.int32) << _FRACTION).view(np.float32), total)
 
 
 @helper
-def _exp32(value: Any) -> Any:
+def _exp32(value: Float) -> Float:
     return _settle32(_add_exp32(_ZERO, -_DEPTH if value < -_DEPTH else value, _ROUND_TO_POWER), _ZERO)
 
 
 @helper
-def _log1p32(value: Any) -> Any:
+def _log1p32(value: Float) -> Float:
     total = _ONE + value
     part = total - value
     lost = (value - (total - part)) + (_ONE - part)  # what rounding took from the sum
@@ -118,22 +123,22 @@ def _log1p32(value: Any) -> Any:
     return fma(np.float32(exponent), _LOG_2, fma(f * f, fma(f, series, _MINUS_HALF), f))
 
 
-def depth(value: Any) -> Any:
+def depth(value: Float) -> Float:
     """Return how far below its origin a logit of this type counts as -inf: its exponential is 0."""
     return _DEPTH if isinstance(value, np.float32) else _DEPTH_64
 
 
-def rounder(origin: Any) -> Any:
+def rounder(origin: Float) -> Float:
     """Return what `add_exp` is to be told of the value whose exponential divides a sum."""
     return _rounder32(origin) if isinstance(origin, np.float32) else origin
 
 
-def settle(total: Any, origin: Any) -> Any:
+def settle(total: Float, origin: Float) -> Float:
     """Compute the sum of exponentials over ``exp(origin)`` from the `total` that `add_exp` made."""
     return _settle32(total, origin) if isinstance(total, np.float32) else total
 
 
-def add_exp(total: Any, value: Any, rounder: Any) -> Any:
+def add_exp(total: Float, value: Float, rounder: Float) -> Float:
     """Add ``exp(value)`` over ``exp(origin)`` to a total, from `depth` below the origin to 58 above it; NaN of NaN.
 
     Origins and values are below 2**20 in size; what the total means, `settle` tells.
@@ -141,12 +146,12 @@ def add_exp(total: Any, value: Any, rounder: Any) -> Any:
     return _add_exp32(total, value, rounder) if isinstance(value, np.float32) else total + math.exp(value - rounder)
 
 
-def exp(value: Any) -> Any:
+def exp(value: Float) -> Float:
     """Compute ``exp(value)`` of a value of at most 0; NaN of NaN."""
     return _exp32(value) if isinstance(value, np.float32) else np.float64(math.exp(value))
 
 
-def log1p(value: Any) -> Any:
+def log1p(value: Float) -> Float:
     """Compute ``log(1 + value)`` of a value from 0 to 2**100; NaN of NaN."""
     return _log1p32(value) if isinstance(value, np.float32) else np.float64(math.log1p(value))
 

@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.ir import IRBuilder, Value
 from numba.core import cgutils, config, types
+from numba.core.base import BaseContext
+from numba.core.types import Array, Type
+from numba.core.typing import Context, Signature
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
@@ -24,7 +28,8 @@ ONE = np.uint64(1)
 PREFETCH_BYTES = 8192
 
 Row = NDArray[Any]
-Word = Any  # np.uint64: bit i speaks of the element start + i
+Word = np.uint64  # bit i stands for the element start + i
+Typed = tuple[Signature, Callable[..., Value]]  # what an intrinsic is: its types, and what writes its code
 
 _I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 _DOUBLE = ir.DoubleType()
@@ -35,7 +40,7 @@ def _native(plain: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     return lambda typing: plain if config.DISABLE_JIT else intrinsic(typing)
 
 
-def _load(context: Any, builder: Any, row_type: Any, row: Any, start: Any) -> tuple[Any, Any]:
+def _load(context: BaseContext, builder: IRBuilder, row_type: Array, row: Value, start: Value) -> tuple[Value, Value]:
     """Load 64 elements; return them, and by how many the block was moved back so as not to leave the row."""
     view = make_array(row_type)(context, builder, row)
     last = builder.sub(cgutils.unpack_tuple(builder, view.shape)[0], _I64(LANES))
@@ -47,22 +52,22 @@ def _load(context: Any, builder: Any, row_type: Any, row: Any, start: Any) -> tu
     return block, builder.sub(start, first)
 
 
-def _splat(builder: Any, value: Any) -> Any:
+def _splat(builder: IRBuilder, value: Value) -> Value:
     undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     first = builder.insert_element(undefined, value, _I32(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
 
 
-def _comparison(operator: str, plain: Callable[[Row, Any], NDArray[np.bool_]]) -> Any:
+def _comparison(operator: str, plain: Callable[[Row, float], NDArray[np.bool_]]) -> Any:
     """Make ``(row, start, value) -> word``; on floats the comparison is also true of NaN."""
 
-    def in_python(row: Row, start: int, value: Any) -> Word:
+    def in_python(row: Row, start: int, value: float) -> Word:
         bits = plain(row[start : start + LANES], value)
         return np.uint64(sum(int(bit) << i for i, bit in enumerate(bits)))
 
     @_native(in_python)
-    def compare(_: Any, row: Any, start: Any, value: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def compare(_: Context, row: Array, start: Type, value: Type) -> Typed:
+        def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
             block, moved = _load(context, builder, signature.args[0], args[0], args[1])
             is_float = isinstance(signature.args[0].dtype, types.Float)
             method = builder.fcmp_unordered if is_float else builder.icmp_unsigned
@@ -79,16 +84,16 @@ above = _comparison(">", lambda block, value: ~(block <= value))
 equal = _comparison("==", lambda block, value: block == value)
 
 
-def _total(row: Row, start: int, word: Word) -> Any:
+def _total(row: Row, start: int, word: Word) -> np.float64:
     chosen = [row[start + i] for i in range(LANES) if int(word) >> i & 1]
     return np.float64(np.sum(chosen, dtype=np.float64))
 
 
 @_native(_total)
-def total(_: Any, row: Any, start: Any, word: Any) -> Any:
+def total(_: Context, row: Type, start: Type, word: Type) -> Typed:
     """Sum the elements whose bits are set, in float64; the block must not reach past the end of the row."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         block, _ = _load(context, builder, signature.args[0], args[0], args[1])
         chosen = builder.bitcast(args[2], ir.VectorType(_I1, LANES))
         block = builder.select(chosen, block, ir.Constant(block.type, None))
@@ -99,16 +104,16 @@ def total(_: Any, row: Any, start: Any, word: Any) -> Any:
     return types.float64(row, types.intp, types.uint64), codegen
 
 
-def _least(row: Row, start: int, value: Any) -> Any:
+def _least(row: Row, start: int, value: float) -> np.float64:
     block = row[start : start + LANES]
     return np.float64(np.min(block[block >= value], initial=np.inf))
 
 
 @_native(_least)
-def least(_: Any, row: Any, start: Any, value: Any) -> Any:
+def least(_: Context, row: Array, start: Type, value: Type) -> Typed:
     """Find the least of the elements that are at least `value`, NaN left out; inf where there is none."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         block, _ = _load(context, builder, signature.args[0], args[0], args[1])
         reaches = builder.fcmp_ordered(">=", block, _splat(builder, args[2]))
         block = builder.select(reaches, block, ir.Constant(block.type, [float("inf")] * LANES))
@@ -118,7 +123,7 @@ def least(_: Any, row: Any, start: Any, value: Any) -> Any:
     return types.float64(row, types.intp, row.dtype), codegen
 
 
-def _folded(builder: Any, block: Any, pair: Callable[[Any, Any], Any]) -> Any:
+def _folded(builder: IRBuilder, block: Value, pair: Callable[[Value, Value], Value]) -> Value:
     """Put the halves of a block onto each other down to one element: one fixed tree on every processor."""
     lanes = LANES
     while lanes > 1:
@@ -127,7 +132,7 @@ def _folded(builder: Any, block: Any, pair: Callable[[Any, Any], Any]) -> Any:
     return builder.extract_element(block, _I32(0))
 
 
-def _part(builder: Any, vector: Any, first: int, number: int) -> Any:
+def _part(builder: IRBuilder, vector: Value, first: int, number: int) -> Value:
     indices = ir.Constant(ir.VectorType(_I32, number), list(range(first, first + number)))
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), indices)
 
@@ -138,10 +143,10 @@ def _store(mask: Row, start: int, word: Word) -> None:
 
 
 @_native(_store)
-def store(_: Any, mask: Any, start: Any, word: Any) -> Any:
+def store(_: Context, mask: Type, start: Type, word: Type) -> Typed:
     """Write the bits of a word as booleans, those past the end of the mask left out."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         old, moved = _load(context, builder, signature.args[0], args[0], args[1])
         # A block that was moved back covers booleans that are already written: they stay.
         lane = ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES)))
@@ -166,10 +171,10 @@ def _pull(row: Row, start: int, word: Word, target: Row, place: int) -> None:
 
 
 @_native(_pull)
-def pull(_: Any, row: Any, start: Any, word: Any, target: Any, place: Any) -> Any:
+def pull(_: Context, row: Type, start: Type, word: Type, target: Type, place: Type) -> Typed:
     """Copy the elements whose bits are set to `place`, side by side; up to 64 elements there are overwritten."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         source, copied = (make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3))
         if "+avx512f" in context.codegen().magic_tuple()[2].split(","):
             block, moved = _load(context, builder, signature.args[0], args[0], args[1])
@@ -181,7 +186,7 @@ def pull(_: Any, row: Any, start: Any, word: Any, target: Any, place: Any) -> An
     return types.void(row, types.intp, types.uint64, target, types.intp), codegen
 
 
-def _pack(builder: Any, block: Any, word: Any, target: Any) -> None:
+def _pack(builder: IRBuilder, block: Value, word: Value, target: Value) -> None:
     """Pack a part of the block at a time, as much as a register of 64 bytes holds, by one instruction."""
     size, name = (4, "v16f32") if block.type.element == ir.FloatType() else (8, "v8f64")
     width = LANES // size
@@ -197,7 +202,7 @@ def _pack(builder: Any, block: Any, word: Any, target: Any) -> None:
         target = builder.gep(target, [builder.zext(builder.ctpop(bits), _I64)])
 
 
-def _step(builder: Any, source: Any, word: Any, target: Any) -> None:
+def _step(builder: IRBuilder, source: Value, word: Value, target: Value) -> None:
     """Copy one element after the other, at least `STEPS`: how many there are is a branch that nobody guesses."""
     left = cgutils.alloca_once_value(builder, word)
     last = builder.sub(builder.ctpop(builder.or_(word, _I64(1))), _I64(1))
@@ -218,10 +223,10 @@ def _copy(row: Row, start: int, target: Row, place: int) -> None:
 
 
 @_native(_copy)
-def copy(_: Any, row: Any, start: Any, target: Any, place: Any) -> Any:
+def copy(_: Context, row: Type, start: Type, target: Type, place: Type) -> Typed:
     """Copy 64 elements; no loop does, for the two arrays could be one."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         element = context.get_data_type(signature.args[0].dtype)
         source, copied = (
             builder.bitcast(
@@ -242,8 +247,8 @@ def _prefetching(level: int, ahead: int) -> Any:
     """Make ``(row, start)``: ask for 64 elements so many bytes behind `start`; any address is safe to ask for."""
 
     @_native(lambda _row, _start: None)
-    def prefetch(_: Any, row: Any, start: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def prefetch(_: Context, row: Type, start: Type) -> Typed:
+        def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
             data = make_array(signature.args[0])(context, builder, args[0]).data
             pointer = builder.bitcast(builder.gep(data, [args[1]]), _I8.as_pointer())
             kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
@@ -264,13 +269,13 @@ prefetch_near = _prefetching(level=1, ahead=0)
 
 
 @_native(lambda word: int(word).bit_count())
-def count(_: Any, word: Any) -> Any:
+def count(_: Context, word: Type) -> Typed:
     """Count the bits that are set."""
     return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.ctpop(args[0])
 
 
 @_native(lambda word: (int(word) & -int(word)).bit_length() - 1 if word else LANES)
-def lowest(_: Any, word: Any) -> Any:
+def lowest(_: Context, word: Type) -> Typed:
     """Find the lowest bit that is set; 64 where none is."""
     return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.cttz(args[0], _I1(0))
 
@@ -286,10 +291,10 @@ def _transpose(row: Row, start: int, stride: int, tile: Row, place: int) -> None
 
 
 @_native(_transpose)
-def transpose(_: Any, row: Any, start: Any, stride: Any, tile: Any, place: Any) -> Any:
+def transpose(_: Context, row: Type, start: Type, stride: Type, tile: Type, place: Type) -> Typed:
     """Copy 8 columns of 64 rows, which begin `stride` elements apart in `row`: one after the other, to `place`."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         source = make_array(signature.args[0])(context, builder, args[0]).data
         target = make_array(signature.args[3])(context, builder, args[3]).data
         element = context.get_data_type(signature.args[0].dtype)
@@ -308,7 +313,7 @@ def transpose(_: Any, row: Any, start: Any, stride: Any, tile: Any, place: Any) 
     return types.void(row, types.intp, types.intp, tile, types.intp), codegen
 
 
-def _columns(builder: Any, pointers: list[Any], element: Any) -> list[Any]:
+def _columns(builder: IRBuilder, pointers: list[Value], element: ir.Type) -> list[Value]:
     """Load 8 elements at each of 8 pointers, and transpose them in three rounds of exchanges between pairs."""
     vectors = []
     for pointer in pointers:
