@@ -3,8 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,28 +29,14 @@ class Logits:
 
     values: NDArray[Any]  # (B, A, C) or (1, N, C) a view of the caller's, in its own dtype and layout
     labels: NDArray[Any]  # (B, A) integer, or (B, A, C) scores, likewise
+    dtype: np.dtype[Any]  # of the losses: float64 from float64 logits, else float32
     classification: Classification
+    rule: SoftmaxRule | SigmoidRule  # the classification as machine numbers
     background: int | None  # 0 to C; C, of a sigmoid head: a class without a logit
     ignore_index: int | None
     valid: NDArray[np.bool_] | None  # (B, A)
     offsets: NDArray[np.int64] | None = None  # (S + 1,) of a ragged batch
     ranked: RankKind | None = None  # what is computed are ranks, not losses
-
-    @cached_property
-    def num_classes(self) -> int:
-        """C."""
-        return int(self.values.shape[2])
-
-    @cached_property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the losses: float64 from float64 logits, else float32."""
-        return kernel_dtype(self.values.dtype)
-
-    @property
-    def rule(self) -> SoftmaxRule | SigmoidRule:
-        """The classification as machine numbers."""
-        rule = self.classification.rule
-        return rule._replace(excluded=cast("int", self.background)) if self.ranked == "foreground_max" else rule
 
     def ranks(self, kind: RankKind, background: int) -> "Logits":
         """Return what negatives can be ranked by instead of their losses.
@@ -59,11 +44,13 @@ class Logits:
         ``"background"``: the loss that an anchor has as background, unweighted, for a softmax ``-log(p)``.
         ``"foreground_max"``: the logarithm of the largest probability among all other classes.
         """
-        background = normalized_background(background, self.num_classes, self.classification)
+        background = normalized_background(background, self.values.shape[2], self.classification)
+        unweighted = _SOFTMAX if isinstance(self.classification, Softmax) else Sigmoid()
         return replace(
             self,
             labels=np.broadcast_to(np.int64(background), self.values.shape[:2]),
-            classification=_SOFTMAX if isinstance(self.classification, Softmax) else Sigmoid(),
+            classification=unweighted,
+            rule=unweighted.rule._replace(excluded=background if kind == "foreground_max" else -1),
             background=background,
             ignore_index=None,
             valid=None,
@@ -87,10 +74,10 @@ class Logits:
         if not labels.flags.aligned:
             labels = labels.copy()
         labels.flags.writeable = False
-        return LogitRows(values, labels, scores, _weights_of(self.classification, self.num_classes, self.dtype))
+        return LogitRows(values, labels, scores, _weights_of(self.classification, self.values.shape[2], self.dtype))
 
     def _check_scores(self, scores: NDArray[Any], valid: NDArray[np.bool_] | None, *place: slice) -> None:
-        rows = scores.reshape(-1, self.num_classes)
+        rows = scores.reshape(-1, self.values.shape[2])
         valid_rows, where = None if valid is None else valid.reshape(-1), self._locator(*place)
         if isinstance(self.classification, Softmax):
             check_rows(rows, valid_rows, where, all_zero="positive")
@@ -120,7 +107,7 @@ class Logits:
         labels, valid = self.labels[samples, anchors], None if self.valid is None else self.valid[samples, anchors]
         if labels.ndim == 3:
             return
-        known = self.num_classes + (self.background == self.num_classes)
+        known = self.values.shape[2] + (self.background == self.values.shape[2])
         bad = ((labels < 0) | (labels >= known)) & ~self._are_ignored(labels, valid)
         if bad.any():
             first = int(bad.argmax())
@@ -182,7 +169,7 @@ def check_logits(
     y = _check_labels(labels, x, ignore_index, class_axis)
     if valid is not None:
         valid = check_valid(valid, x.shape[:2], "the anchors of logits")
-    return Logits(x, y, classification, background, ignore_index, valid)
+    return Logits(x, y, kernel_dtype(x.dtype), classification, classification.rule, background, ignore_index, valid)
 
 
 def _check_labels(given: ArrayLike, logits: NDArray[Any], ignore_index: int | None, class_axis: int) -> NDArray[Any]:
