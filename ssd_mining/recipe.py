@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import FrozenInstanceError
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from ssd_mining.classification import Softmax
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Recipe(Mapping[str, Any]):
     """The keywords with which `multibox_loss` computes what another system means; they cannot be written to.
 
@@ -41,19 +42,11 @@ class Recipe(Mapping[str, Any]):
     name: str
     system: str
     quirks: str
-    _keywords: dict[str, Any]
+    _keywords: Mapping[str, Any]
 
-    def __init__(self, name: str, system: str, quirks: str, **keywords: Any) -> None:
-        described = f"{system}\n\nNot reproduced: {quirks or 'nothing that is known of.'}"
-        self.__dict__.update(name=name, system=system, quirks=quirks, _keywords=keywords, __doc__=described)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        msg = f"cannot assign to {name!r} of a recipe; merge instead: {{**recipe, 'neg_pos_ratio': 1}}"
-        raise FrozenInstanceError(msg)
-
-    def __delattr__(self, name: str) -> None:
-        msg = f"cannot delete {name!r} of a recipe"
-        raise FrozenInstanceError(msg)
+    def __post_init__(self) -> None:
+        described = f"{self.system}\n\nNot reproduced: {self.quirks or 'nothing that is known of.'}"
+        object.__setattr__(self, "__doc__", described)  # `help` shows it
 
     def __getitem__(self, keyword: str) -> Any:
         return self._keywords[keyword]
@@ -76,197 +69,179 @@ _DOUBLE_ADDITION = "Where the quota exceeds the negatives, positives are summed 
 _SAMPLED = "Positives are drawn at random too where there are many, and scores are sigmoids, there."
 
 _ALL = (
-    Recipe("seed", "The notebook that this package began with.", "", **_LAST | {"normalize": "batch"}),
+    Recipe("seed", "The notebook that this package began with.", "", _LAST | {"normalize": "batch"}),
     Recipe(
         "ljanyst",
         "ljanyst/ssd-tensorflow, ssdvgg.py: where the notebook's loss went.",
         "",
-        **_LAST | {"normalize": "sample_positives"},
+        _LAST | {"normalize": "sample_positives"},
     ),
     Recipe(
         "nvidia",
         "NVIDIA/DeepLearningExamples, PyTorch/Detection/SSD, ssd/model.py, since its masks are joined (issue 948).",
         "",
-        **_FIRST | {"normalize": "sample_positives"},
+        _FIRST | {"normalize": "sample_positives"},
     ),
     Recipe(
         "mlperf",
         "mlcommons/training, single_stage_detector, ssd/base_model.py.",
         _DOUBLE_ADDITION,
-        **_FIRST | {"normalize": "sample_positives"},
+        _FIRST | {"normalize": "sample_positives"},
     ),
     Recipe(
         "caffe",
         "weiliu89/caffe, branch ssd, MAX_NEGATIVE with VALID normalization; give it `overlaps`.",
         "The probability is floored at the smallest normal float32 there.",
-        **_FIRST,
-        neg_overlap=0.5,
+        {**_FIRST, "neg_overlap": 0.5},
     ),
     Recipe(
         "amdegroot",
         "amdegroot/ssd.pytorch, layers/modules/multibox_loss.py, with the well-known fix of its masking.",
         "The log-sum-exp subtracts the maximum of the whole batch there, so that rows far below it are lost.",
-        **_FIRST,
-        rounding="ceil",
-        zero_positives="nan",
+        {**_FIRST, "rounding": "ceil", "zero_positives": "nan"},
     ),
     Recipe(
         "sgrvinod",
         "sgrvinod/a-PyTorch-Tutorial-to-Object-Detection, model.py: localization is the mean absolute difference.",
         "",
-        **_FIRST,
-        rounding="ceil",
-        zero_positives="nan",
-        beta=0.0,
-        loc_weight=0.25,
+        {**_FIRST, "rounding": "ceil", "zero_positives": "nan", "beta": 0.0, "loc_weight": 0.25},
     ),
     Recipe(
         "torchcv",
         "kuangliu/torchcv, torchcv/loss/ssd_loss.py; labels below 0 are ignored: pass `ignore_index=-1`.",
         "",
-        **_FIRST,
-        rounding="ceil",
-        zero_positives="nan",
+        {**_FIRST, "rounding": "ceil", "zero_positives": "nan"},
     ),
     Recipe(
         "lufficc",
         "lufficc/SSD, ssd/modeling/box_head/loss.py.",
         "Anchors labelled -1 are mined as background there, and the array of losses is overwritten.",
-        **_FIRST,
-        rank_by="background",
-        rounding="ceil",
-        zero_positives="nan",
+        {**_FIRST, "rank_by": "background", "rounding": "ceil", "zero_positives": "nan"},
     ),
     Recipe(
         "qfgaohao",
         "qfgaohao/pytorch-ssd, vision/nn/multibox_loss.py.",
         "Anchors labelled -1 are mined as background there, and the array of losses is overwritten.",
-        **_FIRST,
-        rank_by="background",
-        rounding="ceil",
-        zero_positives="nan",
+        {**_FIRST, "rank_by": "background", "rounding": "ceil", "zero_positives": "nan"},
     ),
     Recipe(
         "torchvision",
         "pytorch/vision, torchvision/models/detection/ssd.py, SSD.compute_loss.",
         _DOUBLE_ADDITION,
-        **_FIRST,
-        rounding="ceil",
+        {**_FIRST, "rounding": "ceil"},
     ),
     Recipe(
         "chainercv",
         "chainer/chainercv, links/model/ssd/multibox_loss.py.",
         "",
-        **_FIRST,
-        rounding="ceil",
-        zero_positives="zero",
+        {**_FIRST, "rounding": "ceil", "zero_positives": "zero"},
     ),
     Recipe(
         "mmdetection",
         "open-mmlab/mmdetection, dense_heads/ssd_head.py; `anchor_weights` are its label_weights.",
         "",
-        **_LAST | {"normalize": "clamped_sample_positives"},
+        _LAST | {"normalize": "clamped_sample_positives"},
     ),
     Recipe(
         "gluoncv",
         "dmlc/gluon-cv, gluoncv/loss.py, SSDMultiBoxLoss; `min_negatives` is its min_hard_negatives.",
         "Anchors labelled -1 are mined as background there.",
-        **_FIRST,
-        rounding="ceil",
+        {**_FIRST, "rounding": "ceil"},
     ),
     Recipe(
         "ssd_keras",
         "pierluigiferrari/ssd_keras, keras_loss_function/keras_ssd_loss.py; `min_negatives` is its n_neg_min.",
         "",
-        **_FIRST,
-        scope="batch",
-        classification=Softmax(prob_floor=1e-15),
+        {**_FIRST, "scope": "batch", "classification": Softmax(prob_floor=1e-15)},
     ),
     Recipe(
         "keras-cv",
         "keras-team/keras-cv, the layer of pull request 5, never merged.",
         "",
-        **_FIRST | {"normalize": "none"},
-        scope="batch",
+        {**_FIRST, "normalize": "none", "scope": "batch"},
     ),
     Recipe(
         "balancap",
         "balancap/SSD-Tensorflow, nets/ssd_vgg_300.py, the flattened ssd_losses.",
         "TensorFlow raises there where the batch has no negative.",
-        **_FIRST | {"normalize": "batch"},
-        scope="batch",
-        rank_by="background",
-        extra_negatives=1,
-        tie_policy="strict",
+        {
+            **(_FIRST | {"normalize": "batch"}),
+            "scope": "batch",
+            "rank_by": "background",
+            "extra_negatives": 1,
+            "tie_policy": "strict",
+        },
     ),
     Recipe(
         "rykov8",
         "rykov8/ssd_keras, ssd_training.py, MultiboxLoss.",
         "Positives, with a probability of 0, fill up the quota of a sample that has fewer negatives there.",
-        **_FIRST | {"normalize": "sample_selected"} | _HUNDRED,
-        loc_normalize="sample_positives",
-        scope="smallest_sample_quota",
-        rank_by="foreground_max",
-        classification=Softmax(prob_floor=1e-15),
+        {
+            **(_FIRST | {"normalize": "sample_selected"} | _HUNDRED),
+            "loc_normalize": "sample_positives",
+            "scope": "smallest_sample_quota",
+            "rank_by": "foreground_max",
+            "classification": Softmax(prob_floor=1e-15),
+        },
     ),
     Recipe(
         "bubbliiiing",
         "bubbliiiing/ssd-pytorch, nets/ssd_training.py.",
         "Positives, with a probability of 0, fill up the 100 there.",
-        **_FIRST | {"normalize": "clamped_sample_positives"} | _HUNDRED,
-        scope="batch_of_sample_quotas",
-        rank_by="foreground_sum",
-        classification=Softmax(prob_floor=1e-7),
+        {
+            **(_FIRST | {"normalize": "clamped_sample_positives"} | _HUNDRED),
+            "scope": "batch_of_sample_quotas",
+            "rank_by": "foreground_sum",
+            "classification": Softmax(prob_floor=1e-7),
+        },
     ),
     Recipe(
         "tf_object_detection",
         "tensorflow/models, object_detection/core/losses.py, HardExampleMiner without suppression; else see `ohem`.",
         "",
-        **_FIRST | {"normalize": "none"},
+        _FIRST | {"normalize": "none"},
     ),
     Recipe(
         "monai",
         "Project-MONAI/MONAI, hard_negative_sampler.py, as its tutorial does: positive_fraction 0.3, min_neg 16.",
         _SAMPLED,
-        **_FIRST,
-        rank_by="foreground_max",
-        neg_pos_ratio=abs(1 - 1 / 0.3),
-        min_negatives=16,
-        pool_size=20.0,
+        {
+            **_FIRST,
+            "rank_by": "foreground_max",
+            "neg_pos_ratio": abs(1 - 1 / 0.3),
+            "min_negatives": 16,
+            "pool_size": 20.0,
+        },
     ),
     Recipe(
         "nndetection",
         "MIC-DKFZ/nnDetection, nndet/core/boxes/sampler.py, with positive_fraction 0.33 and pool_size 20.",
         _SAMPLED,
-        **_FIRST,
-        rank_by="foreground_max",
-        neg_pos_ratio=abs(1 - 1 / 0.33),
-        min_negatives=2,
-        pool_size=20.0,
+        {
+            **_FIRST,
+            "rank_by": "foreground_max",
+            "neg_pos_ratio": abs(1 - 1 / 0.33),
+            "min_negatives": 2,
+            "pool_size": 20.0,
+        },
     ),
     Recipe(
         "db",
         "MhLiao/DB, decoders/balance_cross_entropy_loss.py: text maps, as two classes.",
         "1e-6 is added to the divisor there.",
-        **_FIRST | {"normalize": "selected"},
-        scope="batch",
+        {**_FIRST, "normalize": "selected", "scope": "batch"},
     ),
     Recipe(
         "mmocr",
         "open-mmlab/mmocr, MaskedBalancedBCELoss; its fallback_negative_num is `min_negatives` without positives.",
         "1e-6 is added to the divisor there.",
-        **_FIRST | {"normalize": "selected"},
-        scope="batch",
-        min_negatives_when="no_positives",
+        {**_FIRST, "normalize": "selected", "scope": "batch", "min_negatives_when": "no_positives"},
     ),
     Recipe(
         "paddledetection",
         "PaddlePaddle/PaddleDetection, ppdet/modeling/losses/ssd_loss.py, with mine_neg_ratio 0.01.",
         "",
-        **_LAST,
-        rounding="ceil",
-        min_negatives=0.01,
-        min_negatives_when="no_positives",
+        {**_LAST, "rounding": "ceil", "min_negatives": 0.01, "min_negatives_when": "no_positives"},
     ),
 )
 

@@ -257,9 +257,9 @@ def test_a_recipe_is_a_frozen_mapping_that_can_be_copied_and_pickled(name):
         assert (same.name, same.system, same.quirks) == (recipe.name, recipe.system, recipe.quirks)
         assert same.__doc__ == recipe.__doc__
     for attribute in ("name", "system", "quirks", "_keywords", "anything"):
-        with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot assign to '{attribute}' of a recipe"):
+        with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot assign to field '{attribute}'"):
             setattr(recipe, attribute, "x")
-    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot delete 'name' of a recipe"):
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot delete field 'name'"):
         del recipe.name
     with pytest.raises(TypeError, match="does not support item assignment"):
         recipe["background"] = 1  # type: ignore[index]
