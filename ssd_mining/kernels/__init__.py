@@ -1,15 +1,16 @@
-"""The kernel contract.
+"""The kernels: one twin for each device, and the rules that the twins share.
 
-One module per device, with the same public function of the same signature: ``mine(rows, rule, mined, num_workers)``
-reads `Rows`, obeys `Rule` and fills `Mined`. ``rules`` holds what the devices share: plain scalar Python, jitted
-by each of them.
+Read `records` (what goes in and out), `rules` and `loss_rules` (each rule, written once), then a twin: ``cpu/``,
+``cuda/``, or ``reference``, the NumPy oracle behind the same functions.
 
-- Inputs are checked by the caller, C-contiguous, and never written.
-- No validation and no exceptions: a kernel counts what is wrong (``num_nan``, ``num_bad``), the caller raises.
-- No allocation inside the parallel loop: scratch comes in, one row per worker.
-- One sample is reduced by one worker in anchor order, so that the result has the same bits for every number of
-  threads and every split of the batch. ``done`` is written last: a lost sample is seen.
-- Sums are float64. Indices are never narrowed. No fastmath.
-- Every scan is bounded by the length of the row, and every write is in bounds even if another thread changes the
-  inputs during the call.
+A twin has the functions ``mine``, ``analyse``, ``losses`` and ``gradients``. They take records and a number of
+workers, and write into the record given for the results. The contract:
+
+- The caller checks the inputs. They are C-contiguous and read-only.
+- A kernel raises nothing. It counts what is wrong, NUM_NAN and NUM_BAD, and the caller raises.
+- The parallel loop allocates nothing. Each worker has its own part of a workspace.
+- One worker reduces a sample, in the order of its anchors, so that the bits depend neither on the number of threads
+  nor on how a batch is split. DONE is written last, which shows a sample whose worker was lost.
+- Sums are float64, indices are never narrowed, and fastmath is off.
+- Every loop ends with the row and every write stays in bounds, even while another thread changes the inputs.
 """

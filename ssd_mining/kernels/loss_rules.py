@@ -1,7 +1,7 @@
-"""The rules of the losses, written once: plain scalar Python, which each twin compiles for itself, and NumPy as it is.
+"""The rules of the losses, written once: plain scalar Python that both twins compile, and NumPy for the host.
 
-No rule calls another, for each twin compiles them one by one. A number of the type of `x` is written ``type(x)(1)``:
-in float32 a plain 1.0 would make float64 of all that follows.
+A rule calls no other rule, because each twin compiles them one at a time. ``type(x)(1)`` is a 1 of the type of `x`: a
+plain 1.0 would turn all float32 numbers after it into float64.
 """
 
 import math
@@ -16,7 +16,7 @@ from ssd_mining.kernels.records import NUM_KEPT, NUM_POS, Divisor, Scalar, Softm
 
 
 def rounded_off(total: Scalar, more: Scalar) -> Scalar:
-    """Say what rounding takes from a sum: sums over 91 classes would lose half a digit without it."""
+    """Return what rounding loses when `more` is added to `total`: over 91 classes that is half a digit."""
     return more - ((total + more) - total)
 
 
@@ -24,14 +24,15 @@ def rounded_off(total: Scalar, more: Scalar) -> Scalar:
 
 
 def softmax_share(target: Scalar, weight: Scalar, cost: Scalar, num_classes: Scalar, rule: SoftmaxRule) -> Scalar:
-    """Return what a class weighs in the loss of its anchor: nothing where its cost is capped, and the loss flat."""
+    """Return the share of a class in the slope of its anchor: 0 where its cost is capped, as the loss is flat there."""
     return 0.0 if cost > rule.most else weight * ((1.0 - rule.smoothing) * target + rule.smoothing / num_classes)
 
 
 def softmax_slope(part: Scalar, beside: Scalar, share: Scalar, total: Scalar, whole: Scalar) -> Scalar:
-    """Compute d loss / d logit of a class: `part` and `beside` are the exponentials of it and of all others.
+    """Compute d loss / d logit of a class.
 
-    `share` is its own of the `total` of the shares, `whole` the sum of all exponentials.
+    `part` is the exponential of its logit, `beside` the sum of those of all other classes, `whole` the sum of all.
+    `share` is its share, `total` the sum of the shares of all classes.
     """
     return (part * (total - share) - share * beside) / whole
 
@@ -40,7 +41,7 @@ def softmax_slope(part: Scalar, beside: Scalar, share: Scalar, total: Scalar, wh
 
 
 def binary_cost(softplus: Scalar, size: Scalar, wrong: Scalar) -> Scalar:
-    """Compute the binary cross-entropy of a logit of that `size`, whose target is `wrong` by so much."""
+    """Compute the binary cross-entropy: `size` is abs(logit), `wrong` how far the target is from the logit's side."""
     return softplus + (size * wrong if wrong != type(wrong)(0) else type(size)(0))
 
 
@@ -53,7 +54,7 @@ def target_missed(x: Scalar, t: Scalar, tail: Scalar) -> Scalar:
 
 
 def sigmoid_slope(x: Scalar, t: Scalar, gamma: Scalar) -> Scalar:
-    """Compute d loss / d logit of one class, of the focal loss where `gamma` is above 0."""
+    """Compute d loss / d logit of one class: of the cross-entropy, or of the focal loss if `gamma` is above 0."""
     size = abs(x)
     tail = math.exp(-size)
     likely, unlikely = 1.0 / (1.0 + tail), tail / (1.0 + tail)
@@ -74,15 +75,15 @@ def sigmoid_slope(x: Scalar, t: Scalar, gamma: Scalar) -> Scalar:
 
 
 def smooth_l1_cost(size: Scalar, beta: Scalar) -> Scalar:
-    """Compute the loss of a coordinate that is off by `size`, at least 0."""
+    """Compute the loss of a coordinate that is off by `size`, which is at least 0."""
     if beta == 0:
         return size
-    inside = np.minimum(size, beta)  # of an infinite difference, the square alone would be inf - inf
+    inside = np.minimum(size, beta)  # for an infinite difference, ``size - beta / 2`` alone would be inf - inf
     return inside * (inside / beta) / 2 + (size - inside)  # the square could be inf too
 
 
 def smooth_l1_slope(off: Scalar, beta: Scalar) -> Scalar:
-    """Compute d loss / d coordinate of a coordinate that is `off`."""
+    """Compute d loss / d coordinate of a coordinate that is off by `off`."""
     if beta == 0:
         return np.sign(off)
     return np.minimum(np.maximum(off / beta, -1.0), 1.0)
@@ -91,22 +92,22 @@ def smooth_l1_slope(off: Scalar, beta: Scalar) -> Scalar:
 def selected_smooth_l1(
     pred: NDArray[Any], target: NDArray[Any], chosen: tuple[NDArray[np.int64], ...], beta: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the losses of K chosen anchors alone, (K,), and their slopes, d loss / d pred, (K, 4)."""
+    """Compute the losses, (K,), and the slopes, d loss / d pred, (K, 4), of K chosen anchors."""
     off = pred[chosen].astype(np.float64) - target[chosen].astype(np.float64)
     return smooth_l1_cost(np.abs(off), beta).sum(axis=1), smooth_l1_slope(off, beta)
 
 
-# --- what a loss is divided by
+# --- divisors
 
 
 def divisor_count(num_pos: Scalar, num_kept: Scalar, by: Divisor) -> Scalar:
-    """Count what a sample is divided by, or adds to the divisor of its batch."""
+    """Count what the loss of a sample is divided by, or what the sample adds to the divisor of its batch."""
     counted = num_pos + num_kept * by.with_kept
     return counted + by.least * (counted == 0)
 
 
 def divisor_of(normalize: str, zero_positives: str, num_samples: int, num_anchors: int) -> Divisor:
-    """Return what a batch of so many samples and anchors in all is divided by, in the words of `confidence_loss`."""
+    """Return how the loss of a batch of `num_samples` samples and `num_anchors` anchors is divided."""
     return Divisor(
         constant={"none": 1.0, "batch": float(num_samples), "anchors": float(num_anchors)}.get(normalize, -1.0),
         is_own=int(normalize.startswith("sample_")),
@@ -117,9 +118,9 @@ def divisor_of(normalize: str, zero_positives: str, num_samples: int, num_anchor
 
 
 def loss_divisors(counts: NDArray[np.int64], by: Divisor) -> NDArray[np.float64]:
-    """Return what the sum of a batch is divided by, (), or that of each sample before their mean, (B,).
+    """Return the divisor of the batch, (), or the divisors of its samples, (B,).
 
-    `counts` are those of `Mined`. Where there is nothing to divide by and the loss is to be 0, the divisor is inf.
+    `counts` are those of `Mined`. A divisor of inf says that the loss is 0, because there is nothing to divide by.
     """
     divisors = np.float64(by.constant)
     if by.constant < 0:
@@ -129,16 +130,16 @@ def loss_divisors(counts: NDArray[np.int64], by: Divisor) -> NDArray[np.float64]
 
 
 def normalized_loss(per_sample: NDArray[np.float64], divisors: NDArray[np.float64]) -> float:
-    """Divide the sums of samples, (B,) in nats, by `loss_divisors`: one number for the batch."""
+    """Divide the losses of the samples, (B,) in nats, by `loss_divisors` and return the loss of the batch."""
     if not per_sample.size:
         return 0.0
-    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
         if divisors.ndim == 0:
             return 0.0 if divisors == np.inf else float(np.add.reduce(per_sample) / divisors)
         return float(np.where(divisors == np.inf, 0.0, per_sample / divisors).mean())
 
 
 def loss_shares(divisors: NDArray[np.float64], num_samples: int) -> NDArray[np.float64]:
-    """Return d loss / d sum of every sample, (B,), under these `loss_divisors`."""
-    share = 1.0 / divisors  # of inf, where the loss is 0, 0
+    """Return d loss / d (loss of a sample), (B,), for these `loss_divisors`."""
+    share = 1.0 / divisors  # 0 for inf
     return np.full(num_samples, share) if share.ndim == 0 else np.asarray(share / num_samples)

@@ -1,7 +1,7 @@
-"""The plain records that all twins share: what a kernel reads, what it obeys, and what it writes.
+"""The plain records that all twins share: what a kernel reads, the rule it follows, and what it writes.
 
-A driver takes the fields of its records one by one, in this order: Numba unpacks a named tuple by Python, at ten times
-the cost of a plain argument.
+A driver takes the fields of its records one by one, in this order: Numba unpacks a named tuple in Python, which costs
+ten times as much as a plain argument.
 """
 
 from typing import Any, NamedTuple
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# A number of any type, or outside a kernel an array of them.
+# A number of any type; outside a kernel also an array of numbers.
 Scalar = Any
 
-# What an anchor is. The CUDA twin counts on it that the keys of ranks are larger than IGNORED and POSITIVE.
+# The role of an anchor. The CUDA twin relies on IGNORED and POSITIVE being smaller than every key of a rank.
 IGNORED, POSITIVE, NEGATIVE, BAD = 0, 1, 2, 255
 
-# The places of `Rows.codes`: the labels of negatives and of ignored anchors, and the highest legal label.
+# The places of `Rows.codes`: the label of a negative, the label of an ignored anchor, and the highest legal label.
 BACKGROUND, IGNORED_LABEL, HIGHEST = range(3)
 
 
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
     loss: NDArray[Any]  # (n,) float32 or float64, sample after sample
     rank: NDArray[Any]  # (n,), the dtype of loss; (0,): the loss itself
-    labels: NDArray[Any]  # (n,) unsigned: the bits of the labels
+    labels: NDArray[Any]  # (n,) the bits of the labels as unsigned integers
     codes: NDArray[Any]  # (3,), the dtype of labels: BACKGROUND, IGNORED_LABEL, HIGHEST
     quotas: NDArray[np.int64]  # (b,) explicit quotas; (0,): the rule decides
     offsets: NDArray[np.int64]  # (b + 1,) sample i owns the anchors offsets[i] to offsets[i + 1]
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """`Mining` as machine numbers: what decides how many negatives a sample keeps."""
+    """The numbers of a `Mining`: they decide how many negatives a sample keeps."""
 
     ratio: float
     round_up: bool
@@ -45,7 +45,7 @@ class Rule(NamedTuple):
 
     @property
     def unbounded(self) -> "Rule":
-        """The same rule without its least and its most."""
+        """The same rule without `min_negatives` and `max_negatives`."""
         return self._replace(min_negatives=0, max_negatives=np.iinfo(np.int64).max)
 
 
@@ -55,81 +55,82 @@ POSITIVE_SUM, NEGATIVE_SUM, THRESHOLD, NUM_SUMS = range(4)
 
 
 class Mined(NamedTuple):
-    """What mining writes: per sample, and per anchor where a mask is asked for.
+    """What mining writes: numbers for each sample and, where masks are wanted, a flag for each anchor.
 
-    Few arrays with many rows: each array costs a call of one sample as much as a hundred anchors.
+    The numbers share two arrays, because in a call of one sample each array costs as much as a hundred anchors.
     """
 
-    # (6, b) NUM_POS, NUM_NEG, NUM_KEPT: positives, negatives, kept negatives. NUM_NAN: anchors with NaN that are not
-    # ignored by their label. NUM_BAD: labels out of range. DONE: 1 once the sample is written.
+    # (6, b) NUM_POS, NUM_NEG, NUM_KEPT: positives, negatives, kept negatives. NUM_NAN: anchors with a NaN whose label
+    # does not make them ignored. NUM_BAD: labels out of range. DONE: 1 as soon as the sample is written.
     counts: NDArray[np.int64]
-    # (3, b) POSITIVE_SUM, NEGATIVE_SUM: of the losses of the positives and of the kept negatives. THRESHOLD: rank of
-    # the easiest kept negative; NaN where nothing is kept.
+    # (3, b) POSITIVE_SUM, NEGATIVE_SUM: losses of the positives and of the kept negatives, summed. THRESHOLD: the
+    # rank of the easiest kept negative; NaN where nothing is kept.
     sums: NDArray[np.float64]
-    pos_mask: NDArray[np.bool_]  # (n,), or (0,): not asked for
-    hard_negative_mask: NDArray[np.bool_]  # (n,), or (0,): not asked for
+    pos_mask: NDArray[np.bool_]  # (n,); (0,): no masks are wanted
+    hard_negative_mask: NDArray[np.bool_]  # (n,); (0,): no masks are wanted
 
 
 class Tally(NamedTuple):
-    """What an analysis writes beside `Mined`, under each of R ratios; its workers add to their own part of a table."""
+    """What an analysis of R ratios writes in addition to `Mined`; each worker adds to its own part of a table."""
 
     num_kept: NDArray[np.int64]  # (b, R)
-    negative_sum: NDArray[np.float64]  # (b, R) of the losses of the kept negatives
-    threshold: NDArray[np.float64]  # (b, R) loss of the easiest of them; NaN where none is kept
-    tables: NDArray[np.int64]  # (workers, TABLES, BINS) losses by bin: added to
-    levels: NDArray[np.int64]  # (workers, L) negatives by feature map: added to
-    anchors: NDArray[np.int64]  # (2, n) in their samples: the positives; the kept negatives
-    losses: NDArray[Any]  # (2, n) of these anchors
-    places: NDArray[np.int64]  # (workers, 2, 2) where both begin and end
+    negative_sum: NDArray[np.float64]  # (b, R) the losses of the kept negatives, summed
+    threshold: NDArray[np.float64]  # (b, R) the loss of the easiest kept negative; NaN where none is kept
+    tables: NDArray[np.int64]  # (workers, TABLES, BINS) counts of losses by bin
+    levels: NDArray[np.int64]  # (workers, L) counts of negatives by feature map
+    anchors: NDArray[np.int64]  # (2, n) positives, and kept negatives, by their index in the sample
+    losses: NDArray[Any]  # (2, n) the losses of these anchors
+    places: NDArray[np.int64]  # (workers, 2, 2) where each worker's part of both lists begins and ends
 
 
-# Losses are counted by the upper half of their float32; every NaN in one bin.
+# A loss is counted in the bin that the upper 16 bits of its float32 name; every NaN in NAN_BIN.
 BINS, NAN_BIN = 1 << 16, 0x7FC0
 
-# Which losses a table counts: of negatives, at even and at odd places; of the others by their role; of samples.
+# What each table counts: losses of negatives at even places, at odd places, of positives, of kept negatives, and of
+# whole samples.
 EVEN, ODD, POSITIVES, KEPT, SAMPLES, TABLES = range(6)
 
 
 class SoftmaxRule(NamedTuple):
-    """`Softmax` as machine numbers."""
+    """The numbers of a `Softmax`."""
 
     smoothing: float
-    most: float  # what a class can cost at most, in nats
-    excluded: int  # -1; or a class: the largest of all others stands in for the label
+    most: float  # the largest cost of a class, in nats
+    excluded: int  # -1: compute losses. A class: compute -log of the largest probability of all other classes
 
 
 class SigmoidRule(NamedTuple):
-    """`Sigmoid` and `Focal` as machine numbers."""
+    """The numbers of a `Sigmoid` or a `Focal`."""
 
     positive: float
     negative: float
     gamma: float
-    excluded: int  # -1; or a class: -log of the largest probability of all others is the loss
+    excluded: int  # as in `SoftmaxRule`
 
 
 class LogitRows(NamedTuple):
-    """C-contiguous, read-only rows of logits and of what goes with them."""
+    """C-contiguous, read-only rows of logits, with their labels or scores and the weights of the classes."""
 
     logits: NDArray[Any]  # (b, A, C) float32 or float64
-    labels: NDArray[np.int64]  # (b, A) classes 0 to C - 1; C: none of them; below 0: ignored
-    scores: NDArray[Any]  # (b, A, C) targets, the dtype of logits; or (0, 0, 0): the labels are
-    weights: NDArray[Any]  # (C,) of the classes, the dtype of logits
+    labels: NDArray[np.int64]  # (b, A) a class, 0 to C - 1; C: no class; below 0: ignored
+    scores: NDArray[Any]  # (b, A, C) targets, the dtype of logits; (0, 0, 0): the labels are the targets
+    weights: NDArray[Any]  # (C,) weights of the classes, the dtype of logits
 
 
 class Computed(NamedTuple):
-    """What the kernels of the losses from logits write."""
+    """What the kernels write that compute losses or gradients from logits."""
 
     values: NDArray[Any]  # (b, A) losses or (b, A, C) gradients, the dtype of logits
-    # (b,) 0 until the sample is written; then 1, and 1 for each tile that took a second path; of losses that number
-    # is negative where a label is none of the C classes, for the caller to judge.
+    # (b,) 0 until the sample is written, then 1 plus the number of tiles that took the careful path. Losses write the
+    # negative of it where a label is none of the C classes: the caller decides whether that is an error.
     done: NDArray[np.int64]
 
 
 class Divisor(NamedTuple):
-    """What the sum of a batch, or of each sample, is divided by."""
+    """How the divisor of a loss is counted, for the whole batch or for each sample."""
 
-    constant: float  # below 0: what is counted
-    is_own: int  # 1: each sample by its own count, before their mean
-    with_kept: int  # 1: kept negatives are counted too
-    least: int  # of the count of a sample
-    instead: float  # of 0
+    constant: float  # the divisor itself; below 0: count it
+    is_own: int  # 1: divide each sample by its own count, then take the mean
+    with_kept: int  # 1: count kept negatives as well as positives
+    least: int  # the smallest count of a sample
+    instead: float  # the divisor where the count is 0

@@ -1,4 +1,4 @@
-"""The reference as a twin (``backend="reference"``): the judges behind the signatures of the kernels."""
+"""The reference as a twin, ``backend="reference"``: its functions with the signatures of the kernels."""
 
 import itertools
 import math
@@ -143,7 +143,7 @@ def gradients(
 
 
 def _anchors(rows: LogitRows) -> Iterator[tuple[int, int, list[float]]]:
-    """Yield the place and the logits of every anchor that is not ignored."""
+    """Yield the sample, the anchor and the logits of every anchor that is not ignored."""
     for sample, anchor in np.argwhere(rows.labels >= 0).tolist():
         yield sample, anchor, rows.logits[sample, anchor].astype(np.float64).tolist()
 
@@ -160,7 +160,7 @@ def _targets(rows: LogitRows, sample: int, anchor: int) -> tuple[list[float], li
 def _judged(
     rule: SoftmaxRule | SigmoidRule, softmax: Callable[..., Any], sigmoid: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Return the function of the reference for this rule, told all that the rule says."""
+    """Return the function of the reference that computes this rule."""
     if isinstance(rule, SoftmaxRule):
         return partial(softmax, label_smoothing=rule.smoothing, most=rule.most)
     return partial(sigmoid, positive=rule.positive, negative=rule.negative, gamma=rule.gamma)

@@ -1,6 +1,6 @@
-"""The rules of the selection, written once: plain scalar Python, which each twin compiles for itself.
+"""The rules of the selection, written once: plain scalar Python that both twins compile.
 
-No rule calls another, for each twin compiles them one by one.
+A rule calls no other rule, because each twin compiles them one at a time.
 """
 
 import numpy as np
@@ -18,33 +18,33 @@ from ssd_mining.kernels.records import (
     Scalar,
 )
 
-# No sample has so many anchors, and of infinity there is no whole part.
+# More anchors than any sample has, and finite: infinity has no whole part.
 MOST = 2.0**64
 
 
-# --- which anchors are what, and how many negatives are kept
+# --- the role of an anchor, and how many negatives are kept
 
 
 def is_negative(label: Scalar, codes: Scalar) -> Scalar:
-    """Say whether a label is that of a negative."""
+    """Say whether this is the label of a negative."""
     return label == codes[BACKGROUND]
 
 
 def is_positive(label: Scalar, codes: Scalar) -> Scalar:
-    """Say whether a label is that of a positive, or is bad."""
+    """Say whether this is the label of a positive. A bad label counts as one."""
     return (label != codes[BACKGROUND]) & (label != codes[IGNORED_LABEL])
 
 
 def is_bad(label: Scalar, codes: Scalar) -> Scalar:
-    """Say whether the label of a positive is none."""
+    """Say whether the label of a positive is out of range."""
     return label > codes[HIGHEST]
 
 
 def quota(num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
-    """Say how many of `num_neg` negatives are kept; `explicit`, unless below 0, replaces ratio times positives."""
-    # In float64 the product saturates: an integer one would wrap round to a wrong, finite count.
+    """Return how many of `num_neg` negatives are kept. An `explicit` of at least 0 replaces ratio times positives."""
+    # In float64 the product saturates; in integers it would wrap around to a wrong count.
     wanted = min(rule.ratio * num_pos, MOST)
-    rest = wanted % 1.0  # floor and ceil are not to be had on every device
+    rest = wanted % 1.0  # math.floor and math.ceil do not compile for every device
     wanted = wanted - rest + (1.0 if rule.round_up and rest > 0.0 else 0.0) + rule.extra
     if explicit >= 0:
         wanted = float(explicit)
@@ -54,27 +54,27 @@ def quota(num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
     return num_neg if wanted >= num_neg else int(wanted)
 
 
-# --- the order of floats, as that of whole numbers
+# --- keys: unsigned integers in the order of floats
 
 
 def order_key(image: Scalar, sign: Scalar, ones: Scalar) -> Scalar:
-    """Return the unsigned integer that has the order of a float: `image` are its bits, `sign` the highest of them."""
+    """Return the unsigned integer that sorts as a float does: `image` are its bits, `sign` is the highest bit."""
     return image ^ (ones if image & sign else sign)
 
 
 def image_of_key(key: Scalar, sign: Scalar, ones: Scalar) -> Scalar:
-    """Return the bits of the float that has this key."""
+    """Return the bits of the float with this key."""
     return key ^ (sign if key & sign else ones)
 
 
-# --- labels that are roles themselves, which the host makes where plain labels do not tell enough
+# --- roles as labels, which the host writes where plain labels do not say enough
 
 ROLE_CODES = np.array([NEGATIVE, IGNORED, np.iinfo(np.int8).max], np.uint8)
 ROLE_CODES.flags.writeable = False
 
 
 def roles_of(labels: NDArray[np.unsignedinteger], codes: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
-    """Return the roles of labels (n,) of any width: a byte for each, in a fresh array."""
+    """Return the role of every label, (n,), in a fresh array of bytes."""
     roles = np.full(labels.shape, IGNORED, np.uint8)
     positive = is_positive(labels, codes)
     roles[positive] = POSITIVE

@@ -82,7 +82,7 @@ BAD = {
         {"background": None},
         ValueError,
         (
-            "background: expected the background class, for integer labels, got None; systems differ between first and "  # noqa: E501
+            "background: expected the background class, for integer labels, got None; systems differ between first and "
             "last class, so there is no default (often background=0)"
         ),
     ),
@@ -139,7 +139,7 @@ BAD = {
         {"labels": [[[1, 1], [0, 1], [1, 0]]] * 2},
         ValueError,
         (
-            "labels: expected one-hot or soft scores, which are never negative and add up to 1 (or are all zero), got "  # noqa: E501
+            "labels: expected one-hot or soft scores, which are never negative and add up to 1 (or are all zero), got "
             "[1, 1] at (sample 0, anchor 0)"
         ),
     ),

@@ -123,12 +123,12 @@ import numpy as np
 from ssd_mining.kernels.cpu import mining as cpu
 import ssd_mining as sm
 missed = 0
-pull = cpu._pull
+compact = cpu._compact
 def counting(rank, negatives, pivot, values):
     global missed
-    missed += pivot != pivot  # NaN pulls all
-    return pull(rank, negatives, pivot, values)
-cpu._pull = counting
+    missed += pivot != pivot  # NaN compacts all
+    return compact(rank, negatives, pivot, values)
+cpu._compact = counting
 rng = np.random.default_rng(0)
 for draw in (lambda: rng.gamma(0.3, 1.0, (40, 1917)), lambda: rng.lognormal(-3, 2, (40, 1917)),
              lambda: np.sort(rng.random((40, 1917))), lambda: rng.integers(0, 3, (40, 1917)),

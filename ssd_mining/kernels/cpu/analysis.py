@@ -1,9 +1,12 @@
-"""The CPU twin of the analysis: what mining says of a sample, how its losses are distributed, what other ratios keep.
+"""The analysis on the CPU: what mining says of a sample, how its losses are distributed, what other ratios keep.
 
-All in one visit, while the sample is in the cache. *Sweep* selects once, for the ratio that keeps most; what the
-smaller ones keep is found among the values that were pulled out. *Tally* counts every loss by the upper half of its
-float32, whatever its label, and takes back the few that are no negatives: a loop without a branch. Two tables take
-turns, for equal losses often follow each other, and a count must not wait for the one before it.
+Everything happens in one visit, while the sample is in the cache:
+
+1. Mining's `stage` finds the negatives.
+2. `_count_all` counts every loss by its bin, whatever its label, without a branch; `_take_back` then removes the few
+   that are not negatives. Two tables take turns, because equal losses often follow each other and one counter would
+   have to wait for its last increment.
+3. The selection runs once, for the largest ratio. What smaller ratios keep is found among the compacted values.
 """
 
 from typing import Any
@@ -33,23 +36,25 @@ from ssd_mining.kernels.records import (
     Tally,
 )
 
-# Anchors written of a word without asking how many it has.
+# Anchors that are written per round, without a branch for each one.
 STEPS = 2
 
 
 @helper
 def _bin(loss: Any) -> Any:
-    return np.uint64(np.float32(loss).view(np.uint32) >> np.uint32(16))  # unsigned: no test for being negative
+    return np.uint64(
+        np.float32(loss).view(np.uint32) >> np.uint32(16)
+    )  # unsigned indices need no test for being negative
 
 
 @helper
 def _own_bin(loss: Any) -> Any:
-    return _bin(loss) if loss == loss else np.uint64(NAN_BIN)  # NaN has many bins, and here one
+    return _bin(loss) if loss == loss else np.uint64(NAN_BIN)  # the bits of NaN vary: use one bin
 
 
 @helper
 def _keep_above(values: Row, threshold: float) -> int:
-    """Move those of `values` (whole blocks) above `threshold` to the front; return where their blocks end."""
+    """Move those of `values` (whole blocks) above `threshold` to the front. Return the end of their blocks."""
     pivot, stop = values.dtype.type(threshold), 0
     for i in range(values.shape[0]):
         value = values[i]
@@ -72,7 +77,7 @@ def _count_all(loss: Row, even: Row, odd: Row) -> None:
 
 @helper
 def _take_back(rows: Rows, rule: Rule, negatives: Row, tables: Row, sample: int, anchors: Row, losses: Row) -> None:
-    """Take what is no negative out of the counts of all losses; count and find the positives."""
+    """Subtract all other anchors from the counts of all losses; count and list the positives."""
     loss, labels = mining.row(rows.loss, rows, sample), mining.row(rows.labels, rows, sample)
     codes = rows.codes[0], rows.codes[1], rows.codes[2]
     ranked, count = rows.rank.shape[0] > 0, 0
@@ -89,12 +94,12 @@ def _take_back(rows: Rows, rule: Rule, negatives: Row, tables: Row, sample: int,
                 tables[POSITIVES, _own_bin(loss[j])] += 1
                 anchors[count], losses[count] = j, loss[j]
                 count += 1
-    anchors[count:] = 0  # none, unless a caller changes the arrays meanwhile
+    anchors[count:] = 0  # nothing, unless another thread changes the arrays during the call
 
 
 @inlined
 def _room(tally: Tally, worker: int, role: int, count: int) -> tuple[Row, Row]:
-    """Return where so many anchors of a role, and their losses, are to be written."""
+    """Return room for `count` anchors of a role, and for their losses."""
     start = tally.places[worker, role, 1]
     tally.places[worker, role, 1] = start + count
     return tally.anchors[role, start : start + count], tally.losses[role, start : start + count]
@@ -102,8 +107,8 @@ def _room(tally: Tally, worker: int, role: int, count: int) -> tuple[Row, Row]:
 
 @helper
 def _gather_nan(loss: Row, negatives: Row, table: Row) -> None:
-    """Bring the NaN among the negatives, which has many bins, into one."""
-    infinity = loss.dtype.type(np.inf)  # what is above it is NaN
+    """Move every NaN among the negatives to NAN_BIN."""
+    infinity = loss.dtype.type(np.inf)  # only NaN is above it
     for block in range(negatives.shape[0]):
         nan = lanes.above(loss, block * LANES, infinity) & negatives[block]
         while nan != NO_WORD:
@@ -114,7 +119,7 @@ def _gather_nan(loss: Row, negatives: Row, table: Row) -> None:
 
 @helper
 def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
-    """Write which negatives reach a threshold, NaN only where it is NaN, to the front of `places`; count them."""
+    """Write the negatives that reach `threshold` to the front of `places` and count them. NaN reaches only NaN."""
     pivot, infinity, stop = loss.dtype.type(threshold), loss.dtype.type(np.inf), np.uint64(0)
     for block in range(negatives.shape[0]):
         start = block * LANES
@@ -122,7 +127,7 @@ def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
         word &= negatives[block]
         place = stop
         stop += np.uint64(lanes.count(word))
-        # Some are written without asking how many there are, as in `lanes.pull`.
+        # Rounds of STEPS, as in `lanes.compact`.
         for _ in range(max(1, -(-lanes.count(word) // STEPS))):
             for step in range(STEPS):
                 places[place + np.uint64(step)] = start + lanes.lowest(word)
@@ -135,12 +140,12 @@ def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
 def _find_kept(
     loss: Row, reaching: Row, threshold: float, num_ties: int, table: Row, anchors: Row, losses: Row
 ) -> float:
-    """Count and find the kept among negatives that reach the threshold; return their sum, in the order of anchors."""
+    """Count and list the kept among the negatives that reach the threshold. Return the sum, in anchor order."""
     count = 0
     pivot, total = loss.dtype.type(threshold), np.float64(0.0)
     for i in range(reaching.shape[0]):
         value = loss[reaching[i]]
-        if value == pivot or pivot != pivot:  # of ties, the first are kept; where NaN is the threshold, all are ties
+        if value == pivot or pivot != pivot:  # the first ties are kept; if the threshold is NaN, all are ties
             num_ties -= 1
             if num_ties < 0:
                 continue
@@ -170,7 +175,7 @@ def _analyse_sample(
     ratio: float, round_up: bool, extra: int, min_negatives: int, min_always: bool, max_negatives: int, omit_nan: bool,
     counts: Row, sums: Row, pos_mask: Row, hard_negative_mask: Row,
     kept: Row, sums_of_kept: Row, thresholds: Row, tables: Row, levels: Row, anchors: Row, losses: Row, ends: Row,
-    ratios: Row, level_starts: Row,  # falling ratios, the rule's among them; where feature maps begin, and the end
+    ratios: Row, level_starts: Row,  # descending, with the rule's own; where each feature map begins, and the end
     words: Row, values: Row, places: Row,
 ) -> None:  # fmt: skip
     rows = Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
@@ -197,9 +202,9 @@ def _tally_sample(
     if mined.counts[NUM_NAN, sample] > 0:
         _gather_nan(loss, negatives, tables[EVEN])
     _count_levels(negatives, level_starts, tally.levels[worker])
-    threshold, stop, count = np.nan, 0, -1  # nothing is pulled out yet
+    threshold, stop, count = np.nan, 0, -1  # nothing is compacted yet
     explicit = mining.explicit_quota(rows, sample)
-    for i in range(ratios.shape[0]):  # they fall, and so does what is kept
+    for i in range(ratios.shape[0]):  # ratios descend, and so does the number kept
         own = Rule(
             ratios[i], rule.round_up, rule.extra, rule.min_negatives, rule.min_always, rule.max_negatives, False
         )
@@ -231,7 +236,7 @@ _serial, _parallel = drivers(_analyse_sample)
 def analyse(
     rows: Rows, rule: Rule, ratios: Row, level_starts: Row, mined: Mined, tally: Tally, num_workers: int
 ) -> None:
-    """Mine rows that are ranked by their losses, without masks, and tally them, by `num_workers` threads."""
+    """Mine rows without masks, ranked by their losses, and tally them, by `num_workers` threads."""
     if rows.shortest < LANES:
         rows, _ = mining.padded(rows)
     num_samples = rows.offsets.size - 1
@@ -240,7 +245,7 @@ def analyse(
     words = np.empty((num_workers, num_words), np.uint64)
     values = np.empty((num_workers, num_values), rows.loss.dtype)
     places = np.empty((num_workers, rows.longest + LANES), np.int64)
-    firsts = np.arange(num_workers) * num_samples // num_workers  # each writes from its first sample on
+    firsts = np.arange(num_workers) * num_samples // num_workers  # each worker writes from its first sample on
     tally.places[:num_workers] = rows.offsets[firsts][:, None, None]
     driver = _serial if num_workers == 1 else _parallel
     driver(num_samples, num_workers, *rows, *rule, *mined, *tally, ratios, level_starts, words, values, places)

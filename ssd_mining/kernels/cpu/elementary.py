@@ -1,12 +1,13 @@
-"""Exponentials and logarithms that vectorise: in float32 a few additions and products, in float64 libm's.
+"""exp and log1p that vectorise: polynomials in float32, libm in float64.
 
-Numba's `math.exp` costs 3 ns a piece, one at a time. Written without a branch or a call, a loop of these runs at 16
-lanes per instruction with AVX-512. Products and sums are fused by name, `fma`, so that every CPU gives the same bits.
+Numba's `math.exp` takes 3 ns and one value at a time. These functions have no branch and no call, so with AVX-512 a
+loop over them handles 16 values per instruction. Fused multiply-adds are written as `fma`, which gives every CPU the
+same bits.
 
-A sum of ``exp(x) / exp(y)`` over many x: ``exp(x) = 2**n * exp(r)`` with ``n`` the whole number nearest to
-``x / log(2)``; what is left, ``|r| <= 0.35``, is a polynomial's, and 2**n is made of bits. The n of y costs nothing
-to take off, for it is part of the number that rounds (`rounder`); the r of y is taken off once, from the sum
-(`settle`). So no ratio is rounded at the difference of x and y, and none overflows on the way.
+The sum of ``exp(x - y)`` over many x, where y is the origin: ``exp(x) = 2**n * exp(r)``, where n is ``x / log(2)``
+rounded and ``|r| <= 0.35``. A polynomial gives exp(r), and 2**n is written as bits. The n of the origin is subtracted
+for free, as part of the constant that rounds (`rounder`). Its r is divided out once, from the sum (`settle`). So no
+difference x - y is rounded, and no ratio overflows on the way.
 """
 
 import math
@@ -23,7 +24,7 @@ from ssd_mining.kernels.cpu.lanes import Typed
 
 Float = Any  # np.float32 or np.float64
 
-# Terms of a sum of ratios in float32 are kept 2**40 times too large: what is clamped, exp(-112), is 0 in the end.
+# In float32 the terms of a sum are kept 2**40 times too large, so that exp(-112), the clamp, becomes 0 in the end.
 _EXTRA = np.int32(40)
 _UNDO = np.float32(2.0**-40)
 _DEPTH, _DEPTH_64 = np.float32(112), np.float64(800)
@@ -31,13 +32,13 @@ _DEPTH, _DEPTH_64 = np.float32(112), np.float64(800)
 _ONE, _ZERO, _MINUS_HALF = np.float32(1), np.float32(0), np.float32(-0.5)
 _LOG2_E, _LOG_2 = np.float32(1 / math.log(2)), np.float32(math.log(2))
 _MINUS_LOG_2 = -_LOG_2
-# What n times the float32 next to log(2) is too large by: off a sum of exponentials, by the n of the largest of them.
+# The error of the float32 nearest to log(2), which a sum of exponentials has n times.
 _TOO_LARGE = np.float32(float(_LOG_2) - math.log(2))
-_BIAS, _FRACTION = np.int32(127), np.int32(23)  # of a float32: of its exponent; how many bits are behind it
-# A float32 of this size has no bits behind the point: to add it rounds to a whole number, kept in its low bits.
+_BIAS, _FRACTION = np.int32(127), np.int32(23)  # of a float32: the bias of its exponent, the bits of its fraction
+# Adding this float32 rounds to a whole number, which ends up in the low bits of the sum.
 _ROUND = np.float32(1.5 * 2**23)
-_ROUND_TO_POWER = np.float32(1.5 * 2**23 + 127 + 40)  # and the low bits are an exponent
-# exp(r) / r**k over |r| <= log(2) / 2, fitted to its relative error: 3e-9 at most.
+_ROUND_TO_POWER = np.float32(1.5 * 2**23 + 127 + 40)  # the same, and the low bits are an exponent
+# Coefficients of exp(r) for |r| <= log(2) / 2, fitted for the relative error: at most 3e-9.
 _E2, _E3, _E4, _E5, _E6 = (
     np.float32(c)
     for c in (
@@ -48,7 +49,7 @@ _E2, _E3, _E4, _E5, _E6 = (
         0.0013814320470007333,
     )
 )
-# log(1 + f) / f**k from sqrt(1 / 2) to sqrt(2), fitted to its relative error: 6e-9 at most.
+# Coefficients of log(1 + f) from sqrt(1 / 2) to sqrt(2), fitted for the relative error: at most 6e-9.
 _L3, _L4, _L5, _L6, _L7, _L8, _L9, _L10 = (
     np.float32(c)
     for c in (
@@ -72,7 +73,7 @@ def _fma_in_python(a: Float, b: Float, c: Float) -> Float:
 
 
 def _fma(_: Context, a: Type, b: Type, c: Type) -> Typed:
-    """Compute ``a * b + c``, rounded once: half the instructions. A CPU without them takes libm's: the same bits."""
+    """Compute ``a * b + c``, rounded once. A CPU without the instruction calls libm, which gives the same bits."""
     return a(a, b, c), lambda _context, builder, _signature, args: builder.fma(*args)
 
 
@@ -113,7 +114,7 @@ def _exp32(value: Float) -> Float:
 def _log1p32(value: Float) -> Float:
     total = _ONE + value
     part = total - value
-    lost = (value - (total - part)) + (_ONE - part)  # what rounding took from the sum
+    lost = (value - (total - part)) + (_ONE - part)  # the rounding error of the sum
     shifted = np.int32(np.float32(total).view(np.int32) + _TO_ROOT_HALF)
     exponent = np.int32((shifted >> _FRACTION) - _BIAS)
     mantissa = np.int32(np.int32(shifted & _FRACTION_MASK) + _ROOT_HALF).view(np.float32)  # sqrt(1/2) to sqrt(2)
@@ -124,39 +125,39 @@ def _log1p32(value: Float) -> Float:
 
 
 def depth(value: Float) -> Float:
-    """Return how far below its origin a logit of this type counts as -inf: its exponential is 0."""
+    """Return how far below its origin a logit of this type counts as -inf, because its exponential is 0."""
     return _DEPTH if isinstance(value, np.float32) else _DEPTH_64
 
 
 def rounder(origin: Float) -> Float:
-    """Return what `add_exp` is to be told of the value whose exponential divides a sum."""
+    """Return the `rounder` argument of `add_exp` for this origin."""
     return _rounder32(origin) if isinstance(origin, np.float32) else origin
 
 
 def settle(total: Float, origin: Float) -> Float:
-    """Compute the sum of exponentials over ``exp(origin)`` from the `total` that `add_exp` made."""
+    """Return the sum of ``exp(value - origin)`` from the `total` that `add_exp` has built."""
     return _settle32(total, origin) if isinstance(total, np.float32) else total
 
 
 def add_exp(total: Float, value: Float, rounder: Float) -> Float:
-    """Add ``exp(value)`` over ``exp(origin)`` to a total, from `depth` below the origin to 58 above it; NaN of NaN.
+    """Add ``exp(value - origin)`` to a total, for values from `depth` below the origin to 58 above it, or NaN.
 
-    Origins and values are below 2**20 in size; what the total means, `settle` tells.
+    Origins and values are smaller than 2**20. `settle` turns the total into the sum.
     """
     return _add_exp32(total, value, rounder) if isinstance(value, np.float32) else total + math.exp(value - rounder)
 
 
 def exp(value: Float) -> Float:
-    """Compute ``exp(value)`` of a value of at most 0; NaN of NaN."""
+    """Compute ``exp(value)`` for a value of at most 0, or NaN."""
     return _exp32(value) if isinstance(value, np.float32) else np.float64(math.exp(value))
 
 
 def log1p(value: Float) -> Float:
-    """Compute ``log(1 + value)`` of a value from 0 to 2**100; NaN of NaN."""
+    """Compute ``log(1 + value)`` for a value from 0 to 2**100, or NaN."""
     return _log1p32(value) if isinstance(value, np.float32) else np.float64(math.log1p(value))
 
 
-# What Numba compiles them to, by the type of the first argument. It wants the names of the arguments to be the same.
+# What Numba compiles, by the type of the first argument. It requires the same argument names.
 overload(depth)(lambda value: (lambda value: _DEPTH) if value == types.float32 else lambda value: _DEPTH_64)  # noqa: ARG005
 overload(rounder)(
     lambda origin: (lambda origin: _rounder32(origin)) if origin == types.float32 else lambda origin: origin

@@ -1,10 +1,10 @@
-"""Sixty-four anchors at a time: compare a block of a row, get one bit for each anchor.
+"""SIMD on 64 anchors: comparisons that return a word with one bit per anchor, compaction, prefetching, transposition.
 
-Loops that compact or branch per anchor cost several times as much (docs/decisions/0004-words.md). Each function is an
-LLVM intrinsic of a few lines that lowers well on AVX-512, AVX2 and generic x86 alike; where Numba's JIT is off, the
-plain Python beside it stands in.
+Loops that branch or compact per anchor cost several times as much (docs/decisions/0004-words.md). Each function is an
+LLVM intrinsic of a few lines that lowers well on AVX-512, AVX2 and generic x86. With Numba's JIT off, the plain Python
+function before it takes its place.
 
-A row has at least 64 elements. Its last block may reach past its end: the bits of what is not there are 0.
+A row has at least 64 elements. Its last block may reach past its end; the bits past the end are 0.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 LANES = 64
 ONE = np.uint64(1)
 
-# Asked for ahead of use, into the second-level cache: costs little, gains up to half from memory (0004-words.md).
+# How far ahead to prefetch, into the L2 cache: costs little, halves a pass over a batch in memory (0004-words.md).
 PREFETCH_BYTES = 8192
 
 Row = NDArray[Any]
@@ -36,19 +36,19 @@ _DOUBLE = ir.DoubleType()
 
 
 def _native(plain: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate the typing function of an intrinsic; without the JIT, `plain` takes its place."""
+    """Decorate the typing function of an intrinsic. With the JIT off, `plain` takes its place."""
     return lambda typing: plain if config.DISABLE_JIT else intrinsic(typing)
 
 
 def _load(context: BaseContext, builder: IRBuilder, row_type: Array, row: Value, start: Value) -> tuple[Value, Value]:
-    """Load 64 elements; return them, and by how many the block was moved back so as not to leave the row."""
+    """Load 64 elements. Return them, and by how many elements the block was moved back to stay inside the row."""
     view = make_array(row_type)(context, builder, row)
     last = builder.sub(cgutils.unpack_tuple(builder, view.shape)[0], _I64(LANES))
     first = builder.select(builder.icmp_signed("<", start, last), start, last)
     element = context.get_data_type(row_type.dtype)
     vector = ir.VectorType(element, LANES)
     block = builder.load(builder.bitcast(builder.gep(view.data, [first]), vector.as_pointer()))
-    block.align = context.get_abi_sizeof(element)  # rows start anywhere: only the elements are aligned
+    block.align = context.get_abi_sizeof(element)  # a row may start at any element
     return block, builder.sub(start, first)
 
 
@@ -59,7 +59,7 @@ def _splat(builder: IRBuilder, value: Value) -> Value:
 
 
 def _comparison(operator: str, plain: Callable[[Row, float], NDArray[np.bool_]]) -> Any:
-    """Make ``(row, start, value) -> word``; on floats the comparison is also true of NaN."""
+    """Make ``(row, start, value) -> word``. A comparison of floats is also true for NaN."""
 
     def in_python(row: Row, start: int, value: float) -> Word:
         bits = plain(row[start : start + LANES], value)
@@ -91,7 +91,7 @@ def _total(row: Row, start: int, word: Word) -> np.float64:
 
 @_native(_total)
 def total(_: Context, row: Type, start: Type, word: Type) -> Typed:
-    """Sum the elements whose bits are set, in float64; the block must not reach past the end of the row."""
+    """Sum the elements whose bits are set, in float64. The block must not reach past the end of the row."""
 
     def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         block, _ = _load(context, builder, signature.args[0], args[0], args[1])
@@ -111,7 +111,7 @@ def _least(row: Row, start: int, value: float) -> np.float64:
 
 @_native(_least)
 def least(_: Context, row: Array, start: Type, value: Type) -> Typed:
-    """Find the least of the elements that are at least `value`, NaN left out; inf where there is none."""
+    """Return the smallest element that is at least `value`, ignoring NaN; inf where there is none."""
 
     def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         block, _ = _load(context, builder, signature.args[0], args[0], args[1])
@@ -124,7 +124,7 @@ def least(_: Context, row: Array, start: Type, value: Type) -> Typed:
 
 
 def _folded(builder: IRBuilder, block: Value, pair: Callable[[Value, Value], Value]) -> Value:
-    """Put the halves of a block onto each other down to one element: one fixed tree on every processor."""
+    """Reduce a block to one element, halving it again and again: the same tree on every processor."""
     lanes = LANES
     while lanes > 1:
         lanes //= 2
@@ -144,11 +144,11 @@ def _store(mask: Row, start: int, word: Word) -> None:
 
 @_native(_store)
 def store(_: Context, mask: Type, start: Type, word: Type) -> Typed:
-    """Write the bits of a word as booleans, those past the end of the mask left out."""
+    """Write the bits of a word as booleans, except those past the end of the mask."""
 
     def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         old, moved = _load(context, builder, signature.args[0], args[0], args[1])
-        # A block that was moved back covers booleans that are already written: they stay.
+        # A block that was moved back covers booleans that are already written: keep them.
         lane = ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES)))
         mine = builder.icmp_unsigned(">=", lane, _splat(builder, moved))
         bits = builder.bitcast(builder.shl(args[2], moved), ir.VectorType(_I1, LANES))
@@ -161,18 +161,18 @@ def store(_: Context, mask: Type, start: Type, word: Type) -> Typed:
     return types.void(mask, types.intp, types.uint64), codegen
 
 
-# Elements pulled out of a block without asking how many it has (0004-words.md), where no instruction packs them.
+# Without AVX-512, elements are compacted in steps of 8, which need no branch for each one (0004-words.md).
 STEPS = 8
 
 
-def _pull(row: Row, start: int, word: Word, target: Row, place: int) -> None:
+def _compact(row: Row, start: int, word: Word, target: Row, place: int) -> None:
     chosen = [row[start + i] for i in range(LANES) if int(word) >> i & 1]
     target[place : place + len(chosen)] = chosen
 
 
-@_native(_pull)
-def pull(_: Context, row: Type, start: Type, word: Type, target: Type, place: Type) -> Typed:
-    """Copy the elements whose bits are set to `place`, side by side; up to 64 elements there are overwritten."""
+@_native(_compact)
+def compact(_: Context, row: Type, start: Type, word: Type, target: Type, place: Type) -> Typed:
+    """Copy the elements whose bits are set to `place`, side by side. Up to 64 elements there are overwritten."""
 
     def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         source, copied = (make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3))
@@ -187,7 +187,7 @@ def pull(_: Context, row: Type, start: Type, word: Type, target: Type, place: Ty
 
 
 def _pack(builder: IRBuilder, block: Value, word: Value, target: Value) -> None:
-    """Pack a part of the block at a time, as much as a register of 64 bytes holds, by one instruction."""
+    """Compact one register of 64 bytes at a time, by one instruction."""
     size, name = (4, "v16f32") if block.type.element == ir.FloatType() else (8, "v8f64")
     width = LANES // size
     whole = ir.VectorType(block.type.element, width)
@@ -203,7 +203,7 @@ def _pack(builder: IRBuilder, block: Value, word: Value, target: Value) -> None:
 
 
 def _step(builder: IRBuilder, source: Value, word: Value, target: Value) -> None:
-    """Copy one element after the other, at least `STEPS`: how many there are is a branch that nobody guesses."""
+    """Copy one element after the other, in rounds of `STEPS`: a branch on their number would often be mispredicted."""
     left = cgutils.alloca_once_value(builder, word)
     last = builder.sub(builder.ctpop(builder.or_(word, _I64(1))), _I64(1))
     rounds = builder.add(builder.udiv(last, _I64(STEPS)), _I64(1))
@@ -211,7 +211,7 @@ def _step(builder: IRBuilder, source: Value, word: Value, target: Value) -> None
         first = builder.mul(loop.index, _I64(STEPS))
         for step in range(STEPS):
             bits = builder.load(left)
-            # Without a bit left it is the first element: it is overwritten, or lies past the others.
+            # With no bit left, copy the first element: it is overwritten later, or lies after the others.
             lane = builder.and_(builder.cttz(bits, _I1(0)), _I64(LANES - 1))
             place = builder.gep(target, [builder.add(first, _I64(step))])
             builder.store(builder.load(builder.gep(source, [lane])), place)
@@ -224,7 +224,7 @@ def _copy(row: Row, start: int, target: Row, place: int) -> None:
 
 @_native(_copy)
 def copy(_: Context, row: Type, start: Type, target: Type, place: Type) -> Typed:
-    """Copy 64 elements; no loop does, for the two arrays could be one."""
+    """Copy 64 elements. A loop would not be vectorised, because the two arrays could overlap."""
 
     def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         element = context.get_data_type(signature.args[0].dtype)
@@ -244,7 +244,7 @@ def copy(_: Context, row: Type, start: Type, target: Type, place: Type) -> Typed
 
 
 def _prefetching(level: int, ahead: int) -> Any:
-    """Make ``(row, start)``: ask for 64 elements so many bytes behind `start`; any address is safe to ask for."""
+    """Make ``(row, start)``: prefetch 64 elements, `ahead` bytes after `start`. Any address is safe to prefetch."""
 
     @_native(lambda _row, _start: None)
     def prefetch(_: Context, row: Type, start: Type) -> Typed:
@@ -254,7 +254,7 @@ def _prefetching(level: int, ahead: int) -> Any:
             kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
             function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
             size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
-            for line in range(size):  # 64 elements of so many bytes are as many cache lines of 64 bytes
+            for line in range(size):  # 64 elements of `size` bytes are `size` cache lines
                 there = builder.gep(pointer, [_I64(ahead + line * LANES)])
                 builder.call(function, [there, _I32(0), _I32(4 - level), _I32(1)])  # to read; data
             return context.get_dummy_value()
@@ -276,11 +276,11 @@ def count(_: Context, word: Type) -> Typed:
 
 @_native(lambda word: (int(word) & -int(word)).bit_length() - 1 if word else LANES)
 def lowest(_: Context, word: Type) -> Typed:
-    """Find the lowest bit that is set; 64 where none is."""
+    """Return the place of the lowest bit that is set; 64 where none is."""
     return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.cttz(args[0], _I1(0))
 
 
-# Classes that are transposed at once: a tile holds a whole number of them.
+# Columns that are transposed at once: a tile holds a multiple of them.
 COLUMNS = 8
 
 
@@ -292,7 +292,7 @@ def _transpose(row: Row, start: int, stride: int, tile: Row, place: int) -> None
 
 @_native(_transpose)
 def transpose(_: Context, row: Type, start: Type, stride: Type, tile: Type, place: Type) -> Typed:
-    """Copy 8 columns of 64 rows, which begin `stride` elements apart in `row`: one after the other, to `place`."""
+    """Copy 8 columns of 64 rows, which begin `stride` elements apart in `row`, to `place`, one after the other."""
 
     def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         source = make_array(signature.args[0])(context, builder, args[0]).data
@@ -303,7 +303,7 @@ def transpose(_: Context, row: Type, start: Type, stride: Type, tile: Type, plac
             for half in (first, first + COLUMNS):
                 starts = [builder.add(args[1], builder.mul(args[2], _I64(half + i))) for i in range(COLUMNS)]
                 halves.append(_columns(builder, [builder.gep(source, [start]) for start in starts], element))
-            for i, pair in enumerate(zip(*halves, strict=True)):  # one store of 16: what is read next is 16 wide
+            for i, pair in enumerate(zip(*halves, strict=True)):  # one store of 16, because the next reader loads 16
                 both = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_I32, 16), list(range(16))))
                 place = builder.gep(target, [builder.add(args[4], _I64(i * LANES + first))])
                 stored = builder.store(both, builder.bitcast(place, both.type.as_pointer()))
@@ -314,13 +314,13 @@ def transpose(_: Context, row: Type, start: Type, stride: Type, tile: Type, plac
 
 
 def _columns(builder: IRBuilder, pointers: list[Value], element: ir.Type) -> list[Value]:
-    """Load 8 elements at each of 8 pointers, and transpose them in three rounds of exchanges between pairs."""
+    """Load 8 elements at each of 8 pointers and transpose them, exchanging halves between pairs in three rounds."""
     vectors = []
     for pointer in pointers:
         vector = builder.load(builder.bitcast(pointer, ir.VectorType(element, COLUMNS).as_pointer()))
         vector.align = 4 if element == ir.FloatType() else 8
         vectors.append(vector)
-    # Which lanes of both make up the first and the second of a new pair; only the last round leaves halves of 4.
+    # The lanes of a pair that make up its new first and second vector; the last round exchanges whole halves of 4.
     for distance, low, high in (
         (1, [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
         (2, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),

@@ -1,4 +1,4 @@
-"""The losses from logits, and their gradients, on the CPU: which body computes them, and what its workers need."""
+"""Losses from logits and their gradients on the CPU: pick the drivers and allocate the workspace."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def losses(rows: LogitRows, rule: SoftmaxRule | SigmoidRule, computed: Computed,
 
 
 def workspace(rows: LogitRows, num_workers: int) -> tuple[Any, Any]:
-    """Allocate what each worker needs: a tile of logits, one of targets, the vectors; and a padded copy of a tail."""
+    """Allocate for each worker a tile of logits, one of targets, the vectors, and room for a padded tail."""
     num_classes, dtype = rows.logits.shape[2], rows.logits.dtype
     tails = np.zeros((num_workers, LANES * num_classes + COLUMNS), dtype)
     return _aligned((num_workers, tile_size(num_classes)), dtype), tails
@@ -35,7 +35,7 @@ def workspace(rows: LogitRows, num_workers: int) -> tuple[Any, Any]:
 def gradients(
     rows: LogitRows, rule: SoftmaxRule | SigmoidRule, factors: Any, computed: Computed, num_workers: int
 ) -> None:
-    """Write ``factor * d loss / d logits`` of every anchor whose factor, of `factors` (b, A), is not 0."""
+    """Write ``factor * d loss / d logits`` of every anchor whose factor, in `factors` (b, A), is not 0."""
     num_samples, _, num_classes = rows.logits.shape
     num_workers = max(1, min(num_workers, num_samples))
     driver = _GRADIENTS[type(rule)][num_workers > 1]
@@ -43,7 +43,7 @@ def gradients(
 
 
 def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> Any:
-    """Allocate an array that begins at a cache line: a vector that lies on two of them is loaded twice."""
+    """Allocate an array that begins at a cache line. A vector that straddles two lines is loaded twice."""
     size = shape[0] * shape[1]
     room = np.empty(size + LINE // dtype.itemsize, dtype)
     first = -room.__array_interface__["data"][0] % LINE // dtype.itemsize

@@ -1,10 +1,13 @@
-"""The CPU twin: one body per sample, a serial and a parallel driver over it.
+"""Mining on the CPU: select the hardest negatives of each sample and sum their losses.
 
-Three stages. *Stage*: one pass over labels and losses turns the negatives into words of 64 bits, and counts and sums
-the positives. *Select*: a small sample of the row gives a pivot a little below the easiest kept negative; what lies
-above it is pulled out, and the bits of its k-th largest value are found by bisection. *Reduce*: the few values pulled
-out are summed; a mask, where asked for, is written in one more pass. No stage sorts, and none is quadratic: at the
-worst all negatives are pulled out, after a few pivots that missed, and bisected in 64 passes.
+1. `stage`: one pass over labels and losses. It writes one bit per anchor, 1 for a negative, into words of 64 bits, and
+   counts and sums the positives.
+2. `select`: a few ranks from all over the row give a pivot a little below the threshold. The ranks above the pivot
+   are compacted to the front of the workspace, and a bisection of their bits finds the k-th largest.
+3. `sum_kept` sums the kept ones among the compacted values. `_mark` writes the mask, if one is wanted, in one more pass.
+
+Nothing sorts and nothing is quadratic. In the worst case a few pivots miss, all negatives are compacted, and the
+bisection takes 64 passes.
 """
 
 import functools
@@ -34,14 +37,16 @@ from ssd_mining.kernels.records import (
     Rule,
 )
 
-# Ranks are bisected by the bits of a float64, in which every float32 is exact with 29 low bits of zero.
+# Bisection uses the bits of a float64. A float32 is exact in it and leaves the 29 lowest bits 0.
 FLOAT32_SHIFT = np.uint64(29)
 SIGN, ONES = np.uint64(1 << 63), ~np.uint64(0)
 KEY_OF_INF = rules.order_key(np.float64(np.inf).view(np.uint64), SIGN, ONES)
 
-# Square roots of the row's length for every block of the sample: 192 ranks of 8732 put the pivot within a third of the
-# quota of the threshold, and bisecting them costs a tenth of the pass over the row (docs/decisions/0004-words.md).
+# The pivot is chosen from a sample of sqrt(anchors) / PER_BLOCK blocks of ranks, 256 ranks of 8732. With twice as many
+# or half as many, a call takes 5 to 25 % longer (8732 and 24564 anchors, 0.1 to 5 % positives).
 PER_BLOCK = 24
+# The bisection for the pivot may stop when it is 1 / SLACK off; 4 and 16 are as fast, within 10 %.
+SLACK = 8
 
 # A golden-ratio step visits a row evenly, whatever the period of its anchors per cell.
 GOLDEN = np.uint64(0x9E3779B1)
@@ -55,7 +60,7 @@ _order_key, _image_of_key = helper(rules.order_key), helper(rules.image_of_key)
 
 
 def padded(rows: Rows) -> tuple[Rows, Row]:
-    """Return rows none of which is shorter than a block, filled up with ignored anchors, and where the others are."""
+    """Fill rows shorter than a block up with ignored anchors. Return them, and where the given anchors are in them."""
     lengths = np.diff(rows.offsets)
     offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, LANES))])
     places = np.repeat(offsets[:-1] - rows.offsets[:-1], lengths) + np.arange(rows.loss.size)
@@ -75,38 +80,38 @@ def padded(rows: Rows) -> tuple[Rows, Row]:
         longest=max(rows.longest, LANES),
     )
     for array in (wide.loss, wide.rank, wide.labels, wide.offsets):
-        array.flags.writeable = False  # as the arrays of every other call: one signature
+        array.flags.writeable = False  # like the arrays of every other call, so that one signature serves all
     return wide, places
 
 
 @helper
 def _sample_size(num_anchors: int) -> int:
-    """Say how many ranks of a row are looked at to choose the pivot."""
+    """Return how many ranks of a row are sampled to choose the pivot."""
     return LANES * int(math.sqrt(num_anchors) / PER_BLOCK + 0.5)
 
 
 @functools.lru_cache(maxsize=64)
 def workspace_sizes(longest: int) -> tuple[int, int]:
-    """Say what a worker needs for rows of at most so many anchors: words of negatives; values, whole blocks and a sample."""
+    """Return the workspace of a worker: how many words of negatives, how many values (whole blocks, then a sample)."""
     num_words = -(-longest // LANES)
     return num_words, num_words * LANES + _sample_size(longest)
 
 
 @inlined
 def row(array: Row, rows: Rows, sample: int) -> Row:
-    """Return what an array with the anchors of the rows holds of a sample."""
+    """Return the part of an array, one element per anchor of the rows, that belongs to a sample."""
     return array[rows.offsets[sample] : rows.offsets[sample + 1]]
 
 
 @helper
 def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> int:
-    """Write the words of the negatives and all that is known of the positives; count the NaN among the ranks."""
+    """Write the words of the negatives; count and sum the positives. Return how many negatives have a rank of NaN."""
     loss, labels = row(rows.loss, rows, sample), row(rows.labels, rows, sample)
     ranked, masked = rows.rank.shape[0] > 0, mined.pos_mask.shape[0] > 0
     rank = row(rows.rank, rows, sample) if ranked else loss
     pos_mask = row(mined.pos_mask, rows, sample) if masked else mined.pos_mask
-    codes = rows.codes[0], rows.codes[1], rows.codes[2]  # of an array they would be read again and again
-    infinity = rank.dtype.type(np.inf)  # what is above it is NaN
+    codes = rows.codes[0], rows.codes[1], rows.codes[2]  # in registers: an array would be read for every anchor
+    infinity = rank.dtype.type(np.inf)  # only NaN is above it
     num_pos = num_neg = num_nan = num_bad = num_nan_ranks = 0
     positive_sum = np.float64(0.0)
     for block in range(negatives.shape[0]):
@@ -149,7 +154,7 @@ def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> 
 
 @helper
 def select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, int]:
-    """Find the rank of the easiest kept negative; all ranks above it are in so many first `values`, whole blocks."""
+    """Find the threshold. Return it, and the end of the blocks of `values` that hold all ranks above it."""
     num_anchors, room = rank.shape[0], negatives.shape[0] * LANES
     sampled = values[room : room + _sample_size(num_anchors)]
     expected = num_kept / num_anchors * sampled.shape[0]
@@ -157,18 +162,18 @@ def select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float
         j = ((np.uint64(i) * GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
         is_negative = (negatives[j >> np.uint64(6)] >> (j & np.uint64(63))) & ONE
         sampled[i] = rank[j] if is_negative != NO_WORD else -np.inf
-    # Two standard deviations below the expected place of the easiest kept negative; too high a pivot is lowered.
+    # Aim two standard deviations below the expected place of the threshold. A pivot that is still too high is lowered.
     place = int(expected + 2.0 * math.sqrt(expected) + 1.0)
     while place < sampled.shape[0]:
-        pivot = rank.dtype.type(_reached_by(sampled, place, place + place // 8, -np.inf))
-        num_pulled = _pull(rank, negatives, pivot, values)
-        stop = whole_blocks(num_pulled)
-        if num_pulled >= num_kept:
+        pivot = rank.dtype.type(_reached_by(sampled, place, place + place // SLACK, -np.inf))
+        num_compacted = _compact(rank, negatives, pivot, values)
+        stop = whole_blocks(num_compacted)
+        if num_compacted >= num_kept:
             return kth_largest(values[:stop], num_kept, np.float64(pivot)), stop
         if _count_reaching(rank, negatives, pivot) >= num_kept:
-            return np.float64(pivot), stop  # ties on the pivot decide
+            return np.float64(pivot), stop  # the pivot is the threshold: ties on it decide
         place *= 2
-    stop = whole_blocks(_pull(rank, negatives, rank.dtype.type(np.nan), values))  # nothing is not above NaN: all
+    stop = whole_blocks(_compact(rank, negatives, rank.dtype.type(np.nan), values))  # all: everything is above NaN
     return kth_largest(values[:stop], num_kept, -np.inf), stop
 
 
@@ -179,19 +184,19 @@ def whole_blocks(num_values: int) -> int:
 
 
 @helper
-def _pull(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
-    """Copy the ranks of the negatives above `pivot` to the front of `values`, in anchor order; count them.
+def _compact(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
+    """Copy the ranks of the negatives above `pivot` to the front of `values`, in anchor order, and count them.
 
-    Their last block is filled up with -inf, which no bisection counts.
+    The rest of the last block becomes -inf, which no bisection counts.
     """
-    num_pulled = 0
+    num_compacted = 0
     for block in range(negatives.shape[0]):
-        lanes.prefetch(rank, rank.shape[0] + block * LANES)  # of the next sample: memory would rest meanwhile
+        lanes.prefetch(rank, rank.shape[0] + block * LANES)  # the next sample: memory is idle here
         word = lanes.above(rank, block * LANES, pivot) & negatives[block]
-        lanes.pull(rank, block * LANES, word, values, num_pulled)
-        num_pulled += lanes.count(word)
-    values[num_pulled : whole_blocks(num_pulled)] = -np.inf
-    return num_pulled
+        lanes.compact(rank, block * LANES, word, values, num_compacted)
+        num_compacted += lanes.count(word)
+    values[num_compacted : whole_blocks(num_compacted)] = -np.inf
+    return num_compacted
 
 
 @helper
@@ -204,7 +209,7 @@ def _count_reaching(rank: Row, negatives: Row, pivot: float) -> int:
 
 @helper
 def kth_largest(values: Row, k: int, lowest: float) -> float:
-    """Find the k-th largest of `values` (whole blocks), at least k of which reach `lowest`; it is no NaN."""
+    """Find the k-th largest of `values` (whole blocks), which is not NaN. At least k of them reach `lowest`."""
     pivot = values.dtype.type(_reached_by(values, k, k, lowest))
     least = np.float64(np.inf)
     for start in range(0, values.shape[0], LANES):
@@ -214,14 +219,14 @@ def kth_largest(values: Row, k: int, lowest: float) -> float:
 
 @helper
 def _reached_by(values: Row, least: int, most: int, lowest: float) -> float:
-    """Find a pivot that between `least` and `most` of `values` (whole blocks) reach; NaN counts as reaching.
+    """Find a pivot that between `least` and `most` of `values` (whole blocks) reach. NaN counts as reaching.
 
-    At least `least` reach `lowest`. The bits of a float are bisected, in at most 64 passes; where ties leave no such
-    pivot, it is the largest that at least `least` of them reach.
+    At least `least` of them reach `lowest`. The bisection takes at most 64 passes, one for each bit. Where ties leave
+    no such pivot, return the largest that at least `least` reach.
     """
     shift = FLOAT32_SHIFT if values.itemsize == 4 else np.uint64(0)
     sign, ones = SIGN >> shift, ONES >> shift
-    # Enough values reach the float whose key is low, too few reach that of high.
+    # Enough values reach the float with the key `low`; too few reach the one with the key `high`.
     low = _order_key(np.float64(lowest).view(np.uint64) >> shift, sign, ones)
     high = (KEY_OF_INF >> shift) + ONE
     found = values.dtype.type(lowest)
@@ -242,7 +247,7 @@ def _reached_by(values: Row, least: int, most: int, lowest: float) -> float:
 
 @helper
 def sum_kept(values: Row, threshold: float, num_kept: int) -> tuple[float, int]:
-    """Sum the kept among `values` (whole blocks): those above `threshold`, and ties up to `num_kept`; count the ties."""
+    """Sum the `num_kept` largest of `values` (whole blocks). Return the sum and how many of them equal `threshold`."""
     pivot = values.dtype.type(threshold)
     total, num_ties = np.float64(0.0), num_kept
     for start in range(0, values.shape[0], LANES):
@@ -254,9 +259,9 @@ def sum_kept(values: Row, threshold: float, num_kept: int) -> tuple[float, int]:
 
 @helper
 def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: int, sample: int) -> float:
-    """Write the mask of the kept negatives, of ties the lower anchor indices; return the sum of their losses.
+    """Write the mask of the kept negatives; of ties, those with lower anchor indices are kept.
 
-    The sum is that of the ranked case alone, where losses and ranks differ.
+    Return the sum of their losses where ranks differ from losses, else 0.
     """
     ranked, masked = rows.rank.shape[0] > 0, mined.hard_negative_mask.shape[0] > 0
     loss = row(rows.loss, rows, sample)
@@ -268,7 +273,7 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
         start, negative = block * LANES, negatives[block]
         kept = lanes.above(rank, start, pivot) & negative
         ties = lanes.reaching(rank, start, pivot) & negative & ~kept
-        if pivot != pivot:  # NaN: nothing is above it, and only NaN equals it
+        if pivot != pivot:  # NaN: nothing is above it, and only NaN is equal
             kept, ties = NO_WORD, lanes.above(rank, start, infinity) & negative
         if lanes.count(ties) <= num_ties:
             kept |= ties
@@ -288,7 +293,7 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
 
 @helper
 def explicit_quota(rows: Rows, sample: int) -> int:
-    """Return how many negatives the caller asks for, -1 where the rule decides."""
+    """Return how many negatives the caller asks for; -1: the rule decides."""
     return rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
 
 
@@ -304,7 +309,7 @@ def _mine_sample(
     rule = Rule(ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan)
     mined = Mined(counts, sums, pos_mask, hard_negative_mask)
     num_anchors = offsets[sample + 1] - offsets[sample]
-    negatives, pulled = words[worker, : (num_anchors + LANES - 1) // LANES], values[worker]
+    negatives, compacted = words[worker, : (num_anchors + LANES - 1) // LANES], values[worker]
     num_nan_ranks = stage(rows, rule, mined, negatives, sample)
     explicit = explicit_quota(rows, sample)
     num_kept = quota(counts[NUM_POS, sample], counts[NUM_NEG, sample], explicit, rule)
@@ -312,8 +317,8 @@ def _mine_sample(
     by = row(rank if ranked else loss, rows, sample)
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept
     if num_kept > num_nan_ranks:
-        threshold, stop = select(by, negatives, num_kept, pulled)
-        negative_sum, num_ties = sum_kept(pulled[:stop], threshold, num_kept)
+        threshold, stop = select(by, negatives, num_kept, compacted)
+        negative_sum, num_ties = sum_kept(compacted[:stop], threshold, num_kept)
     elif num_kept > 0:
         negative_sum = np.nan
     if ranked or hard_negative_mask.shape[0] > 0:

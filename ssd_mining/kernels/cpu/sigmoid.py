@@ -1,4 +1,4 @@
-"""The sigmoid losses of the CPU twin: a binary cross-entropy for each class of an anchor, and its focal form."""
+"""The sigmoid losses on the CPU: a binary cross-entropy for each class of an anchor, and its focal form."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ sigmoid_slope = helper(loss_rules.sigmoid_slope)
 
 @helper
 def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], vectors: Row) -> None:
-    """Add the binary cross-entropy of one class, in a share for targets of 1 and one for targets of 0."""
+    """Add the binary cross-entropy of one class. `shares`: its factors for a target of 1 and for a target of 0."""
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
     zero, one, positive, negative = real(0), real(1), real(shares[0]), real(shares[1])
     for j in range(WIDTH):
@@ -49,7 +49,7 @@ def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], ve
 
 @helper
 def _find_focus(tile: Row, targets: Row, c: int, gamma: float, vectors: Row) -> None:
-    """Compute ``(1 - p_t) ** gamma`` of one class, where p_t is the probability that the target has."""
+    """Compute ``(1 - p_t) ** gamma`` of one class, where p_t is the probability of the target."""
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
     for j in range(WIDTH):
         x, t = tile[first + j], targets[first + j]
@@ -82,7 +82,7 @@ def sigmoid_losses(
     positive: float, negative: float, gamma: float, excluded: int,
     losses: Row, done: Row, all_tiles: Row, tails: Row,
 ) -> None:  # fmt: skip
-    """Compute the losses of one sample: a body."""
+    """Compute the losses of one sample."""
     labels, values, tiles, tail = all_labels[sample], losses[sample], all_tiles[worker], tails[worker]
     num_anchors, num_classes = logits.shape[1:]
     size, scored = height(num_classes) * LANES, all_scores.shape[0] > 0
@@ -127,13 +127,13 @@ def sigmoid_gradients(
     worker: int, sample: int,
     logits: Row, labels: Row, scores: Row, weights: Row,
     positive: float, negative: float, gamma: float, excluded: int,
-    factors: Row, values: Row, done: Row, scratch: Row,
+    factors: Row, values: Row, done: Row, workspace: Row,
 ) -> None:  # fmt: skip
-    """Write the gradients of one sample, of its anchors that have a factor: a body."""
+    """Write the gradients of those anchors of a sample whose factor is not 0."""
     rule = SigmoidRule(positive, negative, gamma, excluded)
     for anchor in range(factors.shape[1]):
         if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
-            find_targets(labels, scores, sample, anchor, scratch[worker, 0])
+            find_targets(labels, scores, sample, anchor, workspace[worker, 0])
             x, gradient = logits[sample, anchor], values[sample, anchor]
-            _differentiate(x, weights, rule, scratch[worker, 0], factors[sample, anchor], gradient)
+            _differentiate(x, weights, rule, workspace[worker, 0], factors[sample, anchor], gradient)
     done[sample] = 1

@@ -1,13 +1,13 @@
-"""Softmax cross-entropy on the CPU, by tiles of 64 anchors on two paths, and its gradient, anchor by anchor in float64.
+"""The softmax cross-entropy on the CPU, in tiles of 64 anchors, and its gradient, one anchor at a time in float64.
 
-The quick path, for labels that are classes, takes the label's logit as its origin: a loss is the logarithm of 1 plus
-the odds against the label, ``log1p(sum of exp(x_c - x_label))`` over all other classes, which needs no pass for the
-largest logit. Where these odds are too large to be trusted, or no number, the anchor is left to the careful path. Its
-neighbours are not: an anchor has the same bits in any tile.
+Two paths compute a loss. The quick one is for labels that are classes. Its origin is the logit of the label: the loss
+is ``log1p(sum of exp(x_c - x_label))`` over all other classes, which needs no pass for the largest logit. Where that
+sum is too large to be trusted, or NaN, the careful path computes the anchor again. Its neighbours keep their value, so
+that an anchor has the same bits in any tile.
 
-The careful one takes the largest logit of an anchor as its origin and leaves that class out of the sum:
-``rest = log1p(sum of exp(x_c - top))`` over all others is what the largest class costs, and ``rest + (top - x_c)``
-what any class costs. Nothing overflows, nothing cancels: on both paths a loss of 1e-11 keeps its digits.
+The careful path has the largest logit as its origin and leaves that class out of the sum. The largest class costs
+``rest = log1p(sum of exp(x_c - top))`` over all others, and any class costs ``rest + (top - x_c)``. Nothing overflows
+and nothing cancels: on both paths a loss of 1e-11 keeps its digits.
 """
 
 import math
@@ -51,15 +51,15 @@ from ssd_mining.kernels.records import SoftmaxRule
 
 softmax_share, softmax_slope = helper(loss_rules.softmax_share), helper(loss_rules.softmax_slope)
 
-# How far above its origin a logit is clamped, and below which sum of exponentials none has been: exp(58) is 1.5e25.
+# A logit more than 58 above its origin is clamped. exp(58) is 1.5e25, so a sum below 1e24 contains none of them.
 REACH, TRUSTED = 58.0, 1e24
-# Logits beyond this are taken from their origin first: their differences are exact, by Sterbenz.
+# From this size on, the origin is subtracted from a logit first: such differences are exact (Sterbenz).
 FAR = 1000.0
 
 
 @helper
 def _find_top(tile: Row, num_classes: int, vectors: Row) -> None:
-    """Find the largest logit of every lane, NaN left out."""
+    """Find the largest logit of every lane, ignoring NaN."""
     fill(vectors, TOP, TOP + WIDTH, -np.inf)
     for group in range(0, num_classes, GROUP):
         first = np.uint64(group) * WIDTH
@@ -72,7 +72,7 @@ def _find_top(tile: Row, num_classes: int, vectors: Row) -> None:
 
 @helper
 def _add_to_quick(tile: Row, first: Index, vectors: Row) -> None:
-    """Add the exponentials of a group of classes over that of the own class."""
+    """Add ``exp(x - own)`` for a group of classes."""
     zero, second, third = tile.dtype.type(0), first + WIDTH, first + WIDTH + WIDTH
     for j in range(WIDTH):
         lowest, highest, rounds = vectors[LOWEST + j], vectors[HIGHEST + j], vectors[ROUNDER + j]
@@ -86,7 +86,7 @@ def _add_to_quick(tile: Row, first: Index, vectors: Row) -> None:
 
 @helper
 def _sum_quickly(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int) -> None:
-    """Set the total of every lane to the odds against its own class, -inf in the tile; to NaN where not trusted."""
+    """Sum ``exp(x - own)`` over the other classes of every lane; NaN where the sum is not to be trusted."""
     real = vectors.dtype.type
     reach, trusted, far, left = real(REACH), real(TRUSTED), real(FAR), real(np.nan)
     clear(vectors)
@@ -105,7 +105,7 @@ def _sum_quickly(tile: Row, num_classes: int, vectors: Row, flat: Row, place: in
 
 @helper
 def _take_logarithms(values: Row, most: float) -> int:
-    """Turn the odds of a sample into costs; count those that are NaN."""
+    """Turn the sums of a sample into costs. Count those that are NaN."""
     highest, num_left = values.dtype.type(most), 0
     for i in range(np.uint64(values.shape[0])):
         cost = log1p(values[i])
@@ -116,7 +116,7 @@ def _take_logarithms(values: Row, most: float) -> int:
 
 @helper
 def _weigh(labels: Row, weights: Row, values: Row) -> None:
-    """Multiply the costs of a sample by the weights of their classes; a weight of 0 silences even NaN."""
+    """Multiply the costs of a sample by the weights of their classes. A weight of 0 gives 0, even for NaN."""
     zero, num_classes, num_weighed = values.dtype.type(0), np.uint64(weights.shape[0]), 0
     for weight in weights:
         num_weighed += weight != 1.0
@@ -130,7 +130,7 @@ def _weigh(labels: Row, weights: Row, values: Row) -> None:
 
 @helper
 def _add_exp_over_top(tile: Row, first: Index, vectors: Row) -> None:
-    """Add the exponentials of a group of classes over the largest, and count those that equal it."""
+    """Add ``exp(x - top)`` for a group of classes, except those equal to the top, which are counted."""
     zero, one = tile.dtype.type(0), tile.dtype.type(1)
     second, third = first + WIDTH, first + WIDTH + WIDTH
     for j in range(WIDTH):
@@ -151,7 +151,7 @@ def _add_exp_over_top(tile: Row, first: Index, vectors: Row) -> None:
 
 @helper
 def _find_rest(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int) -> None:
-    """Compute what the largest class of every lane costs: NaN where a logit is NaN or +inf, or all are -inf."""
+    """Compute the cost of the largest class of every lane: NaN where a logit is NaN or +inf, or all are -inf."""
     real = vectors.dtype.type
     zero, far = real(0), real(FAR)
     clear(vectors)
@@ -176,7 +176,7 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int)
 
 @helper
 def _add_own(vectors: Row, keep: float, most: float) -> None:
-    """Set the total of every lane to what its own class costs."""
+    """Set the total of every lane to the cost of its label."""
     real = vectors.dtype.type
     zero, highest, kept = real(0), real(most), real(keep)
     for j in range(WIDTH):
@@ -192,7 +192,7 @@ def _add_own(vectors: Row, keep: float, most: float) -> None:
 
 @helper
 def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], most: float, vectors: Row) -> None:
-    """Add what one class costs, in the shares ``slope * target + offset``, those of 0 left out."""
+    """Add the cost of one class, times its share ``slope * target + offset``; a share of 0 adds 0."""
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
     zero, slope, offset, highest = real(0), real(shares[0]), real(shares[1]), real(most)
     for j in range(WIDTH):
@@ -208,7 +208,7 @@ def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], mos
 def _softmax_quickly(
     logits: Row, labels: Row, flat: Row, values: Row, tile: Row, vectors: Row, tail: Row, sample: int
 ) -> None:
-    """Write the odds against the label of every anchor of a sample, NaN where they are left to the careful path."""
+    """Write ``sum of exp(x_c - x_label)`` for every anchor of a sample; NaN: for the careful path."""
     num_anchors, num_classes = logits.shape[1:]
     for start in range(0, num_anchors, LANES):
         first = sample * num_anchors + start
@@ -224,7 +224,7 @@ def softmax_losses(
     logits: Row, all_labels: Row, all_scores: Row, weights: Row, smoothing: float, most: float, excluded: int,
     losses: Row, done: Row, all_tiles: Row, tails: Row,
 ) -> None:  # fmt: skip
-    """Compute the losses of one sample: a body."""
+    """Compute the losses of one sample."""
     labels, values, tiles, tail = all_labels[sample], losses[sample], all_tiles[worker], tails[worker]
     num_anchors, num_classes = logits.shape[1:]
     size, scored = height(num_classes) * LANES, all_scores.shape[0] > 0
@@ -263,9 +263,9 @@ def softmax_losses(
 
 
 @helper
-def _differentiate(x: Row, weights: Row, rule: SoftmaxRule, scratch: Row, factor: float, gradient: Row) -> None:
-    """Write the gradient of one anchor, whose targets are in the scratch."""
-    shares, exps, num_classes = scratch[0], scratch[1], x.shape[0]
+def _differentiate(x: Row, weights: Row, rule: SoftmaxRule, workspace: Row, factor: float, gradient: Row) -> None:
+    """Write the gradient of one anchor. ``workspace[0]`` holds its targets."""
+    shares, exps, num_classes = workspace[0], workspace[1], x.shape[0]
     largest = 0
     for c in range(1, num_classes):
         if x[c] > x[largest] or math.isnan(x[largest]):
@@ -281,7 +281,7 @@ def _differentiate(x: Row, weights: Row, rule: SoftmaxRule, scratch: Row, factor
     if total == 0.0:
         return
     for c in range(num_classes):
-        # The probability of all other classes is summed, not subtracted from 1, where it can be small.
+        # The probability of all other classes can be small, so it is summed, not computed as 1 - p.
         beside = others if c == largest else others + 1.0 - exps[c]
         gradient[c] = factor * softmax_slope(exps[c], beside, shares[c], total, others + exps[largest])
 
@@ -290,17 +290,16 @@ def _differentiate(x: Row, weights: Row, rule: SoftmaxRule, scratch: Row, factor
 def softmax_gradients(
     worker: int, sample: int,
     logits: Row, labels: Row, scores: Row, weights: Row, smoothing: float, most: float, excluded: int,
-    factors: Row, values: Row, done: Row, scratch: Row,
+    factors: Row, values: Row, done: Row, workspace: Row,
 ) -> None:  # fmt: skip
-    """Write the gradients of one sample, of its anchors that have a factor: a body.
+    """Write the gradients of those anchors of a sample whose factor is not 0.
 
-    After mining only a few percent of the anchors count, so what matters is to be quick about the others: nothing of
-    them is read but their factor, and nothing is written.
+    After mining these are a few percent. Of the others, only the factor is read, and nothing is written.
     """
     rule = SoftmaxRule(smoothing, most, excluded)
     for anchor in range(factors.shape[1]):
         if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
-            find_targets(labels, scores, sample, anchor, scratch[worker, 0])
+            find_targets(labels, scores, sample, anchor, workspace[worker, 0])
             x, gradient = logits[sample, anchor], values[sample, anchor]
-            _differentiate(x, weights, rule, scratch[worker], factors[sample, anchor], gradient)
+            _differentiate(x, weights, rule, workspace[worker], factors[sample, anchor], gradient)
     done[sample] = 1

@@ -1,7 +1,7 @@
-"""Tiles: the transposed logits of 64 anchors, 64 lanes of each class, and what is known of each lane.
+"""Tiles: the logits of 64 anchors, transposed, so that each class is a vector of 64 lanes, one lane per anchor.
 
-One flat array holds the classes one after the other. What a loss does with a tile are plain loops over 64 lanes,
-which LLVM vectorises, in the order of the classes, so that every CPU adds up in the same order.
+One flat array holds the classes one after the other. A loss is a few plain loops over the 64 lanes, which LLVM
+vectorises. Classes are added in their order, so every CPU adds in the same order.
 """
 
 import functools
@@ -16,18 +16,18 @@ from ssd_mining.kernels.cpu.lanes import COLUMNS, LANES, Row
 
 rounded_off = helper(loss_rules.rounded_off)
 
-Index = Any  # int or np.uint64: unsigned indices need no test for being negative
+Index = Any  # int or np.uint64; unsigned indices need no test for being negative
 
-# Classes that are added up before they meet the sum: fewer roundings, fewer loads. 21 and 81 are whole groups.
+# Classes that are added together before they are added to the sum: fewer roundings, fewer loads. 3 divides 21 and 81.
 GROUP = 3
 
 WIDTH = np.uint64(LANES)
 
-SOON = 1024  # elements that are asked for ahead, where a tile is smaller
+NEAREST = 1024  # elements: the smallest distance to prefetch ahead
 
-MIXED = -2  # the labels of a tile differ
+MIXED = -2  # not a label: the labels of a tile differ
 
-# Where in `vectors` stands what is known of each lane. Slices instead would cost more than the arithmetic.
+# Where each vector of 64 lanes begins in `vectors`. Slicing them would cost more than the arithmetic.
 NUM_VECTORS = 11
 (TOP, REST, OWN, SHARE, TOTAL, COUNT, LOST, BASE, LOWEST, HIGHEST, ROUNDER) = (
     np.uint64(i * LANES) for i in range(NUM_VECTORS)
@@ -36,41 +36,41 @@ NUM_VECTORS = 11
 
 @helper
 def height(num_classes: int) -> int:
-    """Say how many rows a tile has: whole columns, and whole groups."""
+    """Return how many rows a tile has: a multiple of COLUMNS, or of GROUP if that is more."""
     return max(-(-num_classes // COLUMNS) * COLUMNS, -(-num_classes // GROUP) * GROUP)
 
 
 @functools.cache
 def tile_size(num_classes: int) -> int:
-    """Say how many elements a worker needs: a tile of logits, one of targets, the vectors."""
+    """Return how many elements a worker needs: a tile of logits, one of targets, and the vectors."""
     return (2 * height(num_classes) + NUM_VECTORS) * LANES
 
 
 @helper
 def fill(array: Row, start: Index, stop: Index, value: float) -> None:
-    """Set a part of an array; a slice assignment would take Numba several times as long."""
+    """Set a part of an array. Numba takes several times as long for a slice assignment."""
     for i in range(np.uint64(start), np.uint64(stop)):
         array[i] = value
 
 
 @helper
 def load_tile(flat: Row, start: int, num_classes: int, tile: Row, tail: Row) -> None:
-    """Transpose the flat rows (A, C) of the 64 anchors from `start`; lanes past the last anchor hold anything."""
+    """Transpose the rows (A, C) of 64 anchors, beginning with `start`. Lanes past the last anchor hold anything."""
     first, size = start * num_classes, LANES * num_classes
-    if first + size + COLUMNS > flat.shape[0]:  # whole columns reach past the last class of the last anchor
+    if first + size + COLUMNS > flat.shape[0]:  # whole columns would reach past the end
         for i in range(min(flat.shape[0] - first, size)):
             tail[i] = flat[first + i]
         _transpose_rows(tail, 0, num_classes, tile)
     else:
         _transpose_rows(flat, first, num_classes, tile)
     groups = -(-num_classes // GROUP)
-    fill(tile, num_classes * LANES, groups * GROUP * LANES, -np.inf)  # classes that fill up a group: exp is 0
+    fill(tile, num_classes * LANES, groups * GROUP * LANES, -np.inf)  # the classes that complete a group: exp is 0
 
 
 @helper
 def prefetch_class(flat: Row, place: int, num_classes: int, c: int) -> None:
-    """Ask for a part of the next tile, between the sums over one class and the next: all at once would wait."""
-    lanes.prefetch_near(flat, place + max(LANES * num_classes, SOON) + c * LANES)
+    """Prefetch a part of the next tile: one part per class, because a burst of all would stall."""
+    lanes.prefetch_near(flat, place + max(LANES * num_classes, NEAREST) + c * LANES)
 
 
 @helper
@@ -88,7 +88,7 @@ def clear(vectors: Row) -> None:
 
 @helper
 def common_label(labels: Row, start: int) -> int:
-    """Return the label of the 64 anchors from `start` where they share one, `MIXED` where not."""
+    """Return the label that all 64 anchors from `start` share, or `MIXED`."""
     if start + LANES > labels.shape[0]:
         return MIXED
     first, differs = np.uint64(start), np.int64(0)
@@ -100,7 +100,7 @@ def common_label(labels: Row, start: int) -> int:
 
 @helper
 def are_classes(labels: Row, num_classes: int) -> bool:
-    """Say whether all labels of a sample are classes; as unsigned numbers, those below 0 are large."""
+    """Say whether all labels of a sample are classes. As unsigned numbers, labels below 0 are large."""
     largest = np.uint64(0)
     for i in range(np.uint64(labels.shape[0])):
         label = np.uint64(labels[i])
@@ -110,9 +110,9 @@ def are_classes(labels: Row, num_classes: int) -> bool:
 
 @helper
 def find_own(labels: Row, weights: Row, start: int, tile: Row, vectors: Row) -> None:
-    """Look up the logit of every lane's label, and its weight: 0 where the anchor is ignored."""
+    """Look up, for every lane, the logit of its label and the weight of that class: 0 for an ignored anchor."""
     first, num_classes, common = np.uint64(start), np.uint64(weights.shape[0]), common_label(labels, start)
-    if 0 <= common < weights.shape[0]:  # most tiles are background alone
+    if 0 <= common < weights.shape[0]:  # most tiles hold only background
         lanes.copy(tile, common * LANES, vectors, OWN)
         fill(vectors, SHARE, SHARE + WIDTH, weights[common])
         return
@@ -127,7 +127,7 @@ def find_own(labels: Row, weights: Row, start: int, tile: Row, vectors: Row) -> 
 
 @helper
 def mark_own(labels: Row, start: int, targets: Row, num_classes: int) -> None:
-    """Write the target 1 to the class of every lane's label."""
+    """Write the target 1 for the label of every lane."""
     common = common_label(labels, start)
     if 0 <= common < num_classes:
         fill(targets, common * LANES, common * LANES + LANES, 1.0)
@@ -141,9 +141,9 @@ def mark_own(labels: Row, start: int, targets: Row, num_classes: int) -> None:
 
 @helper
 def take_own(labels: Row, start: int, tile: Row, num_classes: int, vectors: Row) -> None:
-    """Move the logit of every lane's label out of the tile; -inf is left there."""
+    """Move the logit of every lane's label out of the tile and leave -inf there."""
     common = common_label(labels, start)
-    if 0 <= common < num_classes:  # most tiles are background alone
+    if 0 <= common < num_classes:  # most tiles hold only background
         lanes.copy(tile, common * LANES, vectors, OWN)
         fill(tile, common * LANES, common * LANES + LANES, -np.inf)
         return
@@ -158,7 +158,7 @@ def take_own(labels: Row, start: int, tile: Row, num_classes: int, vectors: Row)
 
 @helper
 def find_top_except(tile: Row, num_classes: int, excluded: int, vectors: Row, place: Index) -> None:
-    """Find the largest logit of every lane among all classes but one, NaN above all."""
+    """Find the largest logit of every lane among all classes but one. NaN counts as the largest."""
     fill(vectors, place, place + WIDTH, -np.inf)
     for c in range(num_classes):
         if c != excluded:
@@ -170,7 +170,7 @@ def find_top_except(tile: Row, num_classes: int, excluded: int, vectors: Row, pl
 
 @helper
 def store(labels: Row, values: Row, start: int, vectors: Row, again: bool) -> None:
-    """Write the totals of the anchors from `start`, 0 for the ignored ones; `again`: of those that have NaN."""
+    """Write the totals of 64 anchors, 0 for ignored ones. `again`: only where the value so far is NaN."""
     first, zero = np.uint64(start), values.dtype.type(0)
     for j in range(np.uint64(min(LANES, values.shape[0] - start))):
         total, lost, old = vectors[TOTAL + j], vectors[LOST + j], values[first + j]
@@ -181,7 +181,7 @@ def store(labels: Row, values: Row, start: int, vectors: Row, again: bool) -> No
 
 @helper
 def is_left(values: Row, start: int) -> bool:
-    """Say whether a loss of the 64 anchors from `start` is NaN."""
+    """Say whether one of the 64 anchors from `start` has a loss of NaN: the careful path is to compute it."""
     for i in range(np.uint64(start), np.uint64(min(start + LANES, values.shape[0]))):
         if values[i] != values[i]:
             return True
