@@ -4,7 +4,7 @@
    counts and sums the positives.
 2. `select`: a few ranks from all over the row give a pivot a little below the threshold. The ranks above the pivot
    are compacted to the front of the workspace, and a bisection of their bits finds the k-th largest.
-3. `sum_kept` sums the kept ones among the compacted values. `_mark` writes the mask, if one is wanted, in one more pass.
+3. `sum_kept` sums the kept ones among the compacted values. `_mark` writes the mask, where one is wanted.
 
 Nothing sorts and nothing is quadratic. In the worst case a few pivots miss, all negatives are compacted, and the
 bisection takes 64 passes.

@@ -182,7 +182,7 @@ def store(labels: Row, values: Row, start: int, vectors: Row, again: bool) -> No
 @helper
 def is_left(values: Row, start: int) -> bool:
     """Say whether one of the 64 anchors from `start` has a loss of NaN: the careful path is to compute it."""
-    for i in range(np.uint64(start), np.uint64(min(start + LANES, values.shape[0]))):
+    for i in range(np.uint64(start), np.uint64(min(start + LANES, values.shape[0]))):  # noqa: SIM110 - `any` does not compile
         if values[i] != values[i]:
             return True
     return False
