@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 from ssd_mining.analysis.one_pass import Analyser
 from ssd_mining.classification import Sigmoid, Softmax
 from ssd_mining.engine.lazy_losses import gradients, losses
-from ssd_mining.engine.run import call_of, mine
+from ssd_mining.engine.run import call_of, mine_batch
 from ssd_mining.engine.threads import threads_can_start
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.inputs.logits import check_logits
@@ -97,7 +97,7 @@ def warmup(
     for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]:
         for array in labels:
             batch = check_losses(loss, array, Mining(background=None if array.dtype == np.bool_ else 0))
-            mine(batch, call, masks=True)
+            mine_batch(batch, call, masks=True)
             if analysis:
                 Analyser((1.0,), None, call).analyse(batch)
     for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import check_choice, refuse
 from ssd_mining.engine.result import Result
-from ssd_mining.engine.run import Backend, call_of, mine, sample_columns, sample_losses
+from ssd_mining.engine.run import Backend, call_of, mine_batch, sample_columns, sample_losses
 from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
@@ -137,7 +137,7 @@ def confidence_loss(
         mined, num_anchors = resident.on_host(), int(resident.offsets[-1])
     else:
         batch = check_losses(conf_loss, labels, spec, extras)
-        mined, num_anchors = mine(batch, call_of(backend, num_threads), masks=False), int(batch.offsets[-1])
+        mined, num_anchors = mine_batch(batch, call_of(backend, num_threads), masks=False), int(batch.offsets[-1])
     per_sample = sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM])
     by = divisor_of(normalize, zero_positives, per_sample.size, num_anchors)
     if zero_positives == "raise":

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.classification import Classification
 from ssd_mining.engine.result import Kept, KeptNegatives, Result
-from ssd_mining.engine.run import Backend, Call, blocks, call_of, empty_mined, mine, mine_rows, sample_columns
+from ssd_mining.engine.run import Backend, Call, blocks, call_of, empty_mined, mine_batch, mine_rows, sample_columns
 from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
 from ssd_mining.inputs.counts import check_counts
@@ -338,7 +338,7 @@ def hard_negative_mask(
 
         return device.mine(conf_loss, labels, spec, extras, masks=True).owned().hard_negative_mask
     batch = check_losses(conf_loss, labels, spec, extras)
-    return mine(batch, call_of(backend, num_threads), masks=True).hard_negative_mask.reshape(batch.shape)
+    return mine_batch(batch, call_of(backend, num_threads), masks=True).hard_negative_mask.reshape(batch.shape)
 
 
 def negative_quota(

@@ -13,7 +13,7 @@ from ssd_mining.checks import check_number, refuse
 from ssd_mining.classification import Classification
 from ssd_mining.engine.lazy_losses import gradients
 from ssd_mining.engine.result import Result
-from ssd_mining.engine.run import Backend, Call, call_of, mine, sample_columns, sample_losses
+from ssd_mining.engine.run import Backend, Call, call_of, mine_batch, sample_columns, sample_losses
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, as_array, as_real_array, is_on_device, kernel_dtype
 from ssd_mining.inputs.batch import Batch, check_logit_batch
 from ssd_mining.inputs.logits import Logits
@@ -177,7 +177,7 @@ def multibox_loss(
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
     locations = _paired_locations(batch.shape, loc_pred, loc_target)
     call = call_of(backend, num_threads)
-    mined = mine(batch, call, masks=with_gradients or locations is not None)
+    mined = mine_batch(batch, call, masks=with_gradients or locations is not None)
 
     num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
     if zero_positives == "raise":
