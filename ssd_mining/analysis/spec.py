@@ -1,4 +1,4 @@
-"""The settings of an analysis as one value, and the checks of what else it is given."""
+"""The settings of an analysis as one value, and the checks of its other arguments."""
 
 import dataclasses
 from collections import Counter
@@ -22,7 +22,7 @@ _LOSSES = {kind.__name__: kind for kind in (Softmax, Sigmoid, Focal)}
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisSpec:
-    """The settings of a `LossAnalysis`, which describes them: two with equal settings can be merged."""
+    """The settings of a `LossAnalysis`. Analyses with equal settings can be merged."""
 
     mining: Mining
     ratios: tuple[float, ...]
@@ -42,7 +42,7 @@ class AnalysisSpec:
         check_by_sample(self.mining)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON can hold them."""
+        """Return the settings, ready for JSON."""
         kind = self.classification
         return {
             "mining": {name: _number(value) for name, value in dataclasses.asdict(self.mining).items()},
@@ -56,7 +56,7 @@ class AnalysisSpec:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> "AnalysisSpec":
-        """Return the settings that `to_dict` told."""
+        """Return the settings from the dictionary of `to_dict`."""
         kind = given["classification"]
         if kind is not None:
             fields = dict(kind)
@@ -83,14 +83,14 @@ def _number(value: Any) -> Any:
 
 
 def check_sequence(name: str, value: Any) -> tuple[Any, ...]:
-    """Return numbers that were given in a sequence or in an array, whatever their values."""
+    """Return the elements of a sequence or an array as a tuple."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         refuse(name, "a sequence of numbers", f"{value!r}", TypeError)
     return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
 def check_ratios(ratios: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse ratios of negatives per positive that are none, or not all different."""
+    """Refuse ratios that are not numbers of at least 0, or not all different."""
     for ratio in ratios:
         check_number("ratios", ratio)
     if len(set(ratios)) < len(ratios):
@@ -99,7 +99,7 @@ def check_ratios(ratios: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def check_by_sample(mining: Mining) -> None:
-    """Refuse rules that look beyond the sample: what they keep depends on how a data set is split into blocks."""
+    """Refuse rules that look beyond one sample: their result depends on how the data set is split into blocks."""
     reason = "depend on how the data set is split into blocks"
     if mining.scope != "sample":
         refuse("scope", f'"sample", for other scopes {reason}', repr(mining.scope))
@@ -108,7 +108,7 @@ def check_by_sample(mining: Mining) -> None:
 
 
 def check_levels(levels: tuple[int, ...], batch: Batch) -> None:
-    """Check that feature maps make up the anchors of a batch."""
+    """Check that the feature maps add up to the anchors of a batch."""
     if not batch.is_dense:
         refuse("sample_offsets", "none beside levels, which every sample must have alike", "both", TypeError)
     if sum(levels) != batch.shape[1]:
@@ -117,7 +117,7 @@ def check_levels(levels: tuple[int, ...], batch: Batch) -> None:
 
 
 def check_ids(ids: Sequence[Any] | NDArray[Any], num_samples: int) -> list[str | int]:
-    """Check what the caller calls the samples of a block."""
+    """Check the names of the samples of a block."""
     if isinstance(ids, str) or not isinstance(ids, Sequence | np.ndarray):
         refuse("ids", "a sequence of ids", f"{ids!r}", TypeError)
     names = as_array("ids", ids).tolist() if isinstance(ids, np.ndarray) else list(ids)
@@ -133,7 +133,7 @@ def check_ids(ids: Sequence[Any] | NDArray[Any], num_samples: int) -> list[str |
 
 
 def id_array(ids: list[str | int]) -> NDArray[Any]:
-    """Return ids as an array of strings, or of whole numbers; of objects where they are mixed or too large."""
+    """Return ids as an array of strings or of int64; of objects if they are mixed or too large."""
     kinds = {type(name) for name in ids}
     if kinds <= {int} and all(-(1 << 63) <= name < 1 << 63 for name in ids):  # type: ignore[operator]
         return np.array(ids, np.int64)
