@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssd_mining import reference
-    from ssd_mining.analysis.blocks import read_blocks
     from ssd_mining.analysis.histogram import LossHistogram
     from ssd_mining.analysis.loss_analysis import LossAnalysis
     from ssd_mining.analysis.one_batch import RatioSweep, class_table, level_table, ratio_sweep, top_losses
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from ssd_mining.classification import Focal, Sigmoid, Softmax
     from ssd_mining.compile_ahead import Warmup, warmup
     from ssd_mining.cross_entropy import focal_loss, sigmoid_cross_entropy, softmax_cross_entropy
+    from ssd_mining.files.blocks import read_blocks
     from ssd_mining.hard_examples import HardExamples, ohem
     from ssd_mining.localization import smooth_l1
     from ssd_mining.losses import ConfidenceLoss, confidence_loss
@@ -92,7 +92,7 @@ _ROOMS = {
     "negative_quota": "mining",
     "ohem": "hard_examples",
     "ratio_sweep": "analysis.one_batch",
-    "read_blocks": "analysis.blocks",
+    "read_blocks": "files.blocks",
     "recipes": "recipe",
     "sigmoid_cross_entropy": "cross_entropy",
     "smooth_l1": "localization",

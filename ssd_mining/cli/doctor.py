@@ -4,9 +4,14 @@ import argparse
 import os
 import platform
 import sys
-from typing import Any
+from dataclasses import asdict, dataclass
 
-from ssd_mining.cli.options import as_json, say, version_of, versions
+import llvmlite.binding
+import numba
+
+from ssd_mining.cli.versions import version_of, versions
+from ssd_mining.files.output import json_text
+from ssd_mining.kernels.cpu import cache
 
 # Packages that some commands and files need, and the extra of ours that installs each.
 OPTIONAL = {
@@ -19,44 +24,60 @@ OPTIONAL = {
 }
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.description = "Say which versions, processors, threads, cache and optional packages are there."
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
-    parser.set_defaults(run=run, out="the cache")
+@dataclass(frozen=True)
+class Machine:
+    """The system and its processors."""
+
+    system: str
+    processor: str
+    processors: int | None
+    usable_processors: int | None
 
 
-def run(args: argparse.Namespace) -> None:
-    """Print what was found."""
-    found = examine()
-    say(as_json(found) if args.json else _page(found))
+@dataclass(frozen=True)
+class Threads:
+    """How many threads a call may use, of which threading layer; or why there is one only."""
+
+    count: int
+    layer: str | None
+    problem: str | None
 
 
-def examine() -> dict[str, Any]:
-    """Return what was found, section by section; nothing is compiled, and nothing stays written."""
-    import llvmlite.binding
+@dataclass(frozen=True)
+class Cache:
+    """Where compiled code is kept, or why it is not."""
 
-    from ssd_mining.kernels.cpu import cache as _cache
-
-    refusal, optional = _cache.refusal(), {name: version_of(name) for name in OPTIONAL}
-    return {
-        "versions": versions(),
-        "machine": {
-            "system": platform.platform(),
-            "processor": llvmlite.binding.get_host_cpu_name(),
-            "processors": os.cpu_count(),
-            "usable_processors": _usable_processors(),
-        },
-        "threads": _threads(),
-        "cache": {"directory": str(_cache.directory()), "writable": refusal is None, "problem": refusal},
-        "optional": optional,
-        "hints": {name: hint(name) for name, version in optional.items() if version is None},
-    }
+    directory: str
+    writable: bool
+    problem: str | None
 
 
-def hint(name: str) -> str:
-    """Say how to get an optional package."""
-    return f"pip install 'ssd_mining[{OPTIONAL[name]}]'"
+@dataclass(frozen=True)
+class Findings:
+    """What was found."""
+
+    versions: dict[str, str | None]
+    machine: Machine
+    threads: Threads
+    cache: Cache
+    optional: dict[str, str | None]  # versions
+    hints: dict[str, str]  # how to get those that are missing
+
+
+def run(args: argparse.Namespace) -> str:
+    """Return what was found; nothing is compiled, and no file stays written."""
+    refusal, optional = cache.refusal(), {name: version_of(name) for name in OPTIONAL}
+    found = Findings(
+        versions=versions(),
+        machine=Machine(
+            platform.platform(), llvmlite.binding.get_host_cpu_name(), os.cpu_count(), _usable_processors()
+        ),
+        threads=_threads(),
+        cache=Cache(str(cache.directory()), refusal is None, refusal),
+        optional=optional,
+        hints={name: f"pip install 'ssd_mining[{OPTIONAL[name]}]'" for name in OPTIONAL if optional[name] is None},
+    )
+    return json_text(asdict(found)) if args.json else _page(found)
 
 
 def _usable_processors() -> int | None:
@@ -65,28 +86,25 @@ def _usable_processors() -> int | None:
     return os.cpu_count()
 
 
-def _threads() -> dict[str, Any]:
-    """Return how many threads a call may use, and whose."""
-    import numba
-
+def _threads() -> Threads:
     try:
         count = numba.get_num_threads()  # Numba chooses its layer here
-        return {"count": count, "layer": numba.threading_layer(), "problem": None}
+        return Threads(count, numba.threading_layer(), None)
     except ValueError as error:
-        return {"count": 1, "layer": None, "problem": " ".join(str(error).split())}
+        return Threads(1, None, " ".join(str(error).split()))
 
 
-def _page(found: dict[str, Any]) -> str:
-    machine, threads, cache = found["machine"], found["threads"], found["cache"]
-    lines = [f"{name:14}{version or 'not installed'}" for name, version in found["versions"].items()]
+def _page(found: Findings) -> str:
+    machine, threads, kept = found.machine, found.threads, found.cache
+    lines = [f"{name:14}{version or 'not installed'}" for name, version in found.versions.items()]
     lines += [
         "",
-        f"{'system':14}{machine['system']}",
-        f"{'processor':14}{machine['processor']}, {machine['usable_processors']} of {machine['processors']} usable",
-        f"{'threads':14}{threads['count']}, {threads['layer'] or threads['problem']}",
-        f"{'cache':14}{cache['directory']}, {'writable' if cache['writable'] else cache['problem']}",
+        f"{'system':14}{machine.system}",
+        f"{'processor':14}{machine.processor}, {machine.usable_processors} of {machine.processors} usable",
+        f"{'threads':14}{threads.count}, {threads.layer or threads.problem}",
+        f"{'cache':14}{kept.directory}, {'writable' if kept.writable else kept.problem}",
         "",
     ]
-    for name, version in found["optional"].items():
-        lines += [f"{name:14}{version or 'not installed; ' + found['hints'][name]}"]
+    for name, version in found.optional.items():
+        lines += [f"{name:14}{version or 'not installed; ' + found.hints[name]}"]
     return "\n".join(lines)

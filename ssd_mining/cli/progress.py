@@ -1,4 +1,4 @@
-"""How far a long command has come: a bar on a terminal, nothing in a pipe."""
+"""The progress of a long command: a bar on a terminal, nothing in a pipe."""
 
 import contextlib
 import sys
@@ -53,10 +53,6 @@ def _bar() -> Any:
     except ImportError:
         print("no progress bar without rich; pip install 'ssd_mining[cli]'", file=sys.stderr)
         return None
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}  {task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
+    rate = TextColumn("{task.description}  {task.fields[rate]}")
+    columns = BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()
     return Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)

@@ -30,13 +30,6 @@ def num_workers(num_threads: int | None) -> int:
     return most if num_threads is None else min(num_threads, most)
 
 
-def most_threads(num_threads: int | None) -> int:
-    """Say how many threads the user wants: Numba's own count at most."""
-    numba: Any = importlib.import_module("numba")
-    most: int = numba.config.NUMBA_NUM_THREADS
-    return most if num_threads is None else min(num_threads, most)
-
-
 def parallel_is_safe() -> bool:
     """Say whether Numba's thread pool may be entered here; `docs/threads.md` tells what happened where it may not.
 

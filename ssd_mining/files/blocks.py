@@ -1,5 +1,6 @@
-"""Blocks of rows of anything that has them, the next one read while the last one is worked on."""
+"""Blocks of rows of any array: the next block is read while the caller works on the last one."""
 
+import contextlib
 import math
 import mmap
 from collections.abc import Iterator
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining.checks import check_int, refuse
+from ssd_mining.checks import InputError, InputTypeError, check_int, refuse
 from ssd_mining.inputs.arrays import as_array
 
 # Small enough for the allocator to hand the same memory out again, large enough for a chunk of a compressed store.
 BLOCK_BYTES = 16 << 20
 
-Blocks = Iterator[tuple[int, tuple[NDArray[Any], ...]]]
+Arrays = tuple[NDArray[Any], ...]
+Blocks = Iterator[tuple[int, Arrays]]
 
 
 def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: int | None = None) -> Blocks:
@@ -24,10 +26,10 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     Parameters
     ----------
     *sources
-        Arrays of N samples each, of which a slice of samples can be read: ndarray, ``numpy.memmap``, zarr, HDF5, a
-        safetensors slice, a tensor on the CPU. Of a memory-mapped file, the block is a copy in memory.
+        Arrays of N samples each, which can be sliced by samples: ndarray, ``numpy.memmap``, zarr, HDF5, a safetensors
+        slice, a tensor on the CPU. The blocks of a memory-mapped file are copies in memory.
     rows : int, optional
-        Samples of a block; unless given, as many as make up 16 MiB, and whole chunks of the sources if that can be.
+        Samples of a block; unless given, as many as make up 16 MiB, in whole chunks of the sources if possible.
     start, stop : int, optional
         The first sample, and the one after the last; all of them unless given.
 
@@ -41,15 +43,15 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     Raises
     ------
     TypeError
-        If a source has no shape or cannot be sliced, or a number is no number.
+        If a source has no shape or cannot be sliced, or `rows`, `start` or `stop` is not a whole number.
     ValueError
-        If the sources differ in their number of samples; if `start` or `stop` is none of them; if a source is stored
-        in chunks that hold parts of samples, for then every chunk would be read several times.
+        If the sources differ in their number of samples; if `start` or `stop` is out of range; if a source is stored
+        in chunks that hold parts of samples, because then every chunk would be read several times.
 
     Notes
     -----
     At most two blocks are in memory: the one that the caller has, and the next. A source is only ever read by one
-    thread at a time. What goes wrong while a block is read is raised when that block is due.
+    thread at a time. An error while a block is read is raised when that block is due.
 
     Examples
     --------
@@ -63,7 +65,7 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     """
     if not sources:
         refuse("sources", "at least one array", "none", TypeError)
-    shapes = [shape_of(source) for source in sources]
+    shapes = [_shape_of(source) for source in sources]
     for source, shape in zip(sources, shapes, strict=True):
         check_chunks(source, shape)
     num_samples = shapes[0][0]
@@ -79,13 +81,24 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     return _blocks(sources, range(start, end, _block_rows(sources, shapes) if rows is None else rows), end)
 
 
+@contextlib.contextmanager
+def counted_from(first: int) -> Iterator[None]:
+    """Count the sample of an error about a block from the first sample of the whole array, not of the block."""
+    try:
+        yield
+    except (InputError, InputTypeError) as error:
+        if error.sample is not None:
+            error.sample += first
+        raise
+
+
 def _blocks(sources: tuple[Any, ...], starts: range, end: int) -> Blocks:
-    def read(first: int) -> tuple[NDArray[Any], ...]:
+    def read(first: int) -> Arrays:
         last = min(first + starts.step, end)
         return tuple(_rows(source, first, last) for source in sources)
 
     with ThreadPoolExecutor(1, "read_blocks") as reader:
-        due: Future[tuple[NDArray[Any], ...]] | None = None
+        due: Future[Arrays] | None = None
         for first in starts:
             block = (due or reader.submit(read, first)).result()
             following = first + starts.step
@@ -96,7 +109,7 @@ def _blocks(sources: tuple[Any, ...], starts: range, end: int) -> Blocks:
 
 def _rows(source: Any, first: int, last: int) -> NDArray[Any]:
     array = as_array("sources", source[first:last])
-    # Reading a map is what takes time: here, and not where the rows are used.
+    # Reading a map takes time: here, in the thread that reads ahead.
     return array.copy() if _is_mapped(array) else array
 
 
@@ -106,8 +119,7 @@ def _is_mapped(array: Any) -> bool:
     return isinstance(array, np.memmap | mmap.mmap)
 
 
-def shape_of(source: Any) -> tuple[int, ...]:
-    """Return the shape of an array of any kind."""
+def _shape_of(source: Any) -> tuple[int, ...]:
     shape = getattr(source, "shape", None)
     if shape is None and hasattr(source, "get_shape"):  # of safetensors
         shape = source.get_shape()
@@ -115,7 +127,7 @@ def shape_of(source: Any) -> tuple[int, ...]:
         refuse("sources", "arrays with a shape, of which rows can be sliced", type(source).__name__, TypeError)
     if len(shape) == 0:
         refuse("sources", "arrays with a row per sample", "a single number")
-    return tuple(int(size) for size in shape)
+    return tuple(map(int, shape))
 
 
 def check_chunks(source: Any, shape: tuple[int, ...]) -> None:
