@@ -17,8 +17,9 @@ PACKAGE = ROOT / "ssd_mining"
 LAYERS = [
     ["reference"],
     ["kernels"],
-    ["checks", "mining_rule", "classification"],
+    ["checks", "choices", "mining_rule", "classification"],
     ["inputs"],
+    ["files"],
     ["engine"],
     ["localization", "losses"],
     ["device"],
@@ -31,7 +32,7 @@ LAYERS = [
 # What still points up, until it is mended.
 UP = {
     *("inputs.logits", "kernels.cpu.analysis", "kernels.cpu.mining", "kernels.cuda.pack", "mining_rule"),
-    *("reference.analysis", "report.saved_report", "report.shards"),
+    "reference.analysis",
 }
 LAYER = {room: number for number, layer in enumerate(LAYERS) for room in layer}
 MAX_MODULE, MAX_FUNCTION, MAX_POSITIONAL = 403, 60, 6
@@ -109,8 +110,8 @@ OPTIONAL = {
     "rich": "cli.progress",
     "jinja2": "report.page",
     "matplotlib": "report.pictures",
-    "zarr": "cli.files",
-    "h5py": "cli.files",
+    "zarr": "files.sources",
+    "h5py": "files.sources",
 }
 
 
