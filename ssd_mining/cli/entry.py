@@ -42,22 +42,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run the command of some words, those of this process unless given; return the exit code.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The words after ``ssd-mining``; those of this process unless given.
-
-    Returns
-    -------
-    int
-        The exit code: 0 fine, 2 usage, 3 bad data or output that cannot be written, 130 interrupted.
-
-    Raises
-    ------
-    SystemExit
-        From argparse: with code 0 after ``--help`` and ``--version``, with code 2 for words it does not know.
+    The codes are 0 fine, 2 usage, 3 bad data or output that cannot be written, 130 interrupted. argparse raises
+    SystemExit: with code 0 after ``--help`` and ``--version``, with code 2 for words that it does not know.
     """
     args = _parser().parse_args(argv)
     try:

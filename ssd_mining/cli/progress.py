@@ -13,17 +13,8 @@ REFRESH_SECONDS = 0.1
 def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """Show a bar with rate and remaining time on stderr, if that is a terminal.
 
-    Parameters
-    ----------
-    total : int
-        How many there are to do.
-    what : str
-        Of what, in the plural.
-
-    Yields
-    ------
-    function
-        Call it with how many more are done.
+    `what` names the things that are done, `total` of them, in the plural. Call the function that is yielded with the
+    number of further things that are done.
     """
     bar = _bar() if sys.stderr.isatty() else None
     if bar is None:

@@ -9,25 +9,9 @@ from ssd_mining.files.sources import ARRAY_NAME, Array, DataError, explained, op
 
 
 def read_ids(name: str | os.PathLike[str], count: int) -> Array:
-    """Read the names of `count` samples, none twice.
+    """Read the names of `count` samples, (count,) int64 or str; `DataError` if there are others, or one twice.
 
-    Parameters
-    ----------
-    name : str or path
-        An array of whole numbers or strings, (N,), in a file that `open_array` knows; or text in UTF-8, a line for
-        each sample.
-    count : int
-        The number of samples, N.
-
-    Returns
-    -------
-    ndarray, (N,), int64 or str
-        The names.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, has more or fewer names, or has one twice.
+    They are an array of whole numbers or strings in a file that `open_array` knows, or text, a line for each sample.
     """
     ids = _read(name, "iuU", "whole numbers or strings, one for each sample")
     if ids.size != count:
@@ -42,7 +26,7 @@ def read_ids(name: str | os.PathLike[str], count: int) -> Array:
 
 
 def read_class_names(name: str | os.PathLike[str]) -> list[str]:
-    """Read the names of classes: strings of an array, (C,), or text in UTF-8, a line for each; or `DataError`."""
+    """Read the names of classes: strings of an array, (C,), or text, a line for each; or `DataError`."""
     names: list[str] = _read(name, "U", "strings, one for each class").tolist()
     return names
 

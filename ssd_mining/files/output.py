@@ -22,28 +22,9 @@ _SPECIAL = re.compile('[,"\r\n]')  # a text with one of these is quoted
 def array_writer(
     path: Path, dtype: DTypeLike, row_shape: tuple[int, ...] = ()
 ) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """Write a .npy file block by block; the file is complete when the ``with`` block ends.
+    """Write a new .npy file: yield a function to call with every block, ``(rows, *row_shape)`` of `dtype`.
 
-    Parameters
-    ----------
-    path : Path
-        A file that does not exist yet.
-    dtype : dtype
-        Of the array.
-    row_shape : tuple of int
-        Shape of one row; the blocks together make up the rows.
-
-    Yields
-    ------
-    function
-        Call it with every block, an ndarray ``(rows, *row_shape)`` of `dtype`.
-
-    Raises
-    ------
-    ValueError
-        If a block has another dtype or shape.
-    OSError
-        If the file exists or cannot be written.
+    The file is complete when the ``with`` block ends. A block of another shape or dtype is a ValueError.
 
     Examples
     --------
@@ -131,24 +112,8 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Make a directory that appears under its name with all its files, or not at all.
 
     The files are written into a hidden sibling, ``.NAME.partial-XXXXXXXX``, which is renamed when the ``with``
-    block ends and removed if it fails. A process that is killed leaves the sibling; it may be deleted.
-
-    Parameters
-    ----------
-    path : str or path
-        A directory that does not exist, or is empty. Its missing parents are made.
-
-    Yields
-    ------
-    Path
-        Where to write the files.
-
-    Raises
-    ------
-    FileExistsError
-        If `path` exists and is anything but an empty directory, or is the working directory.
-    OSError
-        If it cannot be made.
+    block ends and removed if it fails. A process that is killed leaves the sibling; it may be deleted. The name must
+    be new, or that of an empty directory, or `FileExistsError` is raised; its missing parents are made.
 
     Examples
     --------

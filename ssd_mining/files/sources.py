@@ -42,35 +42,22 @@ class DataError(ValueError):
 
 
 class ArraySource:
-    """An array in a file; `source[start:stop]` reads some of its rows. `open_array` makes it.
+    """An array in a file; `source[start:stop]` reads some of its rows. `open_array` makes it."""
 
-    Attributes
-    ----------
-    name : str
-        What the user called it: ``losses.npy``, or ``data.npz:losses``.
-    shape : tuple of int
-        Of the whole array, at least one axis.
-    dtype : dtype
-        Bool, integer or float, as stored.
-    row_bytes : int
-        The size of a row.
-    chunks : tuple of int, or None
-        The shape of the pieces that the file stores; None where any row can be read by itself.
-    outline : ndarray, the shape and dtype of the whole array
-        An array without the values and without their memory.
-    """
-
-    chunks: tuple[int, ...] | None = None
+    chunks: tuple[int, ...] | None = (
+        None  # the shape of the pieces that are stored; None: any row can be read by itself
+    )
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: Dtype) -> None:
-        self.name, self.shape, self.dtype = name, shape, dtype
+        self.name = name  # as the user typed it: losses.npy, or data.npz:losses
+        self.shape, self.dtype = shape, dtype  # of the whole array, as stored: bools, integers or floats
         if dtype.kind not in "biufU":
             got = "pickled objects, which are never loaded" if dtype.hasobject else f"dtype {dtype}"
             raise DataError(f"{name}: expected bools, integers or floats, got {got}")
         if not shape or min(shape) < 0:
             raise DataError(f"{name}: expected an array with a row per sample, got shape {shape}")
         self.ndim, self.row_bytes = len(shape), math.prod(shape[1:]) * dtype.itemsize
-        self.outline = np.broadcast_to(np.empty((), dtype), shape)
+        self.outline = np.broadcast_to(np.empty((), dtype), shape)  # the array without its values and their memory
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -156,26 +143,12 @@ class _Chunked(ArraySource):
 
 @contextlib.contextmanager
 def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[ArraySource]:
-    """Open an array in a file for reading by rows.
+    """Open an array in a file for reading by rows: bools, integers or floats, or strings of a fixed width if `text`.
 
-    Parameters
-    ----------
-    name : str or path
-        ``file.npy``; or one of ``file.npz:key``, ``file.safetensors:tensor``, ``store.zarr:path``, ``file.h5:path``
-        and ``file.hdf5:path``, where the colon and the rest may be left out if there is just one array.
-    text : bool
-        Whether the array may hold strings of NumPy, of a fixed width.
-
-    Yields
-    ------
-    ArraySource
-        Its `shape`, its `dtype` and its rows.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, is cut short, is not what its name says, has no such key, holds anything but bools,
-        integers or floats, has chunks that split a sample, or if the package that reads it is not installed.
+    The name is ``file.npy``; or one of ``file.npz:key``, ``file.safetensors:tensor``, ``store.zarr:path``,
+    ``file.h5:path`` and ``file.hdf5:path``, where the colon and the rest may be left out if there is just one array.
+    `DataError` if the file is missing, cut short, or not what its name says, has no such key, holds other values, or
+    has chunks that split a sample; or if the package that reads it is not installed.
 
     Examples
     --------
@@ -235,8 +208,8 @@ def _npy_layout(stream: IO[bytes], size: int) -> _Layout:
     return _Layout(shape, dtype, fortran, stream.tell(), size - stream.tell())
 
 
+# The file begins with the length of a JSON header in 8 bytes; the header says where after it each tensor lies.
 def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    """Open a tensor: 8 bytes hold the length of a JSON header, which says where each tensor lies after it."""
     stream = files.enter_context(FileIO(path))
     size = os.fstat(stream.fileno()).st_size
     length = int.from_bytes(stream.read(8), "little")

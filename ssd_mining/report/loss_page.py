@@ -18,18 +18,9 @@ NAMES = ("positives", "negatives", "kept", "samples")
 
 
 def loss_page(result: AnalysisResult, columns: Columns, run: Run, versions: Mapping[str, str | None]) -> Page:
-    """Return the page of one data set.
+    """Return the page of one data set: what an analysis found in all, and its columns, (N,), of every sample.
 
-    Parameters
-    ----------
-    result : AnalysisResult
-        What the analysis found.
-    columns : mapping of str to ndarray, (N,)
-        What it said of every sample.
-    run : Run
-        The files, and the names of the classes by number; a class without a name is called by its number.
-    versions : mapping
-        The versions of the packages that it was computed with.
+    A class that has no name in the run is called by its number.
     """
     sections = [
         _distribution_section(result, columns),

@@ -87,13 +87,7 @@ def columns_of(table: Table) -> list[Column]:
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML.
-
-    Raises
-    ------
-    ImportError
-        If jinja2 is not installed.
-    """
+    """Return the page as HTML; ImportError if jinja2 is not installed."""
     from importlib.resources import files
 
     import jinja2
