@@ -12,7 +12,7 @@ from ssd_mining.files import output
 from ssd_mining.files.sources import DataError
 from ssd_mining.report import page, saved_report
 from ssd_mining.report.change_page import change_page
-from ssd_mining.report.comparison import Churn, Comparison, Matched, changes_of, compared
+from ssd_mining.report.comparison import Churn, Comparison, Matched, changes_of, compared, match
 from ssd_mining.report.saved_report import SavedReport
 
 
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> str:
         check_page(args, "comparison.html")
         output.refuse_used(args.out)
     a, b = saved_report.load(args.a, args.inputs_a), saved_report.load(args.b, args.inputs_b)
-    matched = Matched.of(a, b)
+    matched = match(a, b)
     changes = changes_of(a, b, matched)
     churn = None if args.no_churn else _churn(args, a, b, matched)
     comparison = compared(a, b, changes, args.top, churn)

@@ -17,7 +17,7 @@ examples:
   ssd-mining demo
       write synthetic data and mine it
   ssd-mining mine losses.npy labels.npy --background 0
-      mine losses (N, A) by class numbers (N, A), of which 0 is background
+      mine losses (N, A) by class numbers (N, A), where 0 is background
   ssd-mining mine run.npz:losses run.npz:one_hot --out mined
       mine by one-hot labels (N, A, C), the last class background, and keep the hard negatives
   ssd-mining report logits.zarr:val labels.zarr:val --background 0 --out report

@@ -172,18 +172,12 @@ def _batch_loss(columns: Columns, normalize: str, num_anchors: int) -> float:
 
 def _table(summary: Summary) -> str:
     anchors = max(1, summary.samples * summary.anchors_per_sample)
-    lines = [
-        f"{'samples':26}{summary.samples:>14,}",
-        f"{'samples without positives':26}{summary.samples_without_positives:>14,}",
-        f"{'anchors per sample':26}{summary.anchors_per_sample:>14,}",
-    ]
-    for title, count in (
-        ("positives", summary.positives),
-        ("negatives", summary.negatives),
-        ("ignored", summary.ignored),
-        ("kept negatives", summary.kept_negatives),
-    ):
-        lines += [f"{title:26}{count:>14,}{count / anchors:>10.2%}"]
+    lines = []
+    for name in ("samples", "samples_without_positives", "anchors_per_sample"):
+        lines += [f"{name.replace('_', ' '):26}{getattr(summary, name):>14,}"]
+    for name in ("positives", "negatives", "ignored", "kept_negatives"):
+        count = getattr(summary, name)
+        lines += [f"{name.replace('_', ' '):26}{count:>14,}{count / anchors:>10.2%}"]
     lines += [
         f"{'mean confidence loss':26}{summary.mean_confidence_loss:>14,.7g}  nats per sample",
         f"{'batch loss':26}{summary.batch_loss:>14,.7g}  nats, normalize={summary.normalize}",

@@ -5,7 +5,7 @@ Only the options of the command that is asked for are built. Nothing here loads 
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from ssd_mining.choices import CHOICES, NORMALIZE
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ssd_mining.checks import InputError, InputTypeError
 
 Parser = argparse.ArgumentParser
-Number = TypeVar("Number", int, float)
 
 _PAIR = ("LOSSES-or-LOGITS", "LABELS")
 
@@ -39,16 +38,13 @@ def mine(parser: Parser) -> None:
     parser.set_defaults(arguments={"conf_loss": "losses"})
     option = parser.add_argument
     option("losses", metavar="LOSSES", help="(N, A) losses in nats: file.npy, or file.npz:key")
-    option(
-        "labels", metavar="LABELS", help="(N, A) class numbers or bools, true where positive; or (N, A, C) one-hot"
-    )
+    option("labels", metavar="LABELS", help="(N, A) class numbers, or bools for positives; or (N, A, C) one-hot")
 
     option = _add_selection(parser, [*OF_EACH_SAMPLE, *OF_THE_FILE])
     option("--seed", metavar="N", type=_at_least(0), default=0, help="seed of these draws (default %(default)s)")
     option = parser.add_argument_group("how it is computed").add_argument
     option("--normalize", choices=NORMALIZE, default="batch", help="divisor of the batch loss (default batch)")
-    _add_threads(option)
-    _add_memory(option)
+    _add_resources(option)
 
     option = parser.add_argument_group("what is shown and written").add_argument
     option("--top", metavar="N", type=_at_least(0), default=5, help="worst samples to list (default %(default)s)")
@@ -61,9 +57,7 @@ def mine(parser: Parser) -> None:
 def report(parser: Parser) -> None:
     """Add the options of ``report``."""
     parser.usage = "%(prog)s LOSSES-or-LOGITS LABELS --out DIR [options]"
-    parser.description = (
-        "Analyse the losses of a whole data set: what is hard, how hard, and what mining makes of it."
-    )
+    parser.description = "Analyse the losses of a whole data set: what is hard, how hard, and what mining selects."
     parser.set_defaults(arguments={"conf_loss": "values", "logits": "values", "ratios": "ratio_sweep"})
     option = parser.add_argument
     option("values", metavar="LOSSES-or-LOGITS", help="(N, A) losses in nats, or (N, A, C) logits")
@@ -71,21 +65,17 @@ def report(parser: Parser) -> None:
     option("--ids", metavar="FILE", help="what the samples are called: text, a line for each, or an array of names")
 
     option = parser.add_argument_group("what is analysed").add_argument
-    worst = "worst samples and anchors (default %(default)s)"
-    option("--top", metavar="K", type=_at_least(0), default=50, help=worst)
-    option(
-        "--levels", metavar="N,N,...", type=_sizes, help="anchors of each feature map, in order, for a table by level"
-    )
-    ratios = "negatives per positive to compare (default 1,2,3,5,10)"
-    option("--ratio-sweep", metavar="R,R,...", type=_ratios, default=(1.0, 2.0, 3.0, 5.0, 10.0), help=ratios)
+    option("--top", metavar="K", type=_at_least(0), default=50, help="worst samples and anchors (default 50)")
+    levels, ratios = "anchors of each feature map, in order", "negatives per positive to compare (default 1,2,3,5,10)"
+    option("--levels", metavar="N,N,...", type=_several(int, "whole numbers"), help=f"{levels}, for a table by level")
+    option("--ratio-sweep", metavar="R,R,...", type=_several(float, "numbers"), help=ratios)
     names = "what the classes are called: text, a line for each, from class 0"
     option("--class-names", metavar="FILE", help=names)
     option("--classification", choices=("softmax", "sigmoid"), help="the loss of logits (default softmax)")
     _add_selection(parser, OF_EACH_SAMPLE)
 
     option = parser.add_argument_group("how it is computed").add_argument
-    _add_threads(option)
-    _add_memory(option)
+    _add_resources(option)
     option("--shard", metavar="I/N", type=_shard, help="analyse part I of N only, for ssd-mining merge")
     _add_report_output(parser)
 
@@ -104,17 +94,14 @@ def compare(parser: Parser) -> None:
     parser.description = "Say what changed from report A to report B: losses, samples, and which negatives are mined."
     option = parser.add_argument
     option("a", metavar="A", help="the directory of a report")
-    option("b", metavar="B", help="that of another, of the same samples")
-    option(
-        "--top", metavar="K", type=_at_least(0), default=50, help="samples that got worse, and better (default 50)"
-    )
+    option("b", metavar="B", help="the directory of another, of the same samples")
+    option("--top", metavar="K", type=_at_least(0), default=50, help="samples that got worse or better (default 50)")
 
     option = parser.add_argument_group("which negatives are mined").add_argument
-    option("--no-churn", action="store_true", help="leave this out; it reads the arrays that were analysed again")
-    option("--inputs-a", nargs=2, metavar=_PAIR, help="where those of A are now (default as its summary.json says)")
-    option("--inputs-b", nargs=2, metavar=_PAIR, help="where those of B are now")
-    _add_memory(option)
-    _add_threads(option)
+    option("--no-churn", action="store_true", help="leave this out: it mines the arrays of both reports again")
+    option("--inputs-a", nargs=2, metavar=_PAIR, help="where the arrays of A are now (default: see its summary.json)")
+    option("--inputs-b", nargs=2, metavar=_PAIR, help="where the arrays of B are now")
+    _add_resources(option)
 
     option = parser.add_argument_group("what is shown and written").add_argument
     option("--json", action="store_true", help="print the comparison as JSON instead of a table")
@@ -158,14 +145,12 @@ _FIELDS = {
     "background": _Field("background class; class numbers need it (one-hot: the last)", "C", int),
     "neg_pos_ratio": _Field("negatives kept per positive (default 3)", "R", float),
     "rounding": _Field("how ratio times positives is rounded (default floor)"),
-    "extra_negatives": _Field("keep so many more per sample (default 0)", "N", int),
-    "min_negatives": _Field(
-        "keep at least so many, or below 1 that share of the anchors (default 0)", "N", share_or_count
-    ),
+    "extra_negatives": _Field("negatives kept beyond that ratio, per sample (default 0)", "N", int),
+    "min_negatives": _Field("keep at least N; below 1, a share of the anchors (default 0)", "N", share_or_count),
     "min_negatives_when": _Field("when that minimum holds (default always)"),
-    "max_negatives": _Field("keep at most so many (default no limit)", "N", int),
-    "tie_policy": _Field("of equal losses at the cut, keep the first, none or all (default index)"),
-    "skip_hardest": _Field("pass over so many of the hardest (default 0)", "N", int),
+    "max_negatives": _Field("keep at most N (default no limit)", "N", int),
+    "tie_policy": _Field("keep the first, none or all of equal losses at the cut (default index)"),
+    "skip_hardest": _Field("skip the N hardest (default 0)", "N", int),
     "ignore_index": _Field("label of anchors to ignore (default none)", "C", int),
     "nan_policy": _Field("NaN is an error, ranks hardest, or is ignored (default raise)"),
     "all_zero": _Field("what an all-zero one-hot row means (default positive)"),
@@ -208,11 +193,8 @@ def in_users_words(args: argparse.Namespace, error: "InputError | InputTypeError
     return 2, f"--{name.replace('_', '-')}: {error.problem}"
 
 
-def _add_threads(option: Callable[..., argparse.Action]) -> None:
+def _add_resources(option: Callable[..., argparse.Action]) -> None:
     option("--num-threads", metavar="N", type=_at_least(1), help="threads to use (default all)")
-
-
-def _add_memory(option: Callable[..., argparse.Action]) -> None:
     memory = "data to hold at a time, unless one sample is more (default %(default)s)"
     option("--max-memory", metavar="MIB", type=_at_least(1), default=256, help=memory)
 
@@ -236,20 +218,17 @@ def _at_least(lowest: int) -> Callable[[str], int]:
     return parse
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    return _numbers(text, int, "whole numbers")
+def _several(kind: type[float], what: str) -> Callable[[str], tuple[float, ...]]:
+    """Return a function that parses numbers with commas between them."""
 
+    def parse(text: str) -> tuple[float, ...]:
+        try:
+            return tuple(map(kind, text.split(",")))
+        except ValueError:
+            msg = f"expected {what} with commas between them, got {text!r}"
+            raise argparse.ArgumentTypeError(msg) from None
 
-def _ratios(text: str) -> tuple[float, ...]:
-    return _numbers(text, float, "numbers")
-
-
-def _numbers(text: str, kind: type[Number], what: str) -> tuple[Number, ...]:
-    try:
-        return tuple(map(kind, text.split(",")))
-    except ValueError:
-        msg = f"expected {what} with commas between them, got {text!r}"
-        raise argparse.ArgumentTypeError(msg) from None
+    return parse
 
 
 def _shard(text: str) -> tuple[int, int]:

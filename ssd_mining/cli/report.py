@@ -5,6 +5,7 @@ import contextlib
 from dataclasses import asdict
 
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
+from ssd_mining.analysis.loss_analysis import RATIOS
 from ssd_mining.analysis.result import AnalysisResult
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
@@ -56,7 +57,7 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
         raise DataError(f"{args.class_names}: expected {expected}, got {len(class_names)}")
     analysis = LossAnalysis(
         mining=mining,
-        ratios=args.ratio_sweep,
+        ratios=args.ratio_sweep or RATIOS,
         levels=args.levels,
         top=args.top,
         classification=_CLASSIFICATIONS[args.classification or "softmax"]() if values.ndim == 3 else None,

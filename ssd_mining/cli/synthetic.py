@@ -15,7 +15,7 @@ NUM_CLASSES = 21  # background is class 0; 20 classes of objects, as in PASCAL V
 MATCH_IOU = 0.5  # an anchor that overlaps an object this much is positive
 
 # Per feature map: cells along a side, the sides of its two squares in pixels (the second square has the geometric
-# mean of both), and the aspect ratios of its other boxes, each of which comes lying and standing.
+# mean of both), and the aspect ratios of its other boxes, each both lying and standing.
 _IMAGE_SIDE = 300
 _FEATURE_MAPS = (
     (38, 30, 60, (2,)),

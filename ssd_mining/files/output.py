@@ -25,17 +25,6 @@ def array_writer(
     """Write a new .npy file: yield a function to call with every block, ``(rows, *row_shape)`` of `dtype`.
 
     The file is complete when the ``with`` block ends. A block of another shape or dtype is a ValueError.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "anchors.npy")
-    ...     with array_writer(path, np.int64) as append:
-    ...         append(np.arange(2))
-    ...         append(np.arange(3))
-    ...     np.load(path).tolist()
-    [0, 1, 0, 1, 2]
     """
     dtype, rows = np.dtype(dtype), 0
     with path.open("xb") as file:
@@ -114,15 +103,6 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     The files are written into a hidden sibling, ``.NAME.partial-XXXXXXXX``, which is renamed when the ``with``
     block ends and removed if it fails. A process that is killed leaves the sibling; it may be deleted. The name must
     be new, or that of an empty directory, or `FileExistsError` is raised; its missing parents are made.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...     with atomic_directory(pathlib.Path(parent, "mined")) as folder:
-    ...         _ = (folder / "note.txt").write_text("whole")
-    ...     (pathlib.Path(parent) / "mined" / "note.txt").read_text()
-    'whole'
     """
     refuse_used(path)
     final = Path(path).resolve()

@@ -1,7 +1,7 @@
 """What changed between two reports: sample by sample, in all, and which negatives both mine."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,23 +12,11 @@ from ssd_mining.report.saved_report import SavedReport
 
 SCHEMA = 1
 TOTALS = ("loss", "num_pos", "num_neg", "num_kept", "positive_sum", "negative_sum")
-DISTRIBUTIONS = ("positives", "negatives", "kept", "samples")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Changes(Table):
-    """The losses of n samples in A and in B.
-
-    Attributes
-    ----------
-    id : ndarray, (n,)
-        The names of the samples, or else their numbers.
-    loss_a, loss_b : ndarray of float64, (n,)
-        Their confidence losses, in nats.
-    change : ndarray of float64, (n,)
-        The difference: 0 where both are the same infinity or NaN, else infinite where one of them is NaN, the worst
-        loss there is.
-    """
+    """The names or numbers of n samples, their losses in A and in B in nats, and the change; see `change`."""
 
     id: NDArray[Any] = field(metadata={"title": "Sample", "is_number": False})
     loss_a: NDArray[np.float64] = field(metadata={"title": "Loss in A"})
@@ -91,26 +79,25 @@ class Comparison:
         return asdict(self) | {"worse": self.worse.lists(), "better": self.better.lists()}
 
 
-@dataclass(frozen=True)
-class Matched:
+class Matched(NamedTuple):
     """The samples that are in both reports, in the order of A: where each stands in A, and where in B."""
 
     in_a: NDArray[np.int64]  # (n,)
     in_b: NDArray[np.int64]  # (n,)
 
-    @classmethod
-    def of(cls, a: SavedReport, b: SavedReport) -> "Matched":
-        """Match samples by their names; without names, by their numbers."""
-        if a.has_names != b.has_names:
-            known = {True: "with names", False: "without names"}
-            expected, got = known[a.has_names], known[b.has_names]
-            raise DataError(f"{b.name}: expected samples {expected}, as in {a.name}, got samples {got}")
-        if not a.has_names and a.size != b.size:
-            expected = f"the {a.size:,} samples of {a.name}, for they have no names"
-            raise DataError(f"{b.name}: expected {expected}, got {b.size:,}; name them with --ids")
-        _, in_a, in_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
-        order = np.argsort(in_a)
-        return cls(in_a[order], in_b[order])
+
+def match(a: SavedReport, b: SavedReport) -> Matched:
+    """Match samples by their names; without names, by their numbers."""
+    if a.has_names != b.has_names:
+        known = {True: "with names", False: "without names"}
+        expected, got = known[a.has_names], known[b.has_names]
+        raise DataError(f"{b.name}: expected samples {expected}, as in {a.name}, got samples {got}")
+    if not a.has_names and a.size != b.size:
+        expected = f"the {a.size:,} samples of {a.name}, for they have no names"
+        raise DataError(f"{b.name}: expected {expected}, got {b.size:,}; name them with --ids")
+    _, in_a, in_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
+    order = np.argsort(in_a)
+    return Matched(in_a[order], in_b[order])
 
 
 def changes_of(a: SavedReport, b: SavedReport, matched: Matched) -> Changes:
@@ -120,7 +107,10 @@ def changes_of(a: SavedReport, b: SavedReport, matched: Matched) -> Changes:
 
 
 def change(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the change of every loss; see `Changes`."""
+    """Return the change of every loss, (n,): 0 where both are the same infinity or both NaN.
+
+    Else it is infinite where one of them is NaN, the worst loss there is.
+    """
     with np.errstate(invalid="ignore"):
         difference = after - before
     was_nan, is_nan = np.isnan(before), np.isnan(after)
@@ -134,6 +124,7 @@ def compared(a: SavedReport, b: SavedReport, changes: Changes, top: int, churn: 
     change = changes.change
     worst = np.argsort(-change, kind="stable")
     before, after = ({name: number_of(report.summary[name]) for name in TOTALS} for report in (a, b))
+    in_a, in_b = a.summary["distributions"], b.summary["distributions"]
     return Comparison(
         schema=SCHEMA,
         totals={name: Total(before[name], after[name], after[name] - before[name]) for name in TOTALS},
@@ -146,10 +137,8 @@ def compared(a: SavedReport, b: SavedReport, changes: Changes, top: int, churn: 
             only_b=b.size - change.size,
         ),
         quantiles={
-            name: {
-                which: report.summary["distributions"][name]["quantiles"] for which, report in (("a", a), ("b", b))
-            }
-            for name in DISTRIBUTIONS
+            name: {"a": in_a[name]["quantiles"], "b": in_b[name]["quantiles"]}
+            for name in ("positives", "negatives", "kept", "samples")
         },
         worse=changes.rows(worst[change[worst] > 0][:top]),
         better=changes.rows(worst[change[worst] < 0][::-1][:top]),

@@ -1,4 +1,4 @@
-"""The page of a report: what `LossAnalysis` found, in the order in which one would ask."""
+"""The page of a report: what `LossAnalysis` found, in the order of the questions."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,11 +68,6 @@ class Run:
     spec: dict[str, Any]  # `AnalysisSpec.to_dict`
     class_names: list[str]
 
-    @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> "Run":
-        """Return the run that `dataclasses.asdict` told."""
-        return cls(**{**given, "arguments": Arguments(**given["arguments"])})
-
 
 @dataclass(frozen=True)
 class DataSet:
@@ -112,8 +107,8 @@ class Part:
             about = json.loads(columns.pop("about").tobytes())
             schema = about["schema"]
             if schema == SCHEMA:
-                analysis = LossAnalysis.from_state(about["state"])
-                return cls(Run.from_dict(about["run"]), Span(*about["rows"]), analysis, columns)
+                run = about["run"] | {"arguments": Arguments(**about["run"]["arguments"])}
+                return cls(Run(**run), Span(*about["rows"]), LossAnalysis.from_state(about["state"]), columns)
         except OSError as error:
             raise DataError(f"{path}: expected a readable file, got {error.strerror or error}") from error
         except Exception as error:  # whatever zipfile, numpy and json make of a damaged file
