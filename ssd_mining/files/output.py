@@ -59,7 +59,7 @@ def write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     texts = [place for place, column in enumerate(columns.values()) if column.dtype.kind in "UO"]
     with path.open("x", newline="", encoding="utf-8") as file:
         file.write(row % tuple(columns))
-        for start in range(0, max((column.size for column in columns.values()), default=0), _CSV_ROWS):
+        for start in range(0, next(iter(columns.values())).size, _CSV_ROWS):
             part = [column[start : start + _CSV_ROWS].tolist() for column in columns.values()]
             for place in texts:
                 part[place] = [_quoted(str(value)) for value in part[place]]

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -203,6 +202,8 @@ def analysed(data: DataSet, span: Span, max_memory: int, advance: Callable[[int]
 
 def num_workers(num_threads: int | None, max_memory: int) -> int:
     """Return how many blocks to analyse at a time, a thread for each, where `max_memory` MiB are enough."""
+    import numba  # half a second that merge and compare do not spend
+
     most: int = numba.config.NUMBA_NUM_THREADS
     return max(1, min(most, num_threads or most, max_memory // WORKER_MIB))
 
