@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Unpack, get_args
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import check_choice, refuse
+from ssd_mining.choices import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend, call_of, mine_batch, sample_columns, sample_losses
 from ssd_mining.inputs.arrays import is_on_device
@@ -16,19 +17,6 @@ from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
 from ssd_mining.kernels.records import NEGATIVE_SUM, POSITIVE_SUM, Divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
-
-Normalize = Literal[
-    "none",
-    "batch",
-    "anchors",
-    "positives",
-    "sample_positives",
-    "clamped_sample_positives",
-    "selected",
-    "sample_selected",
-]
-ZeroPositives = Literal["clamp", "zero", "nan", "raise"]
-NORMALIZE, ZERO_POSITIVES = get_args(Normalize), get_args(ZeroPositives)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

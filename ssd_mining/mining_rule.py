@@ -5,21 +5,24 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ssd_mining.checks import check_choice, check_int, check_number, refuse
+from ssd_mining.choices import (
+    CHOICES,
+    AllZeroRows,
+    MinNegativesWhen,
+    NanPolicy,
+    RankBy,
+    Rounding,
+    Scope,
+    TiePolicy,
+)
 from ssd_mining.kernels.records import Rule
 
-Scope = Literal["sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"]
-Rounding = Literal["floor", "ceil"]
-TiePolicy = Literal["index", "strict", "all"]
-RankBy = Literal["loss", "background", "foreground_max", "foreground_sum"]
-NanPolicy = Literal["raise", "propagate", "omit"]
-MinNegativesWhen = Literal["always", "no_positives"]
-AllZeroRows = Literal["positive", "ignore", "raise"]
 Rng = np.random.Generator | int
 
 
@@ -156,17 +159,6 @@ class Mining:
         """Whether one pass of a kernel is enough; `engine.multi_pass` composes several for the other rules."""
         selects = self.tie_policy == "index" and not self.skip_hardest and self.pool_size == 1
         return selects and self.scope == "sample" and not self.is_share
-
-
-CHOICES = {
-    "rounding": get_args(Rounding),
-    "min_negatives_when": get_args(MinNegativesWhen),
-    "scope": get_args(Scope),
-    "rank_by": get_args(RankBy),
-    "tie_policy": get_args(TiePolicy),
-    "nan_policy": get_args(NanPolicy),
-    "all_zero": get_args(AllZeroRows),
-}
 
 
 class Selection(TypedDict, total=False):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import check_number, refuse
+from ssd_mining.choices import Normalize, ZeroPositives
 from ssd_mining.classification import Classification
 from ssd_mining.engine.lazy_losses import gradients
 from ssd_mining.engine.result import Result
@@ -20,7 +21,7 @@ from ssd_mining.inputs.logits import Logits
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, loss_shares, normalized_loss, selected_smooth_l1
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_POS, POSITIVE_SUM, Mined
 from ssd_mining.localization import check_beta
-from ssd_mining.losses import Normalize, ZeroPositives, check_words, refuse_no_divisor
+from ssd_mining.losses import check_words, refuse_no_divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
 
 

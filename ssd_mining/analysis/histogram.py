@@ -97,11 +97,15 @@ class LossHistogram(Result):
         if not 0 <= probability <= 1:
             msg = f"probability: expected a number from 0 to 1, got {probability!r}"
             raise ValueError(msg)
+        return self._quantiles((probability,))[0]
+
+    def _quantiles(self, probabilities: tuple[float, ...]) -> list[float]:
         reached = np.cumsum(self.counts)
         if not reached.size:
-            return float("nan")
-        rank = max(1, int(np.ceil(probability * float(reached[-1]))))
-        return float(self.values[min(int(np.searchsorted(reached, rank)), reached.size - 1)])
+            return [float("nan")] * len(probabilities)
+        ranks = np.maximum(1, np.ceil(np.array(probabilities, np.float64) * float(reached[-1])).astype(np.int64))
+        quantiles: list[float] = self.values[np.minimum(np.searchsorted(reached, ranks), reached.size - 1)].tolist()
+        return quantiles
 
     def log_bins(self, per_octave: int = PER_OCTAVE) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return a coarser histogram of the finite losses above zero, for a logarithmic axis.
@@ -143,6 +147,6 @@ class LossHistogram(Result):
             "num_negative": self.num_negative,
             "num_zero": self.num_zero,
             "num_inf": self.num_inf,
-            "quantiles": {str(p): self.quantile(p) for p in PROBABILITIES},
+            "quantiles": dict(zip(map(str, PROBABILITIES), self._quantiles(PROBABILITIES), strict=True)),
             "log_bins": {"edges": edges.tolist(), "counts": counts.tolist()},
         }

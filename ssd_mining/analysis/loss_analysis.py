@@ -11,15 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.one_pass import Analyser
 from ssd_mining.analysis.result import AnalysisResult, ClassTable, LevelTable, RatioTable, TopAnchors, TopSamples
-from ssd_mining.analysis.spec import AnalysisSpec, analysis_call, check_ids, check_levels, check_sequence, id_array
+from ssd_mining.analysis.spec import AnalysisSpec, analysis_call, check_ids, check_sequence, id_array
 from ssd_mining.analysis.state import POS_MASK, State, form_of
 from ssd_mining.checks import check_int, refuse
 from ssd_mining.classification import Classification
-from ssd_mining.engine.run import Backend, sample_columns
-from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
+from ssd_mining.engine.run import Backend, Columns, sample_columns, sample_table
 from ssd_mining.mining_rule import NO_EXTRAS, BatchKeywords, Mining, Selection, resolve
-
-Columns = dict[str, NDArray[Any]]
 
 SCHEMA = 1
 RATIOS = (1, 2, 3, 5, 10)
@@ -150,7 +147,11 @@ class LossAnalysis:
             the labels have another form than before, `levels` do not add up to A, or `ratios` meet
             ``num_negatives``.
         """
-        batch = self._checked(values, labels, extras)
+        given = resolve(self.spec.mining, extras)[1] if extras else NO_EXTRAS
+        batch = self.spec.checked(values, labels, given)
+        form = form_of(batch)
+        if self.state.labels not in (None, form):
+            refuse("labels", f"{self.state.labels}, as in the blocks before", form)
         num_samples, seen = batch.offsets.size - 1, self.state.seen
         start = seen.stop if first_sample is None else first_sample
         if first_sample is not None:
@@ -162,28 +163,7 @@ class LossAnalysis:
         mined, found = self._analyser.analyse(batch)
         loss = self.state.add(batch, mined, found, self._analyser, int(start), names)
         self._analyser.clear()
-        columns = {"sample": np.arange(start, start + num_samples)}
-        if names is not None:
-            columns["id"] = id_array(names)
-        mined_columns = sample_columns(mined)
-        threshold = mined_columns.pop("threshold")  # last
-        return columns | mined_columns | {"confidence_loss": loss, "threshold": threshold}
-
-    def _checked(self, values: ArrayLike, labels: ArrayLike, extras: BatchKeywords) -> Batch:
-        spec = self.spec
-        mining, given = resolve(spec.mining, extras) if extras else (spec.mining, NO_EXTRAS)
-        if spec.ratios and given.num_negatives is not None:
-            refuse("num_negatives", "none beside ratios, which it replaces", "both; pass ratios=()")
-        if spec.classification is None:
-            batch = check_losses(values, labels, mining, given)
-        else:
-            batch = check_logit_batch(values, labels, mining, given, spec.classification, spec.class_axis)
-        if spec.levels is not None:
-            check_levels(spec.levels, batch)
-        form = form_of(batch)
-        if self.state.labels not in (None, form):
-            refuse("labels", f"{self.state.labels}, as in the blocks before", form)
-        return batch
+        return sample_table(sample_columns(mined), loss, start, None if names is None else id_array(names))
 
     def merge(self, other: LossAnalysis) -> LossAnalysis:
         """Add the samples of another analysis to this one, and return this one. The other does not change.

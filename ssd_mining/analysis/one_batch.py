@@ -15,6 +15,7 @@ from ssd_mining.analysis.one_pass import Analyser, joined
 from ssd_mining.analysis.result import ClassTable, LevelTable, TopAnchors, TopSamples
 from ssd_mining.analysis.spec import analysis_call, check_ratios, check_sequence
 from ssd_mining.checks import check_choice, check_int, refuse
+from ssd_mining.choices import Normalize, ZeroPositives
 from ssd_mining.classification import Classification, Softmax
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend, sample_losses
@@ -22,7 +23,7 @@ from ssd_mining.inputs.arrays import as_array
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
 from ssd_mining.kernels.records import NUM_KEPT, POSITIVE_SUM
-from ssd_mining.losses import Normalize, ZeroPositives, check_words, refuse_no_divisor
+from ssd_mining.losses import check_words, refuse_no_divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
 
 By = Literal["sample", "anchor"]
@@ -322,7 +323,7 @@ def level_table(
     TypeError
         If an argument has a wrong type; see `mine_hard_negatives`.
     ValueError
-        If a shape or a value is wrong; see `mine_hard_negatives` and `LossAnalysis`. Also if `levels` do not add up to A.
+        If a shape or a value is wrong; see `mine_hard_negatives` and `LossAnalysis`. Also if `levels` do not make A.
 
     Examples
     --------

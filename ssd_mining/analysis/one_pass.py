@@ -77,7 +77,7 @@ class Analyser:
 
     def __init__(self, ratios: tuple[float, ...], levels: tuple[int, ...] | None, call: Call) -> None:
         self._ratios, self._call = ratios, call
-        self._starts = read_only(np.concatenate([[0], np.cumsum(levels or (), dtype=np.int64)]))
+        self._starts = _level_starts(levels or ())
         self._room: tuple[Counts, NDArray[Any]] | None = None  # for the anchors of a block; reused
         self._tables = np.zeros((0, TABLES, BINS), np.int64)  # one table set per worker
         self._levels = np.zeros((0, self._starts.size - 1), np.int64)  # negatives by feature map, one row per worker
@@ -161,6 +161,12 @@ def _found(tally: Tally, role: int, counts: Counts) -> Found:
         anchors.append(tally.anchors[role, start:stop])
         losses.append(tally.losses[role, start:stop])
     return Found(0, counts, np.concatenate(anchors), np.concatenate(losses))
+
+
+@functools.lru_cache(maxsize=16)
+def _level_starts(levels: tuple[int, ...]) -> Counts:
+    """Return where the feature maps begin, and where the last one ends."""
+    return read_only(np.concatenate([[0], np.cumsum(levels, dtype=np.int64)]))
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,9 +1,12 @@
-"""The result of an analysis: `AnalysisResult`, and its tables of equal-length columns."""
+"""The result of an analysis: `AnalysisResult`, and its tables of equal-length columns.
+
+The metadata of a field hold the title of its column on a page. A page leaves out columns without one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,11 @@ class Table(Result):
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return the columns by name, ready for a data frame."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {column.name: getattr(self, column.name) for column in fields(self)}  # type: ignore[arg-type]
+
+    def lists(self) -> dict[str, list[Any]]:
+        """Return the columns as lists of Python's own numbers and strings, as JSON can hold them."""
+        return {name: column.tolist() for name, column in self.to_dict().items()}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,10 +44,10 @@ class RatioTable(Table):
         The confidence loss: the mean of the sums of the samples, as with ``normalize="batch"``.
     """
 
-    ratio: NDArray[np.float64]
-    num_kept: NDArray[np.int64]
-    negative_sum: NDArray[np.float64]
-    loss: NDArray[np.float64]
+    ratio: NDArray[np.float64] = field(metadata={"title": "Ratio"})
+    num_kept: NDArray[np.int64] = field(metadata={"title": "Kept negatives"})
+    negative_sum: NDArray[np.float64] = field(metadata={"title": "Their loss"})
+    loss: NDArray[np.float64] = field(metadata={"title": "Confidence loss"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,11 +69,11 @@ class ClassTable(Table):
         Sum of their losses, in nats.
     """
 
-    label: NDArray[np.int64]
-    num_pos: NDArray[np.int64]
-    positive_sum: NDArray[np.float64]
-    num_kept: NDArray[np.int64]
-    negative_sum: NDArray[np.float64]
+    label: NDArray[np.int64] = field(metadata={"title": "Class"})
+    num_pos: NDArray[np.int64] = field(metadata={"title": "Positives"})
+    positive_sum: NDArray[np.float64] = field(metadata={"title": "Their loss"})
+    num_kept: NDArray[np.int64] = field(metadata={"title": "Negatives taken for it"})
+    negative_sum: NDArray[np.float64] = field(metadata={"title": "Loss of these"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,13 +90,13 @@ class LevelTable(Table):
         Sum over the positives and over the kept negatives, in nats.
     """
 
-    first_anchor: NDArray[np.int64]
-    num_anchors: NDArray[np.int64]
-    num_pos: NDArray[np.int64]
-    num_neg: NDArray[np.int64]
-    num_kept: NDArray[np.int64]
-    positive_sum: NDArray[np.float64]
-    negative_sum: NDArray[np.float64]
+    first_anchor: NDArray[np.int64] = field(metadata={"title": "From"})
+    num_anchors: NDArray[np.int64] = field(metadata={"title": "Anchors"})
+    num_pos: NDArray[np.int64] = field(metadata={"title": "Positives"})
+    num_neg: NDArray[np.int64] = field(metadata={"title": "Negatives"})
+    num_kept: NDArray[np.int64] = field(metadata={"title": "Kept"})
+    positive_sum: NDArray[np.float64] = field(metadata={"title": "Positive loss"})
+    negative_sum: NDArray[np.float64] = field(metadata={"title": "Negative loss"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,12 +118,12 @@ class TopSamples(Table):
     """
 
     sample: NDArray[np.int64]
-    id: NDArray[Any]
-    loss: NDArray[np.float64]
-    positive_sum: NDArray[np.float64]
-    negative_sum: NDArray[np.float64]
-    num_pos: NDArray[np.int64]
-    num_kept: NDArray[np.int64]
+    id: NDArray[Any] = field(metadata={"title": "Sample", "is_number": False})
+    loss: NDArray[np.float64] = field(metadata={"title": "Loss"})
+    positive_sum: NDArray[np.float64] = field(metadata={"title": "Positive loss"})
+    negative_sum: NDArray[np.float64] = field(metadata={"title": "Negative loss"})
+    num_pos: NDArray[np.int64] = field(metadata={"title": "Positives"})
+    num_kept: NDArray[np.int64] = field(metadata={"title": "Kept"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -138,9 +145,9 @@ class TopAnchors(Table):
     """
 
     sample: NDArray[np.int64]
-    id: NDArray[Any]
-    anchor: NDArray[np.int64]
-    loss: NDArray[np.float64]
+    id: NDArray[Any] = field(metadata={"title": "Sample", "is_number": False})
+    anchor: NDArray[np.int64] = field(metadata={"title": "Anchor"})
+    loss: NDArray[np.float64] = field(metadata={"title": "Loss"})
     is_positive: NDArray[np.bool_]
     label: NDArray[np.int64]
 
@@ -206,12 +213,7 @@ class AnalysisResult(Result):
         >>> analysis.result().to_dict()["ratio_sweep"]["num_kept"]
         [1, 3]
         """
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Table | LossHistogram):
-        value = value.to_dict()
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return value.tolist() if isinstance(value, np.ndarray) else value
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        tables = {name: value.lists() for name, value in plain.items() if isinstance(value, Table)}
+        distributions = {name: losses.to_dict() for name, losses in self.distributions.items()}
+        return plain | tables | {"distributions": distributions}

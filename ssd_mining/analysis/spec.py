@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_int, check_number, refuse
+from ssd_mining.checks import check_class_axis, check_int, check_number, refuse
 from ssd_mining.classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining.engine.run import Backend, Call, call_of
 from ssd_mining.inputs.arrays import as_array
-from ssd_mining.inputs.batch import Batch
-from ssd_mining.inputs.logits import check_class_axis, check_classification
-from ssd_mining.mining_rule import Mining
+from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
+from ssd_mining.inputs.logits import check_classification
+from ssd_mining.mining_rule import NO_EXTRAS, Extras, Mining
 
 _LOSSES = {kind.__name__: kind for kind in (Softmax, Sigmoid, Focal)}
 
@@ -38,14 +38,30 @@ class AnalysisSpec:
             check_int("levels", size, lowest=1)
         check_int("top", self.top, lowest=0)
         check_class_axis(self.class_axis)
-        check_classification(self.classification)
+        if self.classification is not None:
+            check_classification(self.classification)
         check_by_sample(self.mining)
+
+    def checked(self, values: ArrayLike, labels: ArrayLike, extras: Extras = NO_EXTRAS) -> Batch:
+        """Check a block of samples, losses or logits, without a pass over its values."""
+        if self.ratios and extras.num_negatives is not None:
+            refuse("num_negatives", "none beside ratios, which it replaces", "both; pass ratios=()")
+        if self.classification is None:
+            batch = check_losses(values, labels, self.mining, extras)
+        else:
+            batch = check_logit_batch(values, labels, self.mining, extras, self.classification, self.class_axis)
+        if self.levels is not None:
+            check_levels(self.levels, batch)
+        return batch
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, ready for JSON."""
         kind = self.classification
         return {
-            "mining": {name: _number(value) for name, value in dataclasses.asdict(self.mining).items()},
+            "mining": {
+                name: value.item() if isinstance(value, np.generic) else value
+                for name, value in dataclasses.asdict(self.mining).items()
+            },
             "ratios": [float(ratio) for ratio in self.ratios],
             "levels": None if self.levels is None else [int(size) for size in self.levels],
             "top": int(self.top),
@@ -76,10 +92,6 @@ def analysis_call(backend: Backend | None, num_threads: int | None) -> Call:
         msg = "backend: 'cuda' does not do analyses in this version; use 'cpu' or leave it out"
         raise NotImplementedError(msg)
     return call_of(backend, num_threads)
-
-
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_sequence(name: str, value: Any) -> tuple[Any, ...]:
@@ -134,7 +146,7 @@ def check_ids(ids: Sequence[Any] | NDArray[Any], num_samples: int) -> list[str |
 
 def id_array(ids: list[str | int]) -> NDArray[Any]:
     """Return ids as an array of strings or of int64; of objects if they are mixed or too large."""
-    kinds = {type(name) for name in ids}
-    if kinds <= {int} and all(-(1 << 63) <= name < 1 << 63 for name in ids):  # type: ignore[operator]
+    kinds = set(map(type, ids))
+    if kinds <= {int} and (not ids or (min(ids) >= -(1 << 63) and max(ids) < 1 << 63)):  # type: ignore[operator]
         return np.array(ids, np.int64)
     return np.array(ids, np.str_ if kinds == {str} else object)

@@ -53,8 +53,11 @@ class TopK:
 
     def to_state(self) -> list[list[Any]]:
         """Return the rows, ready for JSON: a float, which may be NaN, is a list of one hexadecimal string."""
-        rows = zip(*(column.tolist() for column in self.columns.values()), strict=True)
-        return [[[value.hex()] if isinstance(value, float) else value for value in row] for row in rows]
+        columns = [
+            [[value.hex()] for value in column.tolist()] if column.dtype.kind == "f" else column.tolist()
+            for column in self.columns.values()
+        ]
+        return list(map(list, zip(*columns, strict=True)))
 
     def add_state(self, state: Iterable[Sequence[Any]]) -> None:
         """Add the rows of `to_state`."""

@@ -1,7 +1,7 @@
 """Pick the twin that computes, and run it over the blocks of a batch: the one loop of the engine."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from ssd_mining.kernels.records import (
 from ssd_mining.mining_rule import Mining, Rng
 
 Backend = Literal["cpu", "cuda", "reference"]
+Columns = dict[str, NDArray[Any]]  # per sample, of equal length
 
 # Below this many anchors a parallel launch costs more than the second thread saves (docs/performance.md).
 PARALLEL_ANCHORS = 300_000
@@ -128,7 +129,7 @@ def mine_rows(rows: Rows, mining: Mining, mined: Mined, call: Call, rng: Rng | N
         multi_pass.mine_in_passes(rows, mining, mined, functools.partial(call.twin.mine, num_workers=workers), rng)
 
 
-def sample_columns(mined: Mined) -> dict[str, NDArray[Any]]:
+def sample_columns(mined: Mined) -> Columns:
     """Return the public columns of a `Mined`: an array (b,) for each name."""
     counts, sums = mined.counts, mined.sums
     return {
@@ -139,6 +140,23 @@ def sample_columns(mined: Mined) -> dict[str, NDArray[Any]]:
         "negative_sum": sums[NEGATIVE_SUM],
         "threshold": sums[THRESHOLD],
     }
+
+
+def sample_table(
+    columns: Columns, loss: NDArray[np.float64], start: int = 0, ids: NDArray[Any] | None = None
+) -> Columns:
+    """Return all columns of some samples: their numbers from `start` on, their names, what mining says, the loss."""
+    named = {} if ids is None else {"id": ids}
+    said = dict(columns)
+    threshold = said.pop("threshold")
+    numbers = np.arange(start, start + loss.size)
+    return {"sample": numbers, **named, **said, "confidence_loss": loss, "threshold": threshold}
+
+
+def joined(blocks: Sequence[Columns]) -> Columns:
+    """Return the columns of blocks that follow one another as one table."""
+    columns = zip(*[block.values() for block in blocks], strict=True)
+    return dict(zip(blocks[0], map(np.concatenate, columns), strict=True))
 
 
 def sample_losses(positive_sum: NDArray[np.float64], negative_sum: NDArray[np.float64]) -> NDArray[np.float64]:

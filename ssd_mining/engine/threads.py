@@ -30,13 +30,6 @@ def num_workers(num_threads: int | None) -> int:
     return most if num_threads is None else min(num_threads, most)
 
 
-def most_threads(num_threads: int | None) -> int:
-    """Return how many threads the user wants, at most Numba's own number."""
-    numba: Any = importlib.import_module("numba")
-    most: int = numba.config.NUMBA_NUM_THREADS
-    return most if num_threads is None else min(num_threads, most)
-
-
 def parallel_is_safe() -> bool:
     """Say whether it is safe to enter Numba's thread pool; docs/threads.md has what happens where it is not.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 from collections.abc import Iterator
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining.checks import check_int, refuse
+from ssd_mining.checks import InputError, InputTypeError, check_int, refuse
 from ssd_mining.inputs.arrays import as_array
 
 # Small enough that the allocator reuses the memory, large enough for a chunk of a compressed store.
 BLOCK_BYTES = 16 << 20
 
-Blocks = Iterator[tuple[int, tuple[NDArray[Any], ...]]]
+Arrays = tuple[NDArray[Any], ...]
+Blocks = Iterator[tuple[int, Arrays]]
 
 
 def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: int | None = None) -> Blocks:
@@ -65,7 +67,7 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     """
     if not sources:
         refuse("sources", "at least one array", "none", TypeError)
-    shapes = [shape_of(source) for source in sources]
+    shapes = [_shape_of(source) for source in sources]
     for source, shape in zip(sources, shapes, strict=True):
         check_chunks(source, shape)
     num_samples = shapes[0][0]
@@ -81,13 +83,24 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     return _blocks(sources, range(start, end, _block_rows(sources, shapes) if rows is None else rows), end)
 
 
+@contextlib.contextmanager
+def counted_from(first: int) -> Iterator[None]:
+    """Count the sample of an error about a block from the first sample of the whole array, not of the block."""
+    try:
+        yield
+    except (InputError, InputTypeError) as error:
+        if error.sample is not None:
+            error.sample += first
+        raise
+
+
 def _blocks(sources: tuple[Any, ...], starts: range, end: int) -> Blocks:
-    def read(first: int) -> tuple[NDArray[Any], ...]:
+    def read(first: int) -> Arrays:
         last = min(first + starts.step, end)
         return tuple(_rows(source, first, last) for source in sources)
 
     with ThreadPoolExecutor(1, "read_blocks") as reader:
-        due: Future[tuple[NDArray[Any], ...]] | None = None
+        due: Future[Arrays] | None = None
         for first in starts:
             block = (due or reader.submit(read, first)).result()
             following = first + starts.step
@@ -108,8 +121,7 @@ def _is_mapped(array: Any) -> bool:
     return isinstance(array, np.memmap | mmap.mmap)
 
 
-def shape_of(source: Any) -> tuple[int, ...]:
-    """Return the shape of an array of any kind."""
+def _shape_of(source: Any) -> tuple[int, ...]:
     shape = getattr(source, "shape", None)
     if shape is None and hasattr(source, "get_shape"):  # safetensors
         shape = source.get_shape()
@@ -117,7 +129,7 @@ def shape_of(source: Any) -> tuple[int, ...]:
         refuse("sources", "arrays with a shape, of which rows can be sliced", type(source).__name__, TypeError)
     if len(shape) == 0:
         refuse("sources", "arrays with a row per sample", "a single number")
-    return tuple(int(size) for size in shape)
+    return tuple(map(int, shape))
 
 
 def check_chunks(source: Any, shape: tuple[int, ...]) -> None:
