@@ -32,12 +32,6 @@ def inlined(function: F) -> F:
     return numba.njit(function, nogil=True, error_model="numpy", inline="always")  # type: ignore[no-any-return]
 
 
-@helper
-def _share(num_samples: int, worker: int, num_workers: int) -> tuple[int, int]:
-    """Return the first sample of a worker, and the one after its last."""
-    return worker * num_samples // num_workers, (worker + 1) * num_samples // num_workers
-
-
 def drivers(body: Callable[..., None]) -> tuple[Any, Any]:
     """Make the serial and the parallel driver of a helper ``body(worker, sample, *arguments)``.
 
@@ -47,12 +41,12 @@ def drivers(body: Callable[..., None]) -> tuple[Any, Any]:
 
     def driver(num_samples: int, num_workers: int, *arguments: Any) -> None:
         for worker in numba.prange(num_workers):
-            first, last = _share(num_samples, worker, num_workers)
+            first, last = worker * num_samples // num_workers, (worker + 1) * num_samples // num_workers
             for sample in range(first, last):
                 body(worker, sample, *arguments)
 
     driver.__name__ = driver.__qualname__ = body.__name__  # names its files in the cache
-    pair = [numba.njit(driver, nogil=True, error_model="numpy", parallel=several) for several in (False, True)]
+    pair = [numba.njit(driver, nogil=True, error_model="numpy", parallel=several, _nrt=False) for several in (False, True)]
     if pair[0] is not driver:  # with the JIT off it is
         for each in pair:
             each.__code__ = body.__code__  # profilers show the body; all drivers are the same function

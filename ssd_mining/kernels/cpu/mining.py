@@ -55,8 +55,8 @@ FULL = ~np.uint64(0)
 NO_WORD = np.uint64(0)
 
 quota = helper(rules.quota)
-is_positive, is_bad = helper(rules.is_positive), helper(rules.is_bad)
-_order_key, _image_of_key = helper(rules.order_key), helper(rules.image_of_key)
+is_positive, is_bad = inlined(rules.is_positive), inlined(rules.is_bad)
+_order_key, _image_of_key = inlined(rules.order_key), inlined(rules.image_of_key)
 
 
 def padded(rows: Rows) -> tuple[Rows, Row]:
@@ -89,7 +89,7 @@ def sample_size(num_anchors: int) -> int:
     return LANES * int(math.sqrt(num_anchors) / PER_BLOCK + 0.5)
 
 
-_sample_size = helper(sample_size)  # called from Python, it would be compiled once more
+_sample_size = inlined(sample_size)  # Python calls the plain one, which needs no compilation
 
 
 @functools.lru_cache(maxsize=64)
@@ -191,7 +191,7 @@ def _compact(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
 
     The rest of the last block becomes -inf, which no bisection counts.
     """
-    num_compacted = 0
+    num_compacted = np.int64(0)  # of a plain 0, Numba would compile `whole_blocks` for literals too
     for block in range(negatives.shape[0]):
         lanes.prefetch(rank, rank.shape[0] + block * LANES)  # the next sample: memory is idle here
         word = lanes.above(rank, block * LANES, pivot) & negatives[block]
@@ -293,7 +293,7 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
     return total
 
 
-@helper
+@inlined
 def explicit_quota(rows: Rows, sample: int) -> int:
     """Return how many negatives the caller asks for; -1: the rule decides."""
     return rows.quotas[sample] if rows.quotas.shape[0] > 0 else -1
