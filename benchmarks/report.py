@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import data
 from ssd_mining import cli
-from ssd_mining.report.output import array_writer
+from ssd_mining.files.output import array_writer
 
 PAGE = Path(__file__).parents[1] / "docs" / "report.md"
 ANCHORS = 8732

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for type checkers and editors
     from ssd_mining import reference as reference
-    from ssd_mining.analysis.blocks import read_blocks as read_blocks
     from ssd_mining.analysis.histogram import LossHistogram as LossHistogram
     from ssd_mining.analysis.loss_analysis import LossAnalysis as LossAnalysis
     from ssd_mining.analysis.one_batch import RatioSweep as RatioSweep
@@ -33,6 +32,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from ssd_mining.cross_entropy import focal_loss as focal_loss
     from ssd_mining.cross_entropy import sigmoid_cross_entropy as sigmoid_cross_entropy
     from ssd_mining.cross_entropy import softmax_cross_entropy as softmax_cross_entropy
+    from ssd_mining.files.blocks import read_blocks as read_blocks
     from ssd_mining.hard_examples import HardExamples as HardExamples
     from ssd_mining.hard_examples import ohem as ohem
     from ssd_mining.localization import smooth_l1 as smooth_l1
@@ -50,7 +50,6 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from ssd_mining.recipe import recipes as recipes
 
 _NAMES = {
-    "analysis.blocks": "read_blocks",
     "analysis.histogram": "LossHistogram",
     "analysis.loss_analysis": "LossAnalysis",
     "analysis.one_batch": "RatioSweep class_table level_table ratio_sweep top_losses",
@@ -60,6 +59,7 @@ _NAMES = {
     "classification": "Focal Sigmoid Softmax",
     "compile_ahead": "Warmup warmup",
     "cross_entropy": "focal_loss sigmoid_cross_entropy softmax_cross_entropy",
+    "files.blocks": "read_blocks",
     "hard_examples": "HardExamples ohem",
     "localization": "smooth_l1",
     "losses": "ConfidenceLoss confidence_loss",

@@ -1,4 +1,4 @@
-"""Checks of single values, and the two errors that bad input gets."""
+"""Checks of single values, and the two errors for bad input."""
 
 import numbers
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class _BadInputError(Exception):
-    """What both errors say: which argument, what was expected of it, what came, and where."""
+    """The parts of both messages: the argument, what was expected, what came, and where."""
 
     def __init__(
         self,
@@ -35,19 +35,38 @@ class _BadInputError(Exception):
 
 
 class InputError(_BadInputError, ValueError):
-    """An argument has a shape or a value that it cannot have.
+    """An argument has a wrong shape or value.
 
     Attributes
     ----------
     argument, expected, got, hint : str
         The parts of the message; a hint may be empty.
     sample, anchor : int or None
-        The first place that is wrong, where one is known.
+        The first wrong place, if it is known.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> try:
+    ...     sm.confidence_loss([[0.5, float("nan")]], [[1, 0]], background=0)
+    ... except sm.InputError as error:
+    ...     error.argument, error.got, error.sample, error.anchor
+    ('conf_loss', 'NaN', 0, 1)
     """
 
 
 class InputTypeError(_BadInputError, TypeError):
-    """An argument has the wrong type or dtype, or does not go with another; the attributes of `InputError`."""
+    """An argument has a wrong type or dtype, or does not go with another. It has the attributes of `InputError`.
+
+    Examples
+    --------
+    >>> import ssd_mining as sm
+    >>> try:
+    ...     sm.confidence_loss([[0.5, 0.25]], [["cat", "dog"]], background=0)
+    ... except sm.InputTypeError as error:
+    ...     error.argument, error.got
+    ('labels', 'dtype <U3')
+    """
 
 
 def refuse(
@@ -60,13 +79,13 @@ def refuse(
     anchor: int | None = None,
     hint: str = "",
 ) -> NoReturn:
-    """Raise the `InputError` or, for ``kind=TypeError``, the `InputTypeError` that says this."""
+    """Raise an `InputError`, or an `InputTypeError` for ``kind=TypeError``."""
     error = InputTypeError if kind is TypeError else InputError
     raise error(argument, expected, got, sample, anchor, hint)
 
 
 def check_int(name: str, value: object, *, optional: bool = False, lowest: int | None = None) -> None:
-    """Refuse a `value` that is not a whole number, or below `lowest`."""
+    """Refuse a `value` that is not a whole number of at least `lowest`."""
     if value is None and optional:
         return
     kind = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
@@ -85,7 +104,7 @@ def check_number(
     below: float | None = None,
     words: str | None = None,
 ) -> None:
-    """Refuse a `value` that is not a finite number from `lowest` to `highest`, or not `below` a number."""
+    """Refuse a `value` that is not a number from `lowest` to `highest`, or not below `below`."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         refuse(name, f"a number {words}" if words else "a number", f"{value!r}", TypeError)
     number: Any = value.item() if isinstance(value, np.generic) else value  # a float32 would overflow at `highest`
@@ -102,3 +121,10 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a `value` that is not one of the strings `choices`."""
     if not isinstance(value, str) or value not in choices:
         refuse(name, " or ".join(map(repr, choices)), f"{value!r}")
+
+
+def check_class_axis(class_axis: object) -> None:
+    """Refuse an axis where no classes can stand."""
+    is_whole = isinstance(class_axis, int | np.integer) and not isinstance(class_axis, bool)
+    if not is_whole or class_axis not in (1, 2, -1):
+        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")

@@ -14,23 +14,23 @@ from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax:
-    """Softmax cross-entropy: what `softmax_cross_entropy` computes, as one frozen, hashable value.
+    """The softmax cross-entropy of `softmax_cross_entropy`, as one frozen, hashable value.
 
     Parameters
     ----------
     class_weights : sequence of float, (C,), optional
-        Weight of every class, finite and at least 0; kept as a tuple. A class of weight 0 counts nothing.
+        Weight of every class, finite and at least 0; kept as a tuple. A class of weight 0 adds 0.
     label_smoothing : float
         Share of the target, 0 to 1, that is spread evenly over all classes.
     prob_floor : float
-        No probability counts as less than this, 0 to below 1: no class costs more than ``-log(prob_floor)`` nats.
+        Smaller probabilities count as this one, 0 to below 1: no class costs more than ``-log(prob_floor)`` nats.
 
     Raises
     ------
     TypeError
         If a field has the wrong type.
     ValueError
-        If a field has a value that it cannot have.
+        If a field has a wrong value.
 
     Examples
     --------
@@ -50,19 +50,19 @@ class Softmax:
 
     @functools.cached_property
     def rule(self) -> SoftmaxRule:
-        """The numbers of this spec that a kernel needs."""
+        """The numbers that a kernel needs."""
         most = -math.log(self.prob_floor) if self.prob_floor > 0 else math.inf
         return SoftmaxRule(smoothing=float(self.label_smoothing), most=most, excluded=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sigmoid:
-    """Sigmoid cross-entropy, summed over the classes: what `sigmoid_cross_entropy` computes, as one frozen value.
+    """The sigmoid cross-entropy of `sigmoid_cross_entropy`, summed over the classes, as one frozen value.
 
     Parameters
     ----------
     class_weights : sequence of float, (C,), optional
-        Weight of every class, finite and at least 0; kept as a tuple. A class of weight 0 counts nothing.
+        Weight of every class, finite and at least 0; kept as a tuple. A class of weight 0 adds 0.
 
     Raises
     ------
@@ -85,13 +85,13 @@ class Sigmoid:
 
     @functools.cached_property
     def rule(self) -> SigmoidRule:
-        """The numbers of this spec that a kernel needs."""
+        """The numbers that a kernel needs."""
         return SigmoidRule(positive=1.0, negative=1.0, gamma=0.0, excluded=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Focal:
-    """Sigmoid focal loss, summed over the classes: what `focal_loss` computes, as one frozen value.
+    """The focal loss of `focal_loss`, summed over the classes, as one frozen value.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Focal:
     TypeError
         If a field has the wrong type.
     ValueError
-        If a field has a value that it cannot have.
+        If a field has a wrong value.
 
     Examples
     --------
@@ -124,7 +124,7 @@ class Focal:
 
     @functools.cached_property
     def rule(self) -> SigmoidRule:
-        """The numbers of this spec that a kernel needs."""
+        """The numbers that a kernel needs."""
         positive, negative = (1.0, 1.0) if self.alpha is None else (float(self.alpha), 1.0 - self.alpha)
         return SigmoidRule(positive=positive, negative=negative, gamma=float(self.gamma), excluded=-1)
 

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 from ssd_mining.analysis.one_pass import Analyser
 from ssd_mining.classification import Sigmoid, Softmax
 from ssd_mining.engine.lazy_losses import gradients, losses
-from ssd_mining.engine.run import call_of, mine
+from ssd_mining.engine.run import call_of, mine_batch
 from ssd_mining.engine.threads import threads_can_start
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.inputs.logits import check_logits
@@ -28,9 +28,9 @@ class Warmup:
     Attributes
     ----------
     compiled, loaded : int
-        How many functions it compiled, and how many it loaded from the cache; 0 of both if all were there already.
+        How many functions it compiled, and how many it loaded from the cache. Both are 0 if nothing was missing.
     seconds : float
-        How long that took.
+        How long it took.
     """
 
     compiled: int
@@ -45,41 +45,41 @@ def warmup(
     logit_dtypes: Iterable[DTypeLike] = (),
     analysis: bool = False,
 ) -> Warmup:
-    """Compile what calls will need, or load it from the cache, so that no later call has to wait for it.
+    """Compile what later calls need, or load it from the cache, so that they do not have to wait.
 
-    Layout, byte order, signedness and flags of the arrays make no difference, and masks cost no further code: one
-    function for each size of losses and of labels is all there is, once for one thread and once for several.
+    There is one function for each size of losses and of labels, once for one thread and once for several. Layout, byte
+    order, signedness and flags of the arrays make no difference.
 
     Parameters
     ----------
     loss_dtypes : iterable of dtype
         Dtypes of ``conf_loss``. Losses of other dtypes are computed as float32 or float64.
     label_dtypes : iterable of dtype
-        Dtypes of ``labels``: integers or bool. Only their size counts; one-hot labels, and labels with ``valid``,
-        are of the size of bool, 1.
+        Dtypes of ``labels``: integers or bool. Only their size counts. One-hot labels, and labels with ``valid``, have
+        the size of bool, 1.
     logit_dtypes : iterable of dtype
-        Dtypes of ``logits``, of which the losses and the gradients are made; ``["float32"]`` is what most detectors
-        need. None are compiled unless asked for: they take as long again.
+        Dtypes of ``logits``, for losses and gradients; most detectors need ``["float32"]``. None by default, because
+        they double the time.
     analysis : bool
-        Whether `LossAnalysis` and its relatives will be called too.
+        Also compile what `LossAnalysis`, `ratio_sweep` and the tables need.
 
     Returns
     -------
     Warmup
-        How many functions were compiled and loaded, and how long that took.
+        How many functions were compiled and loaded, and how long it took.
 
     Raises
     ------
     TypeError
-        If a dtype is not one, or not one that losses, labels or logits can have.
+        If a dtype is unknown, or losses, labels or logits cannot have it.
 
     Notes
     -----
-    Call it in the parent, before it forks workers: a child that is forked while another thread of its parent compiles
-    anything with Numba hangs if it then has to compile. No kernel is run on several threads here, so the parent
-    starts no thread pool of OpenMP's, which its children could not use.
+    Call it in the parent before it forks workers. A child that is forked while another thread of its parent compiles
+    hangs as soon as it has to compile itself. This function runs no kernel on several threads, so it starts no OpenMP
+    pool, which forked children could not use.
 
-    Where Numba has one thread only, or its threads cannot be started, the functions for several are left out.
+    If Numba has one thread only, or its threads cannot be started, the functions for several threads are left out.
 
     Examples
     --------
@@ -97,11 +97,11 @@ def warmup(
     for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]:
         for array in labels:
             batch = check_losses(loss, array, Mining(background=None if array.dtype == np.bool_ else 0))
-            mine(batch, call, masks=True)
+            mine_batch(batch, call, masks=True)
             if analysis:
                 Analyser((1.0,), None, call).analyse(batch)
     for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]:
-        for classification in (Softmax(), Sigmoid()):  # a focal loss is one of sigmoids
+        for classification in (Softmax(), Sigmoid()):  # a focal loss runs the code of the sigmoid
             checked = check_logits(logits, np.zeros((1, 64), np.int64), classification)
             losses(checked, call)
             gradients(checked, np.ones((1, 64)), call)
@@ -116,13 +116,13 @@ def warmup(
 
 
 def _has_threads() -> bool:
-    """Say whether Numba can have several threads in this process at all, now or later."""
+    """Say whether Numba can have several threads in this process, now or later."""
     numba: Any = importlib.import_module("numba")
     most = numba.config.NUMBA_NUM_THREADS
     if most == 1 or not threads_can_start(most):
         return False
     try:
         numba.get_num_threads()  # chooses the threading layer
-    except ValueError:  # the one that the user asked for is not installed
+    except ValueError:  # the layer that the user wants is not installed
         return False
     return True

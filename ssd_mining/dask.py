@@ -1,6 +1,6 @@
-"""Mining and analysis of Dask arrays, chunk by chunk, on whatever scheduler or cluster their user has chosen.
+"""Mine and analyse Dask arrays chunk by chunk, on the scheduler or cluster that the user has chosen.
 
-A chunk holds whole samples. Nothing is computed here, and no cluster is made: each function returns a graph.
+A chunk holds whole samples. The functions compute nothing and start no cluster: each returns a graph.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MERGED_AT_ONCE = 8
 
 
 class DaskMining(NamedTuple):
-    """What `mine_hard_negatives` says, as Dask arrays; see `MiningResult`."""
+    """The result of `mine_hard_negatives` as Dask arrays; see `MiningResult`."""
 
     hard_negative_mask: Any  # (B, A) bool
     pos_mask: Any  # (B, A) bool
@@ -54,15 +54,15 @@ def mine_hard_negatives(
     values : dask array, (B, A) losses or (B, A, C) logits
         As `ssd_mining.mine_hard_negatives` takes them, or, with a `classification`, as `ssd_mining.mine_logits` does.
     labels : dask array, (B, A) or (B, A, C)
-        As there. Its chunks of samples may differ from those of `values`.
+        Labels in any form that these functions take. Their chunks of samples may differ from those of `values`.
     classification : Softmax, Sigmoid or Focal, optional
-        What makes losses of logits. None: the values are losses.
+        The loss of the logits. None: the values are losses.
     mining : Mining, optional
-        The selection rule as one value, instead of its fields as keywords.
+        The selection rule as one value, instead of keywords.
     backend
         As in `ssd_mining.mine_hard_negatives`.
     **selection
-        The fields of `Mining`, but for a `scope` and a `pool_size` that look beyond the sample.
+        The fields of `Mining`, except a `scope` or a `pool_size` that looks beyond one sample.
 
     Returns
     -------
@@ -72,15 +72,14 @@ def mine_hard_negatives(
     Raises
     ------
     TypeError
-        If an argument is no Dask array or has the wrong kind.
+        If an argument is not a Dask array, or has a wrong type.
     ValueError
-        If the anchors of a sample, or their classes, are spread over chunks; if shapes or settings are wrong. What is
-        wrong with values is raised when they are computed; its samples are numbered within their chunk.
+        If the anchors of a sample, or their classes, are spread over chunks, or shapes or settings are wrong. Wrong
+        values are raised when they are computed; the message counts samples within their chunk.
 
     Notes
     -----
-    Being a function of arrays whose core dimensions come last, it serves ``xarray.apply_ufunc`` as it is, with
-    ``dask="allowed"``.
+    The core dimensions of the arrays come last, so ``xarray.apply_ufunc`` can call it, with ``dask="allowed"``.
 
     Examples
     --------
@@ -128,7 +127,7 @@ def analyse(
     backend: Backend | None = None,
     **selection: Unpack[Selection],
 ) -> Any:
-    """Analyse every chunk of samples, and merge the analyses as a tree.
+    """Analyse every chunk of samples, and merge the analyses in a tree.
 
     Parameters
     ----------
@@ -140,12 +139,12 @@ def analyse(
     Returns
     -------
     dask.delayed.Delayed
-        Of a `ssd_mining.LossAnalysis` of all samples: the same, bit for bit, as one that was given them in memory.
+        A `ssd_mining.LossAnalysis` of all samples: the same, bit for bit, as of arrays in memory.
 
     Raises
     ------
     TypeError
-        If an argument is no Dask array or has the wrong kind.
+        If an argument is not a Dask array, or has a wrong type.
     ValueError
         As in `mine_hard_negatives`.
 
@@ -181,7 +180,7 @@ def _analyse_chunk(empty: LossAnalysis, values: Any, labels: Any, first: int) ->
 
 
 def _merged(empty: LossAnalysis, analyses: Sequence[LossAnalysis]) -> LossAnalysis:
-    """Merge analyses into a new one: a task that is run again must find its inputs as they were."""
+    """Merge analyses into a new one: a task must not change its inputs, because it may run again."""
     whole = empty.empty()
     for analysis in analyses:
         whole.merge(analysis)
@@ -189,7 +188,7 @@ def _merged(empty: LossAnalysis, analyses: Sequence[LossAnalysis]) -> LossAnalys
 
 
 def _checked(values: Any, labels: Any, classification: Classification | None, mining: Mining, extras: Extras) -> Any:
-    """Check all that can be known of Dask arrays without computing them; return the labels, in the values' chunks."""
+    """Check Dask arrays without computing them. Return the labels in the chunks of the values."""
     for name in extras.given:
         refuse(name, "none for Dask arrays", "one", TypeError)
     check_by_sample(mining)

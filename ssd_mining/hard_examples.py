@@ -1,4 +1,4 @@
-"""Online hard example mining: positives and negatives compete for the same places."""
+"""Online hard example mining, `ohem`: positives and negatives compete for the same places."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssd_mining.mining import mine_hard_negatives
 
 Anchors = NDArray[np.int64]
 
-# Of boxes with corners beyond this, the areas could exceed float64.
+# Beyond this, the area of a box could overflow float64.
 FARTHEST = 1e150
 
 
@@ -30,11 +30,11 @@ class HardExamples(Result):
     mask : ndarray of bool, (B, A)
         The kept anchors.
     num_kept : ndarray of int64, (B,)
-        How many they are.
+        How many anchors are kept.
     threshold : ndarray of float64, (B,)
-        Loss of the easiest of them; NaN where there is none.
+        Loss of the easiest kept anchor; NaN where none is kept.
     loss_sum : ndarray of float64, (B,)
-        Sum of their losses.
+        Sum of the losses of the kept anchors.
     """
 
     mask: NDArray[np.bool_]
@@ -51,7 +51,7 @@ class HardExamples(Result):
         offsets : ndarray of int64, (B + 1,)
             Sample ``b`` owns ``anchors[offsets[b]:offsets[b + 1]]``.
         anchors : ndarray of int64, (K,)
-            Anchor indices, by falling loss; equal losses by rising index.
+            Anchor indices in descending order of loss; equal losses in ascending order of index.
 
         Examples
         --------
@@ -77,11 +77,11 @@ def ohem(
     backend: Backend | None = None,
     num_threads: int | None = None,
 ) -> HardExamples:
-    """Keep the hardest anchors of every sample, whatever they are labelled.
+    """Keep the hardest anchors of every sample, whatever their labels.
 
-    With `boxes`, an anchor that overlaps a harder kept one too much is passed over, so that the places go to
-    different parts of the image. With `neg_pos_ratio`, the easiest negatives are dropped afterwards, down to so many
-    for every positive that was kept.
+    With `boxes`, an anchor that overlaps a harder kept one too much is skipped, so that the places go to different
+    parts of the image. With `neg_pos_ratio`, the easiest of the kept negatives are dropped afterwards, until the ratio
+    to the kept positives holds.
 
     Parameters
     ----------
@@ -90,22 +90,22 @@ def ohem(
     num_hard : int
         Places per sample, at least 1.
     boxes : array_like, (B, A, 4), optional
-        Corners x1, y1, x2, y2 of every anchor, with ``x1 <= x2`` and ``y1 <= y2`` and none beyond 1e150; those of
-        anchors that take no place are not looked at. A box without area overlaps nothing.
+        Corners x1, y1, x2, y2 of every anchor, with ``x1 <= x2`` and ``y1 <= y2``, none beyond 1e150. The boxes of
+        ignored anchors are not read. A box without area overlaps nothing.
     iou_threshold : float, optional
-        Largest intersection over union with a kept anchor, 0 to 1; needed with `boxes`, and only there.
+        Largest intersection over union with a kept anchor, 0 to 1. Required with `boxes`, and only then.
     labels : array_like, (B, A) integer or bool, or (B, A, C), optional
-        As of `mine_hard_negatives`; needed with `neg_pos_ratio`.
+        As in `mine_hard_negatives`. Required with `neg_pos_ratio`.
     background, ignore_index : int, optional
-        As of `Mining`, with `labels` only; an anchor labelled `ignore_index` takes no place.
+        As in `Mining`, with `labels` only. Anchors with the label `ignore_index` are ignored.
     neg_pos_ratio : float, optional
         Keep at most this many negatives per kept positive, rounded down.
     min_negatives : int
-        With `neg_pos_ratio`: keep at least this many negatives, where they have places.
+        With `neg_pos_ratio`: keep at least this many of the negatives that have places.
     valid : array_like of bool, (B, A), optional
-        False marks anchors that take no place; their losses and labels are not looked at.
+        False marks anchors to ignore; their losses and labels are not read.
     backend, num_threads
-        As of `mine_hard_negatives`.
+        As in `mine_hard_negatives`.
 
     Returns
     -------
@@ -115,18 +115,18 @@ def ohem(
     Raises
     ------
     TypeError
-        If an argument has the wrong kind, or of two that need each other one is missing.
+        If an argument has a wrong type, or is missing although another one needs it.
     ValueError
-        If a shape or a value is wrong; see `mine_hard_negatives`. Also if a loss is NaN, or a box is not finite, or
-        inside out.
+        If a shape or a value is wrong; see `mine_hard_negatives`. Also if a loss is NaN, or a box is not finite or
+        has its corners swapped.
     RuntimeError
         If ``backend="cuda"`` and the package, the driver or the GPU is missing.
 
     References
     ----------
     Shrivastava et al., "Training Region-based Object Detectors with Online Hard Example Mining", CVPR 2016. The rules
-    are those of HARD_EXAMPLE in Caffe's SSD and of the HardExampleMiner of TensorFlow Object Detection, where ignored
-    anchors take places, however.
+    are those of HARD_EXAMPLE in Caffe's SSD and of the HardExampleMiner of TensorFlow Object Detection, except that
+    ignored anchors take places there.
 
     Examples
     --------
@@ -155,7 +155,7 @@ def ohem(
         pos_mask, candidates = _roles(labels, array.shape, known | where)
     corners = _corners(boxes, iou_threshold, array.shape, candidates)
     _check_nan(array, candidates)
-    # Without boxes, the places are taken in the order of the losses; with boxes, all anchors stand in line.
+    # Without boxes, the hardest anchors take the places; with boxes, any anchor may get one.
     places = num_hard if corners is None else array.shape[1]
     line_up = mine_hard_negatives(array, np.zeros_like(pos_mask), valid=candidates, num_negatives=places, **where)
     offsets, anchors = line_up.indices()
@@ -171,7 +171,7 @@ def ohem(
 
 
 def _roles(labels: ArrayLike, shape: tuple[int, ...], known: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Say which anchors are positives, and which are positives or negatives."""
+    """Return which anchors are positives, and which are positives or negatives."""
     array = as_array("labels", labels)
     if array.shape[:2] != shape:
         refuse("labels", f"the shape of loss {shape}, or that and one axis of classes", f"shape {array.shape}")
@@ -198,14 +198,14 @@ def _corners(
     if array.shape != (*shape, 4):
         refuse("boxes", f"shape {(*shape, 4)}", f"shape {array.shape}")
     corners = array.astype(np.float64)
-    # Also true of NaN.
+    # Also true for NaN.
     wrong = ~((np.abs(corners) <= FARTHEST).all(axis=2) & (corners[..., :2] <= corners[..., 2:]).all(axis=2))
     if candidates is not None:
         wrong &= candidates
     if wrong.any():
         sample, anchor = (int(i) for i in np.argwhere(wrong)[0])
-        got = f"{corners[sample, anchor].tolist()} at (sample {sample}, anchor {anchor})"
-        refuse("boxes", f"corners with x1 <= x2 and y1 <= y2, none beyond {FARTHEST:.0e}", got)
+        expected = f"corners with x1 <= x2 and y1 <= y2, none beyond {FARTHEST:.0e}"
+        refuse("boxes", expected, f"{corners[sample, anchor].tolist()}", sample=sample, anchor=anchor)
     return corners
 
 
@@ -215,11 +215,11 @@ def _check_nan(loss: NDArray[Any], candidates: NDArray[np.bool_] | None) -> None
         nan &= candidates
     if nan.any():
         sample, anchor = (int(i) for i in np.argwhere(nan)[0])
-        refuse("loss", "no NaN", f"NaN at (sample {sample}, anchor {anchor})")
+        refuse("loss", "no NaN", "NaN", sample=sample, anchor=anchor)
 
 
 def _spread(corners: NDArray[np.float64], num_hard: int, iou_threshold: float) -> Anchors:
-    """Take places in a line of boxes, (n, 4): a box that overlaps a taken one too much is passed over."""
+    """Return which boxes, (n, 4), hardest first, get a place: those that overlap no harder one too much."""
     areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
     waiting = np.ones(areas.size, np.bool_)
     taken: list[int] = []
@@ -238,7 +238,7 @@ def _spread(corners: NDArray[np.float64], num_hard: int, iou_threshold: float) -
 
 
 def _balanced(is_positive: NDArray[np.bool_], neg_pos_ratio: float, min_negatives: int) -> NDArray[np.bool_]:
-    """Say who of a line stays: the positives, and the first negatives."""
+    """Return which anchors stay: the positives, and the hardest negatives."""
     wanted = min(neg_pos_ratio * int(is_positive.sum()), is_positive.size)  # a huge ratio gives inf
     most = max(min_negatives, math.floor(wanted))
     return is_positive | (np.cumsum(~is_positive) <= most)

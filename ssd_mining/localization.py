@@ -20,7 +20,7 @@ def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) 
     Parameters
     ----------
     loc_pred, loc_target : array_like, (B, A, 4), float16, float32, float64 or integer
-        Predicted and target offsets of every anchor; any number of coordinates of at least 1.
+        Predicted and target offsets of every anchor; any number of coordinates from 1 on.
     beta : float
         Where the parabola ends, finite and at least 0; 0 is the L1 loss.
 
@@ -38,7 +38,7 @@ def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) 
 
     Notes
     -----
-    NaN and infinities follow IEEE 754; an infinite difference costs inf.
+    NaN and infinities follow IEEE 754. An infinite difference costs inf.
 
     References
     ----------
@@ -59,13 +59,13 @@ def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) 
     dtype = np.promote_types(kernel_dtype(pred.dtype), kernel_dtype(target.dtype))
     with np.errstate(invalid="ignore", over="ignore"):
         size: NDArray[Any] = np.abs(np.subtract(pred, target, dtype=dtype))
-        if beta and not 0 < dtype.type(beta) < np.inf:  # beyond this type
+        if beta and not 0 < dtype.type(beta) < np.inf:  # it would round to 0 or inf
             return np.asarray(smooth_l1_cost(size.astype(np.float64), beta).astype(dtype).sum(axis=2))
         return np.asarray(smooth_l1_cost(size, dtype.type(beta)).sum(axis=2))
 
 
 def check_beta(beta: float) -> None:
-    """Refuse an end of the parabola that is no length."""
+    """Refuse a `beta` that is not finite and at least 0."""
     if isinstance(beta, bool | np.bool_) or not isinstance(beta, int | float | np.integer | np.floating):
         refuse("beta", "a finite number of at least 0", f"{beta!r}", TypeError)
     if not 0 <= beta < np.inf:

@@ -1,34 +1,22 @@
-"""The confidence loss: the sums of the mined anchors, per sample and normalised over the batch."""
+"""The confidence loss: the summed losses of the selected anchors, per sample and for the batch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Unpack, get_args
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import check_choice, refuse
+from ssd_mining.choices import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives
 from ssd_mining.engine.result import Result
-from ssd_mining.engine.run import Backend, call_of, mine, sample_columns, sample_losses
+from ssd_mining.engine.run import Backend, call_of, mine_batch, sample_columns, sample_losses
 from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
 from ssd_mining.kernels.records import NEGATIVE_SUM, POSITIVE_SUM, Divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
-
-Normalize = Literal[
-    "none",
-    "batch",
-    "anchors",
-    "positives",
-    "sample_positives",
-    "clamped_sample_positives",
-    "selected",
-    "sample_selected",
-]
-ZeroPositives = Literal["clamp", "zero", "nan", "raise"]
-NORMALIZE, ZERO_POSITIVES = get_args(Normalize), get_args(ZeroPositives)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,9 +26,9 @@ class ConfidenceLoss(Result):
     Attributes
     ----------
     loss : float
-        The loss of the batch, normalised as asked.
+        The loss of the batch, divided as `normalize` says.
     per_sample : ndarray of float64, (B,)
-        ``positive_sum + negative_sum``: the notebook's ``confidence_loss``, not normalised.
+        ``positive_sum + negative_sum``: the notebook's ``confidence_loss``, before any division.
     positive_sum, negative_sum : ndarray of float64, (B,)
         Sum over the positives, and over the kept negatives.
     num_pos, num_neg, num_kept : ndarray of int64, (B,)
@@ -76,7 +64,7 @@ def confidence_loss(
     num_threads: int | None = None,
     **keywords: Unpack[Keywords],
 ) -> ConfidenceLoss:
-    """Sum the losses of the positives and of the hardest negatives; no mask is built.
+    """Sum the losses of the positives and of the hardest negatives, without building a mask.
 
     Parameters
     ----------
@@ -85,36 +73,36 @@ def confidence_loss(
     labels : array_like, (B, A) integer, (B, A) bool, or (B, A, C) of any real dtype
         Classes, a positive mask, or one-hot scores; see `mine_hard_negatives`.
     normalize : str
-        What the sum over the batch is divided by: ``"none"``: 1; ``"batch"``: B, as the notebook does;
-        ``"anchors"``: B A; ``"positives"``: the positives of the batch; ``"selected"``: its positives and kept
-        negatives; ``"clamped_sample_positives"``: the sum over samples of ``max(1, num_pos)``.
-        ``"sample_positives"`` and ``"sample_selected"``: the mean over samples of each sample's sum divided by its
-        own positives, or by its own positives and kept negatives.
+        The divisor of the sum over the batch. ``"none"``: 1; ``"batch"``: B, as the notebook does;
+        ``"anchors"``: B * A; ``"positives"``: the positives of the batch; ``"selected"``: its positives and kept
+        negatives; ``"clamped_sample_positives"``: the sum of ``max(1, num_pos)`` over samples.
+        ``"sample_positives"`` and ``"sample_selected"``: divide every sample by its own positives, or its own
+        positives and kept negatives, then take the mean over samples.
     zero_positives : {"clamp", "zero", "nan", "raise"}
-        Where that divisor is 0: divide by 1, give 0, give NaN, or raise.
+        If the divisor is 0: divide by 1, return 0, return NaN, or raise.
     mining, backend, num_threads, **keywords
         As in `mine_hard_negatives`.
 
     Returns
     -------
     ConfidenceLoss
-        The loss, and per sample its parts.
+        The loss, and its parts for every sample.
 
     Raises
     ------
     TypeError
-        If an argument has the wrong kind; see `mine_hard_negatives`.
+        If an argument has a wrong type; see `mine_hard_negatives`.
     ValueError
         If a shape or a value is wrong; see `mine_hard_negatives`. Also if `normalize` or `zero_positives` is
         unknown, or a divisor is 0 under ``zero_positives="raise"``.
     RuntimeError
         If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If device arrays come with a rule that only NumPy arrays can have yet.
+        If device arrays come with a rule that only works for NumPy arrays so far (docs/cuda.md).
 
     Notes
     -----
-    An empty batch has the loss 0. Without positives, ``min_negatives`` aside, a sample's loss is 0.
+    An empty batch has the loss 0, and so has a sample without positives, unless ``min_negatives`` keeps negatives.
 
     References
     ----------
@@ -137,7 +125,7 @@ def confidence_loss(
         mined, num_anchors = resident.on_host(), int(resident.offsets[-1])
     else:
         batch = check_losses(conf_loss, labels, spec, extras)
-        mined, num_anchors = mine(batch, call_of(backend, num_threads), masks=False), int(batch.offsets[-1])
+        mined, num_anchors = mine_batch(batch, call_of(backend, num_threads), masks=False), int(batch.offsets[-1])
     per_sample = sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM])
     by = divisor_of(normalize, zero_positives, per_sample.size, num_anchors)
     if zero_positives == "raise":
@@ -151,14 +139,14 @@ def confidence_loss(
 
 
 def check_words(normalize: Normalize, zero_positives: ZeroPositives, argument: str = "normalize") -> None:
-    """Refuse ways to divide that there are not."""
+    """Refuse unknown words for `normalize` (or `argument`) and `zero_positives`."""
     for name, word, choices in ((argument, normalize, NORMALIZE), ("zero_positives", zero_positives, ZERO_POSITIVES)):
         if not isinstance(word, str) or word not in choices:
             check_choice(name, word, choices)
 
 
 def refuse_no_divisor(counts: NDArray[np.int64], by: Divisor, normalize: Normalize, argument: str) -> None:
-    """Raise where there is nothing to divide by: ``zero_positives="raise"``. An empty batch has the loss 0."""
+    """Raise if a divisor is 0, for ``zero_positives="raise"``. An empty batch has the loss 0."""
     if not counts.shape[1]:
         return
     divisors = loss_divisors(counts, by._replace(instead=0.0))

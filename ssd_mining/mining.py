@@ -1,4 +1,4 @@
-"""Which negatives are kept: `mine_hard_negatives`, its result, the mask alone, and the quota alone."""
+"""Select the hardest negatives: `mine_hard_negatives`, `mine_logits`, the mask alone, the quota alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification
 from ssd_mining.engine.result import Kept, KeptNegatives, Result
-from ssd_mining.engine.run import Backend, Call, blocks, call_of, empty_mined, mine, mine_rows, sample_columns
+from ssd_mining.engine.run import Backend, Call, blocks, call_of, empty_mined, mine_batch, mine_rows, sample_columns
 from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
 from ssd_mining.inputs.counts import check_counts
@@ -65,7 +66,7 @@ class MiningResult(Result):
         offsets : ndarray of int64, (B + 1,)
             Sample ``b`` owns ``anchors[offsets[b]:offsets[b + 1]]``.
         anchors : ndarray of int64, (K,)
-            Anchor indices, by falling loss; equal losses by rising index; NaN first.
+            Anchor indices in descending order of loss, NaN first; equal losses in ascending order of index.
 
         Examples
         --------
@@ -87,7 +88,7 @@ class MiningResult(Result):
     def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
         """Return integer labels in which every negative that was not kept is ignored.
 
-        Feed them to any trainer that knows an ignore label: it then learns from exactly the mined anchors.
+        A trainer that knows an ignore label then learns from exactly the mined anchors.
 
         Parameters
         ----------
@@ -108,7 +109,7 @@ class MiningResult(Result):
         ValueError
             If `labels` have another shape, or their dtype cannot hold `ignore_index`.
         NotImplementedError
-            If the result is of device arrays: their library has a ``where`` of its own.
+            If the result holds device arrays. Use the ``where`` of their library.
 
         Examples
         --------
@@ -119,13 +120,13 @@ class MiningResult(Result):
         array([[ 1, -1,  0,  0,  0]])
         """
         if not isinstance(self.pos_mask, np.ndarray):
-            msg = "relabel: not for device arrays; their library has where(pos_mask | hard_negative_mask, labels, ignored)"
+            selected = "pos_mask | hard_negative_mask"
+            msg = f"relabel: not for device arrays; their library has where({selected}, labels, ignored)"
             raise NotImplementedError(msg)
         array = check_relabelled(labels, self.pos_mask.shape, ignore_index)
         selected = self.pos_mask | self.hard_negative_mask
         if (array[selected] == ignore_index).any():
-            msg = f"ignore_index: expected a label that no selected anchor has, got {ignore_index}"
-            raise ValueError(msg)
+            refuse("ignore_index", "a label that no selected anchor has", f"{ignore_index}")
         relabelled = array.copy()
         relabelled[~selected] = ignore_index
         return relabelled
@@ -153,31 +154,31 @@ def mine_hard_negatives(
         Classes (`background` is required), a positive mask, or one-hot or soft scores (the last class is
         background unless `background` says otherwise; an anchor is positive where its background score is 0).
     mining : Mining, optional
-        The selection rule as one value, instead of its fields as keywords.
+        The selection rule as one value, instead of keywords.
     backend : {None, "cpu", "cuda", "reference"}
-        Where to compute; None: where the arrays are. ``"reference"`` is the slow NumPy judge.
+        Where to compute. None: where the arrays are. ``"reference"`` is slow, plain NumPy.
     num_threads : int, optional
-        Threads to use, at most Numba's own count (the default). The results do not depend on it.
+        Threads to use, at most Numba's own number (the default). The results do not depend on it.
     **keywords
         The fields of `Mining`, and:
 
         valid : array_like of bool, (B, A), optional
-            False marks anchors to ignore: they are neither positive nor negative, and their loss is not looked at.
+            False marks anchors to ignore: they are neither positive nor negative, and their loss is not read.
         overlaps : array_like, (B, A), optional
             Largest overlap of every anchor with an object. Background anchors with ``neg_overlap`` or more are
             ignored.
         anchor_weights : array_like, (B, A), optional
-            Every loss is multiplied by its weight before anything else; a weight of 0 makes it 0, be it NaN.
+            Every loss is first multiplied by its weight. A weight of 0 gives 0, even for NaN.
         rank_by : array_like, (B, A), optional
             Rank the negatives by this instead of `conf_loss`; the sums are still those of `conf_loss`.
         num_negatives : int or array_like of integers, (B,), optional
-            Keep this many, per sample, instead of ``neg_pos_ratio`` per positive; ``min_negatives``,
-            ``max_negatives`` and the number of negatives bound it as they bound the other.
+            Keep this many per sample instead of ``neg_pos_ratio`` per positive. ``min_negatives``, ``max_negatives``
+            and the number of negatives bound it too.
         sample_offsets : array_like of integers, (B + 1,), optional
-            The samples are not equally long: `conf_loss` is (N,), `labels` (N,) or (N, C), as every other array;
-            sample ``b`` owns the anchors ``sample_offsets[b]`` to ``sample_offsets[b + 1]``.
+            For samples of different lengths: `conf_loss` and all other arrays are (N,), or (N, C), and sample ``b``
+            owns the anchors ``sample_offsets[b]`` to ``sample_offsets[b + 1]``.
         rng : Generator or int, optional
-            What draws from the pool of ``pool_size``: a NumPy Generator, a seed, or fresh entropy.
+            Draws from the pool of ``pool_size``: a NumPy Generator or a seed; None: fresh entropy.
 
     Returns
     -------
@@ -187,18 +188,18 @@ def mine_hard_negatives(
     Raises
     ------
     TypeError
-        If an argument has the wrong kind: a dtype, a bool where a class is meant, both `mining` and keywords.
+        If an argument has a wrong type: a dtype, a bool instead of a class, both `mining` and keywords.
     ValueError
         If a shape or a value is wrong: a label out of range, NaN under ``nan_policy="raise"``, no `background` for
         integer labels. The message names the argument, what was expected, and the first (sample, anchor).
     RuntimeError
         If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If device arrays come with a rule that only NumPy arrays can have yet (docs/cuda.md).
+        If device arrays come with a rule that only works for NumPy arrays so far (docs/cuda.md).
 
     Notes
     -----
-    Ranks are compared as they are: +inf and -inf are ordinary losses, and -0.0 equals 0.0. Sums are float64.
+    +inf and -inf are ordinary losses, and -0.0 equals 0.0. Sums are float64.
 
     References
     ----------
@@ -232,41 +233,41 @@ def mine_logits(
     num_threads: int | None = None,
     **keywords: Unpack[Keywords],
 ) -> MiningResult:
-    """Keep the hardest negatives of every sample, by losses that are computed from logits on the way.
+    """Keep the hardest negatives of every sample, by losses that are computed from logits.
 
-    The losses of a block of samples at a time exist, never those of the whole batch (of a `scope` that mines the
-    batch as one, they do).
+    Losses are computed block by block, so those of the whole batch never exist at once, except with a `scope` that
+    mines the batch as a whole.
 
     Parameters
     ----------
     logits : array_like, (B, A, C), float16, float32 or float64
         Scores of every anchor before softmax or sigmoid. (N, C) with ``sample_offsets``.
     labels : array_like, (B, A) integer, or (B, A, C) of any real dtype
-        Classes, or scores, which are one-hot, soft or all zero for sigmoids too: mining wants one class per anchor.
-        As C is known, a `background` of -1 is the last class.
+        Classes, or scores: one-hot, soft or all zero, also for sigmoids, because mining needs one class per anchor. A
+        `background` of -1 is the last class.
     classification : Softmax, Sigmoid or Focal, optional
         The loss and its parameters; `Softmax` unless given.
     class_axis : int
-        Where C stands in `logits` and in scores: -1, or 1 for (B, C, A); -1 with ``sample_offsets``.
+        The axis of C in `logits` and in scores: -1, or 1 for (B, C, A); -1 with ``sample_offsets``.
     mining, backend, num_threads, **keywords
-        As in `mine_hard_negatives`; ``rank_by`` may be any of the modes of `Mining`.
+        As in `mine_hard_negatives`; ``rank_by`` may be any mode of `Mining`.
 
     Returns
     -------
     MiningResult
-        As of `mine_hard_negatives`.
+        As from `mine_hard_negatives`.
 
     Raises
     ------
     TypeError
-        If an argument has the wrong kind; see `mine_hard_negatives`.
+        If an argument has a wrong type; see `mine_hard_negatives`.
     ValueError
-        If a shape or a value is wrong; see `mine_hard_negatives` and `softmax_cross_entropy`. NaN among the logits of
-        an anchor is NaN in its loss.
+        If a shape or a value is wrong; see `mine_hard_negatives` and `softmax_cross_entropy`. An anchor with a logit
+        of NaN has a loss of NaN.
     RuntimeError
         If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If device arrays come with a rule that only NumPy arrays can have yet (docs/cuda.md).
+        If device arrays come with a rule that only works for NumPy arrays so far (docs/cuda.md).
 
     Examples
     --------
@@ -286,12 +287,12 @@ def mine_logits(
 
 
 def _result(batch: Batch, call: Call) -> MiningResult:
-    """Mine a checked batch, and remember the anchors and ranks of what is kept, in anchor order."""
+    """Mine a checked batch. The result also has the anchors and the ranks of the kept negatives, for `indices`."""
     mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]))
     anchors, ranks = [np.empty(0, np.int64)], [np.empty(0, batch.dtype)]
     for block in blocks(batch, call, mined):
         mine_rows(block.rows, batch.mining, block.mined, call, batch.rng)
-        # By the mask alone: if another thread changes the inputs meanwhile, it need not agree with the counts.
+        # From the mask: if another thread changes the inputs during the call, the counts may disagree with it.
         kept = np.flatnonzero(block.mined.hard_negative_mask)
         offsets = block.rows.offsets
         anchors.append(kept - offsets[np.searchsorted(offsets, kept, "right") - 1])
@@ -338,7 +339,7 @@ def hard_negative_mask(
 
         return device.mine(conf_loss, labels, spec, extras, masks=True).owned().hard_negative_mask
     batch = check_losses(conf_loss, labels, spec, extras)
-    return mine(batch, call_of(backend, num_threads), masks=True).hard_negative_mask.reshape(batch.shape)
+    return mine_batch(batch, call_of(backend, num_threads), masks=True).hard_negative_mask.reshape(batch.shape)
 
 
 def negative_quota(
@@ -348,22 +349,22 @@ def negative_quota(
     mining: Mining | None = None,
     **selection: Unpack[Selection],
 ) -> NDArray[np.int64]:
-    """Return how many negatives are kept of samples with these counts.
+    """Return how many negatives samples with these counts keep.
 
     Parameters
     ----------
     num_pos, num_neg : array_like of integers, broadcast against each other
         Positives and negatives of every sample.
     mining : Mining, optional
-        The selection rule as one value, instead of its fields as keywords.
+        The selection rule as one value, instead of keywords.
     **selection
         The fields of `Mining`; only those that decide the quota of one sample matter here.
 
     Returns
     -------
     ndarray of int64
-        ``min(num_neg, floor(neg_pos_ratio * num_pos))`` with the bounds of `Mining`; a `min_negatives` that is a
-        share is one of ``num_pos + num_neg``.
+        ``min(num_neg, floor(neg_pos_ratio * num_pos))`` with the bounds of `Mining`. If `min_negatives` is a share,
+        it is a share of ``num_pos + num_neg``.
 
     Raises
     ------

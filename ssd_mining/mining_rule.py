@@ -1,25 +1,28 @@
-"""The selection rule as one frozen value, `Mining`, and the keywords that stand for it."""
+"""The selection rule as one frozen value, `Mining`, and the keywords that can replace it."""
 
 from __future__ import annotations
 
 import functools
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ssd_mining.checks import check_choice, check_int, check_number, refuse
+from ssd_mining.choices import (
+    CHOICES,
+    AllZeroRows,
+    MinNegativesWhen,
+    NanPolicy,
+    RankBy,
+    Rounding,
+    Scope,
+    TiePolicy,
+)
 from ssd_mining.kernels.records import Rule
 
-Scope = Literal["sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"]
-Rounding = Literal["floor", "ceil"]
-TiePolicy = Literal["index", "strict", "all"]
-RankBy = Literal["loss", "background", "foreground_max", "foreground_sum"]
-NanPolicy = Literal["raise", "propagate", "omit"]
-MinNegativesWhen = Literal["always", "no_positives"]
-AllZeroRows = Literal["positive", "ignore", "raise"]
 Rng = np.random.Generator | int
 
 
@@ -27,15 +30,15 @@ Rng = np.random.Generator | int
 class Mining:
     """Which anchors are negatives, how many of them are kept, and what to do with NaN.
 
-    One frozen, hashable value that every function accepts as ``mining=``; its fields are also the keywords of
-    those functions. ``num_kept = min(num_neg, floor(neg_pos_ratio * num_pos) + extra_negatives)``, raised to
-    `min_negatives` and capped by `max_negatives` where they are given, never above ``num_neg``.
+    Every function accepts this frozen, hashable value as ``mining=``, or its fields as keywords. A sample keeps
+    ``num_kept = min(num_neg, floor(neg_pos_ratio * num_pos) + extra_negatives)`` negatives, but at least
+    `min_negatives`, at most `max_negatives`, and never more than ``num_neg``.
 
     Parameters
     ----------
     background : int, optional
-        The background class. Required for integer labels, which have no safe default; -1, the last class, for
-        one-hot labels unless given; not allowed with a bool ``pos_mask``.
+        The background class. Integer labels require it, because no default would be safe. For one-hot labels the
+        default is -1, the last class. A bool ``pos_mask`` has none.
     neg_pos_ratio : float
         Negatives kept per positive. The product with ``num_pos`` is taken in float64.
     rounding : {"floor", "ceil"}
@@ -43,44 +46,45 @@ class Mining:
     extra_negatives : int
         Negatives kept beyond that product, per sample.
     min_negatives : int or float
-        Keep at least this many negatives, where there are so many; a float below 1 is a share of the anchors (of
-        the batch, or of its longest sample where `scope` makes one quota for all), rounded like the product.
+        Keep at least this many negatives, if the sample has them. A float below 1 is a share of the anchors of the
+        sample, rounded like the product (with another `scope`, of the batch or of its longest sample).
     min_negatives_when : {"always", "no_positives"}
         Whether `min_negatives` holds always or only without positives.
     max_negatives : int, optional
         Keep at most this many negatives.
     scope : {"sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"}
-        ``"sample"``: every sample keeps its own hardest. ``"batch"``: the batch is mined as if it were one sample.
-        ``"batch_of_sample_quotas"``: so it is, and keeps as many as its samples would have kept together.
-        ``"smallest_sample_quota"``: every sample keeps as many as that one of those with positives and negatives
-        that keeps fewest. The bounds above are then those of the batch, or of that one quota; of the last two
-        scopes, they are without positives where no sample has both.
+        ``"sample"``: every sample keeps its own hardest negatives. ``"batch"``: the batch is mined like one sample.
+        ``"batch_of_sample_quotas"``: the same, but the quota is the sum of the quotas of the samples.
+        ``"smallest_sample_quota"``: every sample keeps the same number, the smallest quota of any sample that has
+        both positives and negatives. `min_negatives` and `max_negatives` then bound the quota of the batch, or that
+        one quota. If no sample has both, the last two scopes count as without positives.
     rank_by : {"loss", "background", "foreground_max", "foreground_sum"}
-        What makes a negative hard: its loss; or, from logits only, how improbable background is, the largest
-        foreground probability, or their sum (of a `Softmax` only, where it has the order of ``"background"``).
+        What makes a negative hard: its loss; or, with logits only, a low probability of background, the largest
+        foreground probability, or the sum of the foreground probabilities (`Softmax` only, where it sorts like
+        ``"background"``).
     tie_policy : {"index", "strict", "all"}
-        Of equal ranks at the cut, keep those of the lower anchor indices, none, or all.
+        Of equal ranks at the threshold, keep those with the lower anchor indices, none, or all.
     skip_hardest : int
-        Pass over this many of the hardest, which may be objects that nobody labelled.
+        Skip this many of the hardest negatives, which may be unlabelled objects.
     pool_size : float
-        Draw the kept negatives at random from a pool of the hardest that is this many times as large.
+        Draw the kept negatives at random from a pool of the hardest, this many times as large as the quota.
     neg_overlap : float
-        With ``overlaps``: background anchors that overlap an object by this much or more are ignored.
+        With ``overlaps``: background anchors that overlap an object by at least this much are ignored.
     ignore_index : int, optional
         Integer label of anchors that are neither positive nor negative.
     nan_policy : {"raise", "propagate", "omit"}
-        ``"raise"``: NaN is an error that names the first sample and anchor. ``"propagate"``: an anchor whose rank is
-        NaN is the hardest, and a sample that keeps a loss of NaN has the loss NaN. ``"omit"``: an anchor with NaN
-        in either is ignored.
+        ``"raise"``: NaN is an error that names the first sample and anchor. ``"propagate"``: a rank of NaN is the
+        hardest, and a sample that keeps a loss of NaN has the loss NaN. ``"omit"``: an anchor whose loss or rank is
+        NaN is ignored.
     all_zero : {"positive", "ignore", "raise"}
-        What an all-zero row of one-hot labels means. In the notebook it is a positive. Other labels have none.
+        The role of an anchor whose one-hot row is all zero. In the notebook it is a positive.
 
     Raises
     ------
     TypeError
         If a field has the wrong type.
     ValueError
-        If a field has a value that it cannot have.
+        If a field has a wrong value.
 
     Examples
     --------
@@ -128,11 +132,11 @@ class Mining:
 
     @functools.cached_property
     def rule(self) -> Rule:
-        """The numbers of this spec that a kernel needs; `min_negatives` only if it is no share of the anchors."""
+        """The numbers that a kernel needs, with a `min_negatives` of 0 if it is a share of the anchors."""
         return self.rule_for(0)
 
     def rule_for(self, num_anchors: int) -> Rule:
-        """Return the numbers of this spec for a sample of `num_anchors`."""
+        """Return the numbers that a kernel needs for a sample of `num_anchors`."""
         most, whole = np.iinfo(np.int64).max, math.ceil if self.rounding == "ceil" else math.floor
         least = whole(self.min_negatives * num_anchors) if self.is_share else int(self.min_negatives)
         return Rule(
@@ -152,20 +156,9 @@ class Mining:
 
     @functools.cached_property
     def is_plain(self) -> bool:
-        """Whether one pass of a kernel over each sample obeys this spec; `engine.multi_pass` composes the others."""
+        """Whether one pass of a kernel is enough; `engine.multi_pass` composes several for the other rules."""
         selects = self.tie_policy == "index" and not self.skip_hardest and self.pool_size == 1
         return selects and self.scope == "sample" and not self.is_share
-
-
-CHOICES = {
-    "rounding": get_args(Rounding),
-    "min_negatives_when": get_args(MinNegativesWhen),
-    "scope": get_args(Scope),
-    "rank_by": get_args(RankBy),
-    "tie_policy": get_args(TiePolicy),
-    "nan_policy": get_args(NanPolicy),
-    "all_zero": get_args(AllZeroRows),
-}
 
 
 class Selection(TypedDict, total=False):
@@ -179,7 +172,7 @@ class Selection(TypedDict, total=False):
     min_negatives_when: MinNegativesWhen
     max_negatives: int | None
     scope: Scope
-    rank_by: RankBy | ArrayLike | None  # an array goes with the batch, not into the spec
+    rank_by: RankBy | ArrayLike | None  # an array belongs to the batch, not to the rule
     tie_policy: TiePolicy
     skip_hardest: int
     pool_size: float
@@ -190,7 +183,7 @@ class Selection(TypedDict, total=False):
 
 
 class BatchKeywords(TypedDict, total=False):
-    """What a call may say about its batch beside the selection rule; `mine_hard_negatives` describes them."""
+    """The optional arrays of a batch, which `mine_hard_negatives` describes."""
 
     valid: ArrayLike | None
     overlaps: ArrayLike | None
@@ -205,7 +198,7 @@ class Keywords(Selection, BatchKeywords, total=False):
 
 
 class Extras(NamedTuple):
-    """What the caller says about the batch, as it was given: `BatchKeywords`, and ranks in an array."""
+    """The optional arrays of a batch as the caller gave them: `BatchKeywords`, and ``rank_by`` if it is an array."""
 
     valid: ArrayLike | None = None
     overlaps: ArrayLike | None = None
@@ -217,7 +210,7 @@ class Extras(NamedTuple):
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is not None, by its name."""
+        """Those that are not None, by name."""
         return {name: value for name, value in zip(self._fields, self, strict=True) if value is not None}
 
 
@@ -225,7 +218,7 @@ NO_EXTRAS = Extras()
 
 
 def resolve(mining: Mining | None, keywords: Keywords | Selection | BatchKeywords) -> tuple[Mining, Extras]:
-    """Return the spec that the caller means, ``mining=`` or its fields as keywords, and the rest of the keywords."""
+    """Return the rule, given as ``mining=`` or as keywords, and the other keywords."""
     selection: dict[str, Any] = {}
     others: dict[str, Any] = {}
     for name, value in keywords.items():
@@ -239,7 +232,7 @@ def resolve(mining: Mining | None, keywords: Keywords | Selection | BatchKeyword
     if mining is None:
         try:
             return _remembered(**selection), extras
-        except TypeError:  # of a value that cannot be hashed, the constructor says what is wrong
+        except TypeError:  # a value that cannot be hashed: the constructor refuses it
             return Mining(**selection), extras
     if not isinstance(mining, Mining):
         refuse("mining", "a Mining", type(mining).__name__, TypeError)
@@ -249,7 +242,7 @@ def resolve(mining: Mining | None, keywords: Keywords | Selection | BatchKeyword
     return mining, extras
 
 
-# A call in a loop gives the same keywords every time: building and checking the spec once saves 6 microseconds.
+# Calls in a loop pass the same keywords: building and checking the rule once saves 6 microseconds.
 @functools.lru_cache(maxsize=128, typed=True)
 def _remembered(**selection: Any) -> Mining:
     return Mining(**selection)

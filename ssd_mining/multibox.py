@@ -10,30 +10,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import check_number, refuse
+from ssd_mining.choices import Normalize, ZeroPositives
 from ssd_mining.classification import Classification
 from ssd_mining.engine.lazy_losses import gradients
 from ssd_mining.engine.result import Result
-from ssd_mining.engine.run import Backend, Call, call_of, mine, sample_columns, sample_losses
+from ssd_mining.engine.run import Backend, Call, call_of, mine_batch, sample_columns, sample_losses
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, as_array, as_real_array, is_on_device, kernel_dtype
 from ssd_mining.inputs.batch import Batch, check_logit_batch
 from ssd_mining.inputs.logits import Logits
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, loss_shares, normalized_loss, selected_smooth_l1
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_POS, POSITIVE_SUM, Mined
 from ssd_mining.localization import check_beta
-from ssd_mining.losses import Normalize, ZeroPositives, check_words, refuse_no_divisor
+from ssd_mining.losses import check_words, refuse_no_divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MultiboxLoss(Result):
-    """The loss of a batch of B samples, and its parts; of device arrays, all of them are such arrays.
+    """The loss of a batch of B samples and its parts. For device arrays, all fields are device arrays.
 
     Attributes
     ----------
     loss : float
         ``conf_loss + loc_weight * loc_loss``, in nats.
     conf_loss, loc_loss : float
-        The two parts, each divided as asked; `loc_loss` is 0 where no locations were given.
+        The two parts, each divided by its own divisor; `loc_loss` is 0 without locations.
     positive_sum, negative_sum : ndarray of float64, (B,)
         Sum of the confidence losses of the positives, and of the kept negatives, of every sample, in nats.
     loc_sum : ndarray of float64, (B,)
@@ -41,9 +42,9 @@ class MultiboxLoss(Result):
     num_pos, num_neg, num_kept : ndarray of int64, (B,)
         How many anchors are positive, negative, and kept negatives.
     logits_gradient : ndarray of float32 or float64, or None
-        d loss / d logits, of the shape of the logits; float64 from float64 logits. None unless asked for.
+        d loss / d logits, in the shape of the logits; float64 for float64 logits. None without ``with_gradients``.
     loc_gradient : ndarray of float32 or float64, or None
-        d loss / d loc_pred, of its shape; float64 from float64 or wide integers. None unless asked for.
+        d loss / d loc_pred, in its shape; float64 for float64 or wide integers. None without ``with_gradients``.
 
     Examples
     --------
@@ -69,7 +70,7 @@ class MultiboxLoss(Result):
 
     @property
     def per_sample(self) -> NDArray[np.float64]:
-        """Confidence loss of every sample, (B,), divided by nothing, in nats."""
+        """Confidence loss of every sample, (B,), before any division, in nats."""
         return sample_losses(self.positive_sum, self.negative_sum)
 
 
@@ -99,36 +100,36 @@ def multibox_loss(
     logits : array_like, (B, A, C), float16, float32 or float64
         Scores of every anchor before softmax or sigmoid. (N, C) with ``sample_offsets``.
     labels : array_like, (B, A) integer, or (B, A, C) of any real dtype of up to 64 bits
-        Classes, or scores, which are one-hot, soft or all zero for sigmoids too: mining wants one class per anchor.
-        As C is known, a `background` of -1 is the last class.
+        Classes, or scores: one-hot, soft or all zero, also for sigmoids, because mining needs one class per anchor. A
+        `background` of -1 is the last class.
     loc_pred, loc_target : array_like, (B, A, 4), optional
-        Predicted and target offsets of every anchor; both or none. (N, 4) with ``sample_offsets``.
+        Predicted and target offsets of every anchor: both or neither. (N, 4) with ``sample_offsets``.
     classification : Softmax, Sigmoid or Focal, optional
         The confidence loss and its parameters; `Softmax` unless given.
     loc_weight : float
-        What the localization loss is multiplied by, finite and at least 0.
+        Factor of the localization loss, finite and at least 0.
     beta : float
-        Where the parabola of `smooth_l1` ends.
+        Where the parabola of `smooth_l1` ends, finite and at least 0.
     normalize, zero_positives : str
-        What the confidence loss is divided by; see `confidence_loss`.
+        The divisor of the confidence loss; see `confidence_loss`.
     loc_normalize : str, optional
-        What the localization loss is divided by; `normalize` unless given.
+        The divisor of the localization loss; `normalize` unless given.
     with_gradients : bool
-        Compute the gradients with respect to `logits` and `loc_pred` too; anchors that are not selected have 0.
+        Also compute the gradients of `logits` and `loc_pred`. They are 0 for anchors that are not selected.
     class_axis : int
-        Where C stands in `logits` and in scores: -1, or 1 for (B, C, A); -1 with ``sample_offsets``.
+        The axis of C in `logits` and in scores: -1, or 1 for (B, C, A); -1 with ``sample_offsets``.
     mining, backend, num_threads, **keywords
-        As in `mine_hard_negatives`; ``rank_by`` may be any of the modes of `Mining`.
+        As in `mine_hard_negatives`; ``rank_by`` may be any mode of `Mining`.
 
     Returns
     -------
     MultiboxLoss
-        The loss, its parts, and the gradients where asked for.
+        The loss, its parts and, with ``with_gradients``, the gradients.
 
     Raises
     ------
     TypeError
-        If an argument has the wrong kind; see `mine_hard_negatives`. Also if only one of `loc_pred` and `loc_target`
+        If an argument has a wrong type; see `mine_hard_negatives`. Also if only one of `loc_pred` and `loc_target`
         is given.
     ValueError
         If a shape or a value is wrong; see `mine_hard_negatives`, `confidence_loss`, `softmax_cross_entropy` and
@@ -136,13 +137,13 @@ def multibox_loss(
     RuntimeError
         If ``backend="cuda"`` and the package, the driver or the GPU is missing.
     NotImplementedError
-        If device arrays come with a rule that only NumPy arrays can have yet (docs/cuda.md).
+        If device arrays come with a rule that only works for NumPy arrays so far (docs/cuda.md).
 
     Notes
     -----
-    The selection and the divisors count as constant in the gradients, as in every trainer. ``anchor_weights`` weigh
-    the confidence alone. NaN in the locations of a positive makes the loss NaN: the ``nan_policy`` is that of the
-    confidence. Locations of other anchors are not looked at.
+    The gradients treat the selection and the divisors as constants, as every trainer does. ``anchor_weights`` and
+    ``nan_policy`` apply to the confidence only: NaN in the locations of a positive makes the loss NaN. The locations of
+    other anchors are not read.
 
     References
     ----------
@@ -162,7 +163,7 @@ def multibox_loss(
     words = normalize, normalize if loc_normalize is None else loc_normalize, zero_positives, loc_weight, beta
     try:
         how = _remembered(*words)
-    except TypeError:  # of what cannot be hashed, the check says what is wrong
+    except TypeError:  # a value that cannot be hashed: the check refuses it
         how = _checked(*words)
     spec, extras = resolve(mining, keywords)
     if type(logits) is not np.ndarray and is_on_device(logits, backend):
@@ -171,13 +172,13 @@ def multibox_loss(
         resident = device.mine(logits, labels, loc_pred, loc_target, spec, extras, classification, class_axis)
         located = _paired_locations(resident.shape, *resident.stand_ins) is not None
         result = MultiboxLoss(**device.divided(resident, *how, with_gradients=with_gradients))
-        if zero_positives == "raise":  # the one word that waits for the counts
+        if zero_positives == "raise":  # this alone has to wait for the counts
             _refuse_no_divisors(resident.on_host().counts, resident.num_anchors, how, located=located)
         return result
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
     locations = _paired_locations(batch.shape, loc_pred, loc_target)
     call = call_of(backend, num_threads)
-    mined = mine(batch, call, masks=with_gradients or locations is not None)
+    mined = mine_batch(batch, call, masks=with_gradients or locations is not None)
 
     num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
     if zero_positives == "raise":
@@ -189,12 +190,12 @@ def multibox_loss(
     loc_loss, loc_gradient, logits_gradient = 0.0, None, None
     if locations is not None:
         positives = np.nonzero(mined.pos_mask.reshape(batch.shape))
-        owners = np.repeat(np.arange(num_samples), mined.counts[NUM_POS])  # the sample of each
+        owners = np.repeat(np.arange(num_samples), mined.counts[NUM_POS])  # their samples
         by = divisor_of(how.loc_normalize, zero_positives, num_samples, num_anchors)
         loc_divisors = loss_divisors(mined.counts, by)
-        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
             costs, slopes = selected_smooth_l1(*locations, positives, beta)
-            loc_sum = np.bincount(owners, costs, num_samples).astype(np.float64)  # of nothing, int64
+            loc_sum = np.bincount(owners, costs, num_samples).astype(np.float64)  # bincount of nothing is int64
             loc_loss = normalized_loss(loc_sum, loc_divisors)
             if with_gradients:
                 loc_gradient = np.zeros(locations[0].shape, kernel_dtype(locations[0].dtype))
@@ -214,11 +215,11 @@ def multibox_loss(
     )
 
 
-_FLOATS = (FLOAT32, FLOAT64)  # what needs no closer look
+_FLOATS = (FLOAT32, FLOAT64)  # dtypes that need no check
 
 
 class _How(NamedTuple):
-    """How the parts of the loss are divided, weighed and measured."""
+    """The options of the loss that are neither mining nor classification."""
 
     normalize: Normalize
     loc_normalize: Normalize
@@ -249,7 +250,7 @@ def _refuse_no_divisors(counts: NDArray[np.int64], num_anchors: int, how: _How, 
 def _paired_locations(
     shape: tuple[int, ...], loc_pred: ArrayLike | None, loc_target: ArrayLike | None
 ) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Check the locations of a batch whose anchors have this shape, (B, A, 4) or (N, 4), if there are any."""
+    """Check the locations, (B, A, 4) or (N, 4), if they are given. `shape`: of the anchors."""
     if loc_pred is None and loc_target is None:
         return None
     if loc_pred is None or loc_target is None:
@@ -275,8 +276,10 @@ def _logits_gradient(
         factors = np.repeat(shares, np.diff(batch.offsets))
         if batch.weights is not None:
             weights = batch.weights.reshape(-1)
-            factors = np.where(weights == 0, 0.0, factors * weights)  # 0 silences NaN, as it does in the loss
-        # What was not selected has the gradient 0, be the divisor NaN.
+            factors = np.where(
+                weights == 0, 0.0, factors * weights
+            )  # a weight of 0 gives 0 even for NaN, as in the loss
+        # Anchors that are not selected have the gradient 0, even if the divisor is NaN.
         factors = np.where(mined.pos_mask | mined.hard_negative_mask, factors, 0.0)
     logits = cast("Logits", batch.logits)
     gradient = gradients(logits, factors.reshape(logits.values.shape[:2]), call)

@@ -1,6 +1,6 @@
-"""Other systems' losses as keywords: `recipes`.
+"""The losses of other systems as keywords: `recipes`.
 
-`docs/recipes.md` tells them apart; `tests/systems/` holds each against a transliteration of its system.
+``docs/recipes.md`` explains their differences; ``tests/systems`` compares each with a transliteration of its system.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from ssd_mining.classification import Softmax
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recipe(Mapping[str, Any]):
-    """The keywords with which `multibox_loss` computes what another system means; they cannot be written to.
+    """The keywords with which `multibox_loss` computes the loss of another system, as a read-only mapping.
 
     Attributes
     ----------
     name : str
         Its name in `recipes`.
     system : str
-        Where the rule was read: the repository, the file, the version or variant.
+        Its source: the repository, the file, the version or variant.
     quirks : str
-        What of that system it does not reproduce.
+        What it does not reproduce of that system.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class Recipe(Mapping[str, Any]):
     _keywords: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        described = f"{self.system}\n\nNot reproduced: {self.quirks or 'nothing that is known of.'}"
+        described = f"{self.system}\n\nNot reproduced: {self.quirks or 'nothing is known.'}"
         object.__setattr__(self, "__doc__", described)  # `help` shows it
 
     def __getitem__(self, keyword: str) -> Any:

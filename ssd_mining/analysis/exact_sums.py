@@ -1,7 +1,7 @@
-"""Counts, and sums of float64 values without rounding, so that they do not depend on the order of the values.
+"""Exact counts and sums of float64 values, which do not depend on the order of the values.
 
-A float64 is a whole number of units of 2**-1126 (the last bit of the mantissa of the smallest subnormal, where
-`numpy.frexp` puts it); Python's integers hold any number of them. The one rounding is that of the result.
+Every float64 is a whole number of units of 2**-1126 (the last mantissa bit of the smallest subnormal, as `numpy.frexp`
+splits it). Python's integers add these units exactly. Only the result is rounded.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -17,7 +17,7 @@ _HALF = 27  # bits of a half mantissa: 2**26 of them add up without rounding in 
 _MOST_VALUES = 1 << 26
 _SHIFTS = 1 << 12  # more than any shift: 2098
 
-# Values that are summed together: what a sum costs beside its values is shared by so many.
+# So many values are collected before they are summed, because a sum has a fixed cost.
 MOST_WAITING = 1 << 16
 
 K = TypeVar("K", bound=Hashable)
@@ -26,7 +26,7 @@ _NAN, _INF, _NEGATIVE_INF = "nan", "inf", "-inf"
 
 @dataclass(eq=False)
 class Totals:
-    """How many values there are of each group, a whole number, and their exact sum; groups appear as they are met.
+    """The count and the exact sum of the values of each group. A group is created when its first value comes.
 
     Examples
     --------
@@ -43,9 +43,9 @@ class Totals:
     num_waiting: int = 0
 
     def add(self, values: ArrayLike, groups: ArrayLike | int = 0, counts: ArrayLike = 1) -> None:
-        """Add values (n,) to their groups, (n,) or one for all.
+        """Add values, (n,), to their groups: (n,), or one group for all.
 
-        Each counts as one, or as its part of `counts`, (n,).
+        Each value counts as one, or as its element of `counts`, (n,).
         """
         numbers = np.array(values, np.float64)
         names = np.broadcast_to(np.array(groups, np.int64), numbers.shape)
@@ -55,7 +55,7 @@ class Totals:
             self._sum_up()
 
     def _sum_up(self) -> None:
-        """Sum up what is waiting."""
+        """Sum the collected values."""
         if not self.waiting:
             return
         numbers, names, counts = (np.concatenate(columns) for columns in zip(*self.waiting, strict=True))
@@ -154,7 +154,7 @@ class Totals:
 
 
 def numbered(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return names (m,), those of `groups` among them, and for each group the place of its name."""
+    """Return names, (m,), which include all of `groups`, and for each group the place of its name."""
     if not groups.size:
         return groups, groups
     first, span = int(groups.min()), int(np.ptp(groups)) + 1
@@ -166,15 +166,12 @@ def numbered(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
 def by_sample(
     sample: NDArray[np.int64], group: NDArray[np.int64], losses: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sum and count losses, in their order, by sample and group: sums, groups, counts.
-
-    The sums of samples are float64, like all others; their totals are exact.
-    """
+    """Sum and count losses by sample and group, in float64 and in order. Return sums, groups, counts."""
     names, rows = numbered(group)
     cells, rows = numbered(sample * max(1, names.size) + rows)
     counts = np.bincount(rows, minlength=cells.size)
     present = np.flatnonzero(counts)
-    with np.errstate(invalid="ignore"):  # some bits of NaN signal when they are widened
+    with np.errstate(invalid="ignore"):  # some NaN are signalling
         sums = np.bincount(rows, losses, cells.size)[present].astype(np.float64)
     return sums, names[cells[present] % max(1, names.size)], counts[present].astype(np.int64)
 

@@ -1,8 +1,8 @@
-"""How losses are distributed: counts by the upper half of their float32, which any two can merge.
+"""The distribution of losses: counts by the upper 16 bits of their float32. Such counts can be added.
 
-The upper 16 bits of a float32 are its sign, its exponent and 7 bits of its mantissa: 128 bins for every factor of
-two, of which each value is less than 0.4 % from the middle. That is so for all normal numbers, of either sign; zero
-and infinity have bins of their own (that of zero holds numbers below 1e-40), and so has NaN.
+These bits are the sign, the exponent and 7 bits of the mantissa: 128 bins for every factor of two, in which no value is
+more than 0.4 % from the middle. This holds for all normal numbers of either sign. Zero (with numbers below 1e-40),
+infinity and NaN have their own bins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ssd_mining.kernels.records import NAN_BIN
 INF_BIN = 0x7F80
 _SIGN = 0x8000
 
-# The bins from the most negative to the largest: of negative numbers, the larger bits are the lower values.
+# All bins in ascending order of their values. For negative numbers, larger bits are lower values.
 _ORDER = np.concatenate([np.arange(_SIGN | INF_BIN, _SIGN - 1, -1), np.arange(INF_BIN + 1)])
 
 PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
@@ -27,12 +27,12 @@ PER_OCTAVE = 4
 
 
 def _edge(bins: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the number of the least magnitude in each bin."""
+    """Return the number with the smallest magnitude in each bin."""
     return (bins.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
 
 
 def _middle(bins: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the number that stands for a bin: its middle, or the one value that it is about."""
+    """Return the number that stands for each bin: its middle; 0 or inf for the bins of these."""
     half = np.where(np.isin(bins & ~_SIGN, (0, INF_BIN)), 0, 0x8000)
     bits = (bins.astype(np.uint32) << np.uint32(16)) | half.astype(np.uint32)
     middle = bits.view(np.float32).astype(np.float64)
@@ -41,18 +41,18 @@ def _middle(bins: NDArray[np.int64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LossHistogram(Result):
-    """How many losses there are of which size.
+    """The distribution of a set of losses.
 
     Attributes
     ----------
     count : int
-        Losses in all, NaN among them.
+        Number of losses, including NaN.
     num_nan, num_negative, num_zero, num_inf : int
-        Those that are NaN, below zero, zero (or below 1e-40), and infinite, of either sign.
+        How many are NaN, below zero, zero (or below 1e-40), and infinite (of either sign).
     values : ndarray of float64, (n,)
-        What stands for every bin that is not empty, rising: each loss of it is within 0.4 %.
+        One value for every bin that is not empty, ascending. Every loss of the bin is within 0.4 % of it.
     counts : ndarray of int64, (n,)
-        How many losses each of them stands for; NaN is in none.
+        How many losses each value stands for. NaN is not counted here.
 
     Examples
     --------
@@ -90,18 +90,22 @@ class LossHistogram(Result):
         )
 
     def quantile(self, probability: float) -> float:
-        """Return the least loss that so large a share of the losses does not exceed, to 0.4 %; NaN where none is.
+        """Return the smallest loss that this share of the losses does not exceed, within 0.4 %.
 
-        NaN among the losses is passed over.
+        NaN among the losses is ignored. Without losses, the quantile is NaN.
         """
         if not 0 <= probability <= 1:
             msg = f"probability: expected a number from 0 to 1, got {probability!r}"
             raise ValueError(msg)
+        return self._quantiles((probability,))[0]
+
+    def _quantiles(self, probabilities: tuple[float, ...]) -> list[float]:
         reached = np.cumsum(self.counts)
         if not reached.size:
-            return float("nan")
-        rank = max(1, int(np.ceil(probability * float(reached[-1]))))
-        return float(self.values[min(int(np.searchsorted(reached, rank)), reached.size - 1)])
+            return [float("nan")] * len(probabilities)
+        ranks = np.maximum(1, np.ceil(np.array(probabilities, np.float64) * float(reached[-1])).astype(np.int64))
+        quantiles: list[float] = self.values[np.minimum(np.searchsorted(reached, ranks), reached.size - 1)].tolist()
+        return quantiles
 
     def log_bins(self, per_octave: int = PER_OCTAVE) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return a coarser histogram of the finite losses above zero, for a logarithmic axis.
@@ -114,9 +118,9 @@ class LossHistogram(Result):
         Returns
         -------
         edges : ndarray of float64, (m + 1,)
-            Rising, from the first bin that is not empty to the last; (0,) where all are.
+            Ascending, from the first bin that is not empty to the last; (0,) if all are empty.
         counts : ndarray of int64, (m,)
-            The losses from each edge, included, to the next.
+            How many losses lie from each edge, inclusive, to the next.
 
         Raises
         ------
@@ -135,7 +139,7 @@ class LossHistogram(Result):
         return _edge(np.arange(bins[0], bins[-1] + 2) * step), counts
 
     def to_dict(self) -> dict[str, Any]:
-        """Return counts, quantiles and a histogram for a logarithmic axis, as JSON can hold them."""
+        """Return counts, quantiles and a histogram for a logarithmic axis, ready for JSON."""
         edges, counts = self.log_bins()
         return {
             "count": self.count,
@@ -143,6 +147,6 @@ class LossHistogram(Result):
             "num_negative": self.num_negative,
             "num_zero": self.num_zero,
             "num_inf": self.num_inf,
-            "quantiles": {str(p): self.quantile(p) for p in PROBABILITIES},
+            "quantiles": dict(zip(map(str, PROBABILITIES), self._quantiles(PROBABILITIES), strict=True)),
             "log_bins": {"edges": edges.tolist(), "counts": counts.tolist()},
         }

@@ -1,4 +1,4 @@
-"""A whole data set, block by block: `LossAnalysis`, which any number of shards can share."""
+"""Analyse a whole data set block by block: `LossAnalysis`. Analyses of shards can be merged."""
 
 from __future__ import annotations
 
@@ -11,41 +11,37 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.one_pass import Analyser
 from ssd_mining.analysis.result import AnalysisResult, ClassTable, LevelTable, RatioTable, TopAnchors, TopSamples
-from ssd_mining.analysis.spec import AnalysisSpec, analysis_call, check_ids, check_levels, check_sequence, id_array
+from ssd_mining.analysis.spec import AnalysisSpec, analysis_call, check_ids, check_sequence, id_array
 from ssd_mining.analysis.state import POS_MASK, State, form_of
 from ssd_mining.checks import check_int, refuse
 from ssd_mining.classification import Classification
-from ssd_mining.engine.run import Backend, sample_columns
-from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
+from ssd_mining.engine.run import Backend, Columns, sample_columns, sample_table
 from ssd_mining.mining_rule import NO_EXTRAS, BatchKeywords, Mining, Selection, resolve
-
-Columns = dict[str, NDArray[Any]]
 
 SCHEMA = 1
 RATIOS = (1, 2, 3, 5, 10)
 
 
 class LossAnalysis:
-    """Sum up the losses of a data set of any size: counts, sums, distributions, the worst, and what they hang on.
+    """Analyse the losses of a data set of any size: counts, sums, distributions, tables, the worst samples and anchors.
 
-    Blocks of samples are added with `update`, other analyses of other samples with `merge`. Whatever the order and
-    the sizes of the blocks, and however shards are merged, the result is the same, bit for bit. The memory that it
-    takes does not grow with the number of samples.
+    `update` adds a block of samples, `merge` adds another analysis. The result is the same, bit for bit, for blocks of
+    any size in any order. The memory does not grow with the number of samples.
 
     Parameters
     ----------
     ratios : sequence of float
-        Negatives per positive to compare; none for no sweep.
+        Negatives per positive to compare; empty: no comparison.
     levels : sequence of int, optional
-        Anchors of each feature map, which add up to A, for a table by level.
+        Number of anchors of each feature map, for a table by level. They add up to A.
     top : int
-        How many of the worst samples, and of the worst anchors, are kept.
+        How many of the worst samples, and of the worst anchors, to keep.
     classification : Softmax, Sigmoid or Focal, optional
-        The blocks are logits, of which this makes losses. None: they are losses.
+        The blocks are logits, and this computes their losses. None: the blocks are losses.
     class_axis : int
-        Where C stands in logits; see `mine_logits`.
+        The axis of C in logits; see `mine_logits`.
     mining : Mining, optional
-        The selection rule as one value, instead of its fields as keywords.
+        The selection rule as one value, instead of keywords.
     backend, num_threads
         As in `mine_hard_negatives`.
     **selection
@@ -54,15 +50,15 @@ class LossAnalysis:
     Raises
     ------
     TypeError
-        If an argument has the wrong kind.
+        If an argument has a wrong type.
     ValueError
-        If an argument has a value that it cannot have. Also a `scope` other than ``"sample"`` and a `pool_size` above
-        1, of which results depend on how the data set is split into blocks.
+        If an argument has a wrong value. Also for a `scope` other than ``"sample"`` or a `pool_size` above 1: their
+        results would depend on how the data set is split into blocks.
 
     Notes
     -----
-    Sums of samples are float64, taken in a fixed order within the sample and added up without any rounding. Quantiles
-    come from counts by the upper half of a float32, and are within 0.4 % of the loss that they stand for.
+    The sum of a sample is float64 in a fixed order; sums over samples are exact and rounded once. Quantiles come from
+    a histogram and are within 0.4 % of the true loss.
 
     Examples
     --------
@@ -118,20 +114,20 @@ class LossAnalysis:
         ids: Sequence[Any] | NDArray[Any] | None = None,
         **extras: Unpack[BatchKeywords],
     ) -> Columns:
-        """Add a block of samples; return what is said of each of them.
+        """Add a block of samples. Return the columns of these samples.
 
-        If anything is wrong with the block, none of it is added.
+        If anything is wrong with the block, nothing of it is added.
 
         Parameters
         ----------
         values : array_like, (B, A) losses or (B, A, C) logits
             Losses as `mine_hard_negatives` takes them, or, with a `classification`, logits as `mine_logits` does.
         labels : array_like
-            As there.
+            Labels in any form that these functions take.
         first_sample : int, optional
-            Index of the first sample in the data set; unless given, the one after the last that was seen.
+            Index of the first sample in the data set. Default: one more than the last sample seen.
         ids : sequence of str or int, (B,), optional
-            What the caller calls the samples.
+            Names of the samples.
         **extras
             ``valid``, ``overlaps``, ``anchor_weights``, ``rank_by``, ``num_negatives``, ``sample_offsets``, as in
             `mine_hard_negatives`.
@@ -139,19 +135,23 @@ class LossAnalysis:
         Returns
         -------
         dict of str to ndarray, (B,)
-            Columns: ``sample``; ``id`` where `ids` are given; ``num_pos``, ``num_neg``, ``num_kept``,
+            Columns: ``sample``; ``id`` if `ids` are given; ``num_pos``, ``num_neg``, ``num_kept``,
             ``positive_sum``, ``negative_sum``, ``confidence_loss``, ``threshold``.
 
         Raises
         ------
         TypeError
-            If an argument has the wrong kind; see `mine_hard_negatives` and `mine_logits`.
+            If an argument has a wrong type; see `mine_hard_negatives` and `mine_logits`.
         ValueError
-            If a shape or a value is wrong; see there. Also if a sample was seen before, two ids of the block are
-            equal, labels are of another form than before, `levels` do not add up to A, or there are `ratios` beside
+            If a shape or a value is wrong; see these functions. Also if a sample was seen before, two ids are equal,
+            the labels have another form than before, `levels` do not add up to A, or `ratios` meet
             ``num_negatives``.
         """
-        batch = self._checked(values, labels, extras)
+        given = resolve(self.spec.mining, extras)[1] if extras else NO_EXTRAS
+        batch = self.spec.checked(values, labels, given)
+        form = form_of(batch)
+        if self.state.labels not in (None, form):
+            refuse("labels", f"{self.state.labels}, as in the blocks before", form)
         num_samples, seen = batch.offsets.size - 1, self.state.seen
         start = seen.stop if first_sample is None else first_sample
         if first_sample is not None:
@@ -163,42 +163,21 @@ class LossAnalysis:
         mined, found = self._analyser.analyse(batch)
         loss = self.state.add(batch, mined, found, self._analyser, int(start), names)
         self._analyser.clear()
-        columns = {"sample": np.arange(start, start + num_samples)}
-        if names is not None:
-            columns["id"] = id_array(names)
-        mined_columns = sample_columns(mined)
-        threshold = mined_columns.pop("threshold")  # last
-        return columns | mined_columns | {"confidence_loss": loss, "threshold": threshold}
-
-    def _checked(self, values: ArrayLike, labels: ArrayLike, extras: BatchKeywords) -> Batch:
-        spec = self.spec
-        mining, given = resolve(spec.mining, extras) if extras else (spec.mining, NO_EXTRAS)
-        if spec.ratios and given.num_negatives is not None:
-            refuse("num_negatives", "none beside ratios, which it replaces", "both; pass ratios=()")
-        if spec.classification is None:
-            batch = check_losses(values, labels, mining, given)
-        else:
-            batch = check_logit_batch(values, labels, mining, given, spec.classification, spec.class_axis)
-        if spec.levels is not None:
-            check_levels(spec.levels, batch)
-        form = form_of(batch)
-        if self.state.labels not in (None, form):
-            refuse("labels", f"{self.state.labels}, as in the blocks before", form)
-        return batch
+        return sample_table(sample_columns(mined), loss, start, None if names is None else id_array(names))
 
     def merge(self, other: LossAnalysis) -> LossAnalysis:
-        """Add the samples of another analysis to this one, and return this one; the other stays as it is.
+        """Add the samples of another analysis to this one, and return this one. The other does not change.
 
         Raises
         ------
         TypeError
-            If `other` is no LossAnalysis.
+            If `other` is not a LossAnalysis.
         ValueError
             If the settings differ, a sample is in both, or the labels have another form.
 
         Notes
         -----
-        Samples are known by their indices: the same picture under two indices is counted twice.
+        A sample is identified by its index: the same image under two indices counts twice.
         """
         if not isinstance(other, LossAnalysis):
             refuse("other", "a LossAnalysis", type(other).__name__, TypeError)
@@ -216,7 +195,7 @@ class LossAnalysis:
         return self
 
     def result(self) -> AnalysisResult:
-        """Return what is known so far; more can be added afterwards.
+        """Return the result so far. More samples can be added afterwards.
 
         Returns
         -------
@@ -298,7 +277,7 @@ class LossAnalysis:
         return TopAnchors(**columns)
 
     def to_state(self) -> dict[str, Any]:
-        """Return everything that this analysis knows, as JSON can hold it; `from_state` makes an analysis of it.
+        """Return the whole state of this analysis, ready for JSON. `from_state` turns it back into an analysis.
 
         Examples
         --------
@@ -315,12 +294,12 @@ class LossAnalysis:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, num_threads: int | None = None) -> LossAnalysis:
-        """Return the analysis that `to_state` told.
+        """Return the analysis from the state that `to_state` returned.
 
         Raises
         ------
         ValueError
-            If `state` is none of this version, or damaged.
+            If `state` is damaged, or from another version.
         """
         if not isinstance(state, Mapping) or state.get("schema") != SCHEMA:
             got = f"schema {state.get('schema')!r}" if isinstance(state, Mapping) else type(state).__name__
@@ -337,17 +316,17 @@ class LossAnalysis:
         """Return an analysis with the same settings that has seen no samples."""
         analysis = LossAnalysis.__new__(LossAnalysis)
         analysis.spec, analysis.num_threads = self.spec, self.num_threads
-        analysis._begin(State(self.spec))  # noqa: SLF001 - its own
+        analysis._begin(State(self.spec))  # noqa: SLF001 - the same class
         return analysis
 
     def __repr__(self) -> str:
-        """Say what was seen."""
+        """Show how many samples and anchors were seen, and the mean loss."""
         totals = self.state.totals
         seen = ", ".join(f"{totals[name].count_of():,} {name}" for name in ("samples", "positives", "negatives"))
         mean = totals["samples"].sum_of() / max(1, totals["samples"].count_of())
         return f"<LossAnalysis: {seen}, {totals['kept'].count_of():,} kept; mean loss {mean:.6g} nats>"
 
-    def __getstate__(self) -> dict[str, Any]:  # small: most of the histograms is zeros
+    def __getstate__(self) -> dict[str, Any]:  # the histograms are mostly zeros: to_state is small
         return {"state": self.to_state(), "num_threads": self.num_threads}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One batch taken apart: by ratio, by the worst, by class and by level."""
+"""Analyse one batch: by ratio, by its worst samples or anchors, by class, by level."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ssd_mining.analysis.one_pass import Analyser, joined
 from ssd_mining.analysis.result import ClassTable, LevelTable, TopAnchors, TopSamples
 from ssd_mining.analysis.spec import analysis_call, check_ratios, check_sequence
 from ssd_mining.checks import check_choice, check_int, refuse
+from ssd_mining.choices import Normalize, ZeroPositives
 from ssd_mining.classification import Classification, Softmax
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend, sample_losses
@@ -22,7 +23,7 @@ from ssd_mining.inputs.arrays import as_array
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
 from ssd_mining.kernels.records import NUM_KEPT, POSITIVE_SUM
-from ssd_mining.losses import Normalize, ZeroPositives, check_words, refuse_no_divisor
+from ssd_mining.losses import check_words, refuse_no_divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
 
 By = Literal["sample", "anchor"]
@@ -30,14 +31,14 @@ By = Literal["sample", "anchor"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RatioSweep(Result):
-    """What R ratios of negatives per positive make of a batch of B samples, in nats.
+    """The losses of a batch of B samples under R ratios of negatives per positive, in nats.
 
     Attributes
     ----------
     ratio : ndarray of float64, (R,)
-        The ratios, as they were given.
+        The ratios, in the given order.
     loss : ndarray of float64, (R,)
-        The loss of the batch, normalised as asked.
+        The loss of the batch, divided as `normalize` says.
     per_sample : ndarray of float64, (R, B)
         ``positive_sum + negative_sum``.
     positive_sum : ndarray of float64, (B,)
@@ -59,7 +60,7 @@ class RatioSweep(Result):
     threshold: NDArray[np.float64]
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
-        """Return one row per ratio as columns: ratio, loss, negatives kept and the sum of their losses in all.
+        """Return columns with one row per ratio: ratio, loss, kept negatives, and the sum of their losses.
 
         Examples
         --------
@@ -88,7 +89,7 @@ def ratio_sweep(
     num_threads: int | None = None,
     **keywords: Unpack[Keywords],
 ) -> RatioSweep:
-    """Say what the confidence loss would be at other ratios of negatives per positive.
+    """Compute the confidence loss for several ratios of negatives per positive.
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ def ratio_sweep(
     labels : array_like, (B, A) integer, (B, A) bool, or (B, A, C) of any real dtype
         Classes, a positive mask, or one-hot scores; see `mine_hard_negatives`.
     ratios : sequence of float
-        Negatives per positive, which take the place of ``neg_pos_ratio``.
+        Negatives per positive, instead of ``neg_pos_ratio``.
     normalize, zero_positives
         As in `confidence_loss`.
     mining, backend, num_threads, **keywords
@@ -106,22 +107,22 @@ def ratio_sweep(
     Returns
     -------
     RatioSweep
-        For every ratio what `confidence_loss` says.
+        The parts of `confidence_loss` for every ratio.
 
     Raises
     ------
     TypeError
-        If an argument has the wrong kind; see `mine_hard_negatives`.
+        If an argument has a wrong type; see `mine_hard_negatives`.
     ValueError
-        If a shape or a value is wrong; see `confidence_loss`. Also if `ratios` are no different numbers of at least
-        0, or beside ``num_negatives``, which would replace them, or beside a `pool_size` above 1.
+        If a shape or a value is wrong; see `confidence_loss`. Also if `ratios` are not different numbers of at least
+        0, or come with ``num_negatives`` or with a `pool_size` above 1.
     NotImplementedError
         If ``backend="cuda"``.
 
     Notes
     -----
-    What a smaller ratio keeps is among what a larger one keeps: the negatives are selected once. Masks and counts are
-    those of a call for each ratio; the sums are of the same losses, in another order.
+    A larger ratio keeps all that a smaller one keeps, so the negatives are selected once. Counts equal those of one
+    call per ratio; sums are of the same losses, in another order.
 
     Examples
     --------
@@ -175,32 +176,32 @@ def top_losses(
     num_threads: int | None = None,
     **keywords: Unpack[Keywords],
 ) -> TopSamples | TopAnchors:
-    """Return the k samples or anchors that lose most.
+    """Return the k samples or anchors with the largest losses.
 
     Parameters
     ----------
     conf_loss, labels : array_like
         As in `mine_hard_negatives`.
     k : int
-        How many, at most.
+        How many to return, at most.
     by : {"sample", "anchor"}
-        Samples by their confidence loss; or positives and kept negatives by their own.
+        Samples by their confidence loss, or positives and kept negatives by their own loss.
     ids : sequence of str or int, (B,), optional
-        What you call the samples.
+        Names of the samples.
     mining, backend, num_threads, **keywords
-        As in `mine_hard_negatives`, but for `scope` and `pool_size`; see `LossAnalysis`.
+        As in `mine_hard_negatives`, except `scope` and `pool_size`; see `LossAnalysis`.
 
     Returns
     -------
     TopSamples or TopAnchors
-        Columns, the worst first; NaN before all. Of equal losses, the lower sample and anchor come first.
+        Columns, the worst first, NaN before all others. Of equal losses, the lower sample and anchor come first.
 
     Raises
     ------
     TypeError
-        If an argument has the wrong kind; see `mine_hard_negatives`.
+        If an argument has a wrong type; see `mine_hard_negatives`.
     ValueError
-        If a shape or a value is wrong; see there and `LossAnalysis`.
+        If a shape or a value is wrong; see `mine_hard_negatives` and `LossAnalysis`.
 
     Examples
     --------
@@ -232,20 +233,20 @@ def class_table(
     num_threads: int | None = None,
     **keywords: Unpack[Keywords],
 ) -> ClassTable:
-    """Sum up the losses by foreground class: of its positives, and of the kept negatives that are taken for it.
+    """Sum the losses by foreground class: of its positives, and of the kept negatives that are taken for it.
 
     Parameters
     ----------
     values : array_like, (B, A, C) logits or (B, A) losses
-        Scores before softmax or sigmoid; or losses in nats, which do not tell what negatives are taken for.
+        Scores before softmax or sigmoid; or losses in nats, which do not say what a negative is taken for.
     labels : array_like, (B, A) integer, or (B, A, C) of any real dtype
         Classes or one-hot scores; see `mine_hard_negatives` and `mine_logits`.
     classification : Softmax, Sigmoid or Focal, optional
-        What makes losses of logits; `Softmax` unless given.
+        The loss of the logits; `Softmax` unless given.
     class_axis : int
-        Where C stands in logits; see `mine_logits`.
+        The axis of C in logits; see `mine_logits`.
     mining, backend, num_threads, **keywords
-        As in `mine_hard_negatives`, but for `scope` and `pool_size`; see `LossAnalysis`.
+        As in `mine_hard_negatives`, except `scope` and `pool_size`; see `LossAnalysis`.
 
     Returns
     -------
@@ -255,10 +256,10 @@ def class_table(
     Raises
     ------
     TypeError
-        If an argument has the wrong kind; see `mine_hard_negatives`. Also a ``pos_mask``, which tells no class, and a
-        `classification` beside losses.
+        If an argument has a wrong type; see `mine_hard_negatives`. Also for a ``pos_mask``, which has no
+        classes, and for a `classification` with losses.
     ValueError
-        If a shape or a value is wrong; see there and `LossAnalysis`.
+        If a shape or a value is wrong; see `mine_hard_negatives` and `LossAnalysis`.
 
     Examples
     --------
@@ -301,16 +302,16 @@ def level_table(
     num_threads: int | None = None,
     **keywords: Unpack[Keywords],
 ) -> LevelTable:
-    """Sum up the losses by feature map: by slices of the anchor axis.
+    """Sum the losses by feature map, which is a slice of the anchor axis.
 
     Parameters
     ----------
     conf_loss, labels : array_like
         As in `mine_hard_negatives`; without ``sample_offsets``.
     levels : sequence of int, (L,)
-        Anchors of each feature map in their order, which add up to A: of SSD300, 5776, 2166, 600, 150, 36, 4.
+        Number of anchors of each feature map, in order; together A. SSD300 has 5776, 2166, 600, 150, 36, 4.
     mining, backend, num_threads, **keywords
-        As in `mine_hard_negatives`, but for `scope` and `pool_size`; see `LossAnalysis`.
+        As in `mine_hard_negatives`, except `scope` and `pool_size`; see `LossAnalysis`.
 
     Returns
     -------
@@ -320,9 +321,9 @@ def level_table(
     Raises
     ------
     TypeError
-        If an argument has the wrong kind; see `mine_hard_negatives`.
+        If an argument has a wrong type; see `mine_hard_negatives`.
     ValueError
-        If a shape or a value is wrong; see there and `LossAnalysis`. Also if `levels` do not add up to A.
+        If a shape or a value is wrong; see `mine_hard_negatives` and `LossAnalysis`. Also if `levels` do not make A.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""One visit to every sample of a batch: what mining says, how the losses are distributed, what other ratios keep."""
+"""Visit every sample of a batch once: mine it, count its losses by bin, and see what other ratios keep."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ from ssd_mining.kernels.records import (
 )
 from ssd_mining.mining_rule import Mining
 
-# Anchors of a block that are looked at together: what that takes for each of them is 100 bytes and more.
+# At most so much is looked at together, because each anchor takes 100 bytes and more.
 MOST_AT_ONCE = 1 << 17
 
 Counts = NDArray[np.int64]
@@ -37,20 +37,20 @@ class Sweep(NamedTuple):
     """What b samples keep under each of R ratios."""
 
     num_kept: Counts  # (b, R)
-    negative_sum: NDArray[np.float64]  # (b, R) of the losses of the kept negatives
-    threshold: NDArray[np.float64]  # (b, R) loss of the easiest of them; NaN where none is kept
+    negative_sum: NDArray[np.float64]  # (b, R) the losses of the kept negatives, summed
+    threshold: NDArray[np.float64]  # (b, R) the loss of the easiest kept negative; NaN where none is kept
 
 
 class Found(NamedTuple):
     """The anchors of a role, by sample, then by anchor."""
 
-    first: int  # sample of the block
-    counts: Counts  # (b,) of it and of the samples that follow
-    anchors: Counts  # (m,) in their samples
+    first: int  # the first sample, counted in the block
+    counts: Counts  # (b,) how many anchors each sample has, from the first on
+    anchors: Counts  # (m,) indices in the samples
     losses: NDArray[Any]  # (m,)
 
     def parts(self) -> Iterator["Found"]:
-        """Cut into whole samples, which together have `MOST_AT_ONCE` anchors, so that copies of them stay small."""
+        """Split into groups of whole samples with at most `MOST_AT_ONCE` anchors, so that copies stay small."""
         if self.anchors.size <= MOST_AT_ONCE:
             yield self
             return
@@ -64,7 +64,7 @@ class Found(NamedTuple):
 
 
 class Analysed(NamedTuple):
-    """What an analysis of a block finds out beside what mining says."""
+    """What an analysis of a block finds in addition to `Mined`."""
 
     samples: slice
     sweep: Sweep
@@ -73,17 +73,17 @@ class Analysed(NamedTuple):
 
 
 class Analyser:
-    """Analyses batches, one after the other, and counts their losses by bin until `counted` asks for it."""
+    """Analyses one batch after the other. It counts their losses by bin until `clear` is called."""
 
     def __init__(self, ratios: tuple[float, ...], levels: tuple[int, ...] | None, call: Call) -> None:
         self._ratios, self._call = ratios, call
-        self._starts = read_only(np.concatenate([[0], np.cumsum(levels or (), dtype=np.int64)]))
-        self._room: tuple[Counts, NDArray[Any]] | None = None  # for the anchors of a block, used again
-        self._tables = np.zeros((0, TABLES, BINS), np.int64)  # of each worker
-        self._levels = np.zeros((0, self._starts.size - 1), np.int64)  # negatives of each worker, by feature map
+        self._starts = _level_starts(levels or ())
+        self._room: tuple[Counts, NDArray[Any]] | None = None  # for the anchors of a block; reused
+        self._tables = np.zeros((0, TABLES, BINS), np.int64)  # one table set per worker
+        self._levels = np.zeros((0, self._starts.size - 1), np.int64)  # negatives by feature map, one row per worker
 
     def analyse(self, batch: Batch) -> tuple[Mined, list[Analysed]]:
-        """Mine and analyse a checked batch; of one that has bad values, nothing is counted."""
+        """Mine and analyse a checked batch. A batch with bad values raises and leaves nothing counted."""
         num_anchors = int(batch.offsets[-1])
         workers = 1 if num_anchors < PARALLEL_ANCHORS else self._call.workers()
         if self._tables.shape[0] < workers:
@@ -106,15 +106,15 @@ class Analyser:
         return tables, self._levels.sum(axis=0)
 
     def clear(self) -> None:
-        """Begin to count anew."""
+        """Start counting from zero."""
         self._tables[...] = 0
         self._levels[...] = 0
 
     def _block(self, samples: slice, rows: Rows, mining: Mining, mined: Mined, workers: int) -> Analysed:
-        """Mine rows into `mined`, which has no masks, and say what else there is to know."""
+        """Mine rows into `mined`, which has no masks, and analyse them."""
         if mining.is_plain and not rows.rank.size:
             return self._visit(samples, rows, mining.rule, self._ratios, mined, workers)
-        # Which negatives compete is one question, how all of them are distributed another.
+        # The rule decides which negatives compete; the distribution is that of all negatives.
         nothing = read_only(np.zeros(rows.offsets.size - 1, np.int64))
         own_rows, own_rule = rows._replace(quotas=nothing), mining.rule.unbounded
         positives = self._visit(samples, own_rows, own_rule, (), mined, workers).positives
@@ -140,10 +140,10 @@ class Analyser:
     def _visit(
         self, samples: slice, rows: Rows, rule: Rule, ratios: tuple[float, ...], mined: Mined, workers: int
     ) -> Analysed:
-        """Analyse plain rows in one pass of the twin, for which ratios fall, that of the rule among them."""
+        """Analyse plain rows in one pass of the twin."""
         num_samples = rows.offsets.size - 1
         falling, asked = _falling(ratios, rule.ratio)
-        size = rows.loss.size + SHORTEST_ROW * num_samples  # of rows that are filled up
+        size = rows.loss.size + SHORTEST_ROW * num_samples  # short rows are filled up
         if self._room is None or self._room[0].shape[1] < size or self._room[1].dtype != rows.loss.dtype:
             self._room = np.empty((2, size), np.int64), np.empty((2, size), rows.loss.dtype)
         places = np.zeros((workers, 2, 2), np.int64)
@@ -155,7 +155,7 @@ class Analyser:
 
 
 def _found(tally: Tally, role: int, counts: Counts) -> Found:
-    """Return a copy of the anchors of a role, which every worker has written in a place of its own."""
+    """Return a copy of the anchors of a role, which each worker has written to its own part."""
     anchors, losses = [], []
     for start, stop in tally.places[:, role].tolist():
         anchors.append(tally.anchors[role, start:stop])
@@ -164,27 +164,33 @@ def _found(tally: Tally, role: int, counts: Counts) -> Found:
 
 
 @functools.lru_cache(maxsize=16)
+def _level_starts(levels: tuple[int, ...]) -> Counts:
+    """Return where the feature maps begin, and where the last one ends."""
+    return read_only(np.concatenate([[0], np.cumsum(levels, dtype=np.int64)]))
+
+
+@functools.lru_cache(maxsize=16)
 def _falling(ratios: tuple[float, ...], own: float) -> tuple[NDArray[np.float64], Counts]:
-    """Return all ratios, falling, and where those that were asked for stand among them."""
+    """Return all ratios in descending order, and the places of `ratios` among them."""
     negated, place = np.unique(-np.array([*ratios, own], np.float64), return_inverse=True)
     return read_only(-negated), place[: len(ratios)]
 
 
 def _empty_sweep(num_samples: int, num_ratios: int) -> Sweep:
-    """Allocate what a kernel writes about some samples under each of some ratios."""
+    """Allocate what a kernel writes for each sample and each ratio."""
     shape = num_samples, num_ratios
     return Sweep(np.zeros(shape, np.int64), np.empty(shape), np.empty(shape))
 
 
 def joined(sweeps: list[Sweep], num_ratios: int) -> Sweep:
-    """Return what the samples of several sweeps keep."""
+    """Return several sweeps as one."""
     parts = [_empty_sweep(0, num_ratios), *sweeps]
     return Sweep(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def bin_counts(values: ArrayLike) -> Counts:
     """Count values (n,) by bin, (BINS,)."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is infinite; some NaN signal
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become inf; some NaN are signalling
         numbers = np.asarray(values).astype(np.float32)
     bins = numbers.view(np.uint32) >> np.uint32(16)
     bins[np.isnan(numbers)] = NAN_BIN

@@ -1,4 +1,4 @@
-"""Several recipes on one batch: what each mines, how far the losses are apart, and what to beware of."""
+"""Compare recipes on one batch: what each mines, how much the losses differ, and the hazards."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_int, refuse
+from ssd_mining.checks import check_class_axis, check_int, refuse
 from ssd_mining.classification import Softmax
 from ssd_mining.cross_entropy import softmax_cross_entropy
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend
 from ssd_mining.inputs.arrays import as_array, check_valid
-from ssd_mining.inputs.logits import check_class_axis
 from ssd_mining.mining import MiningResult, mine_logits
 from ssd_mining.multibox import multibox_loss
 from ssd_mining.recipe import recipes as all_recipes
 
-# Below this loss, 1 - p is less than half a unit of float32 at 1: the usual formula, -log(softmax), gives 0.
+# Below this loss, 1 - p rounds to 0 in float32, and the usual formula, -log(softmax), gives 0.
 SATURATED = 2.0**-24
 
 _OF_THE_LOSS = ("normalize", "loc_normalize", "zero_positives", "beta", "loc_weight")
@@ -30,22 +29,22 @@ _OF_THE_ANCHORS = ("background", "ignore_index", "valid", "backend", "num_thread
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RecipeComparison(Result):
-    """What R recipes make of one batch of B samples.
+    """The results of R recipes for one batch of B samples.
 
     Attributes
     ----------
     names : tuple of str
-        The recipes.
+        Names of the recipes.
     loss : ndarray of float64, (R,)
         Their losses, in nats.
     loss_difference : ndarray of float64, (R, R)
         ``loss[j] - loss[i]``.
     num_kept : ndarray of int64, (R, B)
-        How many negatives each keeps of every sample.
+        How many negatives each recipe keeps of every sample.
     overlap : ndarray of float64, (R, R)
-        Of the negatives that either of two recipes keeps, the share that both keep; 1 where neither keeps any.
+        The share of the negatives kept by either of two recipes that both keep; 1 if neither keeps any.
     hazards : mapping of str to tuple of str
-        What to beware of, by recipe.
+        Warnings about the batch, by recipe.
     """
 
     names: tuple[str, ...]
@@ -56,7 +55,7 @@ class RecipeComparison(Result):
     hazards: Mapping[str, tuple[str, ...]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one row per recipe as columns: name, loss, negatives kept, hazards.
+        """Return columns with one row per recipe: name, loss, kept negatives, hazards.
 
         Examples
         --------
@@ -73,7 +72,7 @@ class RecipeComparison(Result):
         }
 
     def __str__(self) -> str:
-        """Return a table: one line per recipe, its loss, what it keeps, and its overlap with the first."""
+        """Return a table with one line per recipe: loss, kept negatives, overlap with the first recipe, hazards."""
         width = max(len("recipe"), *(len(name) for name in self.names))
         lines = [f"{'recipe':{width}}  {'loss':>12}  {'kept':>8}  {'overlap':>7}  hazards"]
         for i, name in enumerate(self.names):
@@ -97,47 +96,47 @@ def compare_recipes(
     num_threads: int | None = None,
     **keywords: Any,
 ) -> RecipeComparison:
-    """Mine one batch under several recipes; compare what they keep and what they lose.
+    """Mine one batch under several recipes, and compare their losses and the negatives that they keep.
 
     Parameters
     ----------
     logits : array_like, (B, A, C), float16, float32 or float64
         Scores of every anchor before softmax.
     labels : array_like of integers, (B, A)
-        Classes. Those out of range are a hazard, not an error: their anchors are ignored.
+        Classes. A label out of range is a hazard, not an error: its anchor is ignored.
     loc_pred, loc_target : array_like, (B, A, 4), optional
-        Predicted and target offsets of every anchor; both or none.
+        Predicted and target offsets of every anchor: both or neither.
     background : int
         The background class of these labels, for every recipe; -1 is the last one.
     recipes : iterable of str, or mapping of names to keywords, optional
-        Names in `recipes`, or recipes of your own; all of `recipes` unless given.
+        Names from `recipes`, or your own recipes; all of `recipes` unless given.
     class_axis : int
-        Where C stands in `logits`: -1, or 1 for (B, C, A).
+        The axis of C in `logits`: -1, or 1 for (B, C, A).
     backend, num_threads, **keywords
-        As in `multibox_loss`, for every recipe: ``ignore_index``, ``valid``, ``overlaps``, ``anchor_weights``. Of
-        ``rng``, which is 0 unless given, every recipe draws the same; a Generator is left as it was.
+        As in `multibox_loss`, for every recipe: ``ignore_index``, ``valid``, ``overlaps``, ``anchor_weights``. Every
+        recipe draws the same numbers from ``rng``, which is 0 unless given. A Generator is not advanced.
 
     Returns
     -------
     RecipeComparison
-        Losses, overlaps of the mined sets, hazards.
+        Losses, overlaps of the kept negatives, hazards.
 
     Raises
     ------
     TypeError
-        If an argument has the wrong kind; see `multibox_loss`. Also if labels are no integers, or `recipes` no names
+        If an argument has a wrong type; see `multibox_loss`. Also if labels are not integers, or `recipes` not names
         or mappings.
     ValueError
-        If a recipe is unknown, or none is asked for; if a shape or a value is wrong, see `multibox_loss`.
+        If a recipe is unknown or `recipes` is empty. If a shape or a value is wrong; see `multibox_loss`.
     RuntimeError
         If ``backend="cuda"`` and the package, the driver or the GPU is missing.
 
     Notes
     -----
-    The hazards: labels out of range; a loss that is not finite; samples without positives; samples with positives
-    all of whose negatives are kept; ties at the cut that the index decides, where another system's sort may keep
-    other anchors (not of a recipe that draws, or keeps or drops them together); kept negatives that lose less than
-    6e-8 nats by softmax, which the usual float32 formula takes for 0.
+    The hazards are: labels out of range; a loss that is not finite; samples without positives; samples with positives
+    that keep all their negatives; ties at the threshold that the anchor index decides, where the sort of another system
+    may keep other anchors (not for recipes that draw, or that treat ties alike); kept negatives with a softmax loss
+    below 6e-8 nats, for which the usual float32 formula gives 0.
 
     Examples
     --------
@@ -203,16 +202,16 @@ def _chosen(recipes: Iterable[str] | Mapping[str, Mapping[str, Any]] | None) -> 
 
 
 def _same_draw(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what draws, as it was before anything was drawn."""
+    """Return the source of randomness, as it was before anything was drawn."""
     return {"rng": copy.deepcopy(asked["rng"])}
 
 
 def _in_range(
     labels: NDArray[Any], num_classes: int, keywords: Mapping[str, Any]
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None, int]:
-    """Return labels of which those out of range are 0 and not valid, `valid`, and how many they are."""
+    """Return labels in which those out of range are 0, the mask of the valid ones, and how many were out of range."""
     bad = (labels < 0) | (labels >= num_classes)
-    bad &= labels != keywords["background"]  # of sigmoids, it may be beyond the columns
+    bad &= labels != keywords["background"]  # a sigmoid head may have no column for background
     if keywords.get("ignore_index") is not None:
         check_int("ignore_index", keywords["ignore_index"])
         bad &= labels != keywords["ignore_index"]
@@ -263,7 +262,7 @@ def _counted(number: int, thing: str) -> str:
 
 
 def _overlap(masks: list[NDArray[np.bool_]]) -> NDArray[np.float64]:
-    """Return the overlap of every two masks: both, of either."""
+    """Return the overlap of every two masks: the size of the intersection over that of the union."""
     sets = np.array([mask.reshape(-1) for mask in masks], np.float64)
     both = sets @ sets.T
     sizes = np.diag(both)

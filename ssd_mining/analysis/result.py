@@ -1,9 +1,12 @@
-"""What an analysis says: tables of equal-length columns, and `AnalysisResult`, which holds them."""
+"""The result of an analysis: `AnalysisResult`, and its tables of equal-length columns.
+
+The metadata of a field hold the title of its column on a page. A page leaves out columns without one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -18,29 +21,33 @@ class Table(Result):
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return the columns by name, ready for a data frame."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {column.name: getattr(self, column.name) for column in fields(self)}  # type: ignore[arg-type]
+
+    def lists(self) -> dict[str, list[Any]]:
+        """Return the columns as lists of Python's own numbers and strings, as JSON can hold them."""
+        return {name: column.tolist() for name, column in self.to_dict().items()}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RatioTable(Table):
-    """What each of R negatives-per-positive ratios makes of a whole data set.
+    """What each of R ratios keeps of a whole data set.
 
     Attributes
     ----------
     ratio : ndarray of float64, (R,)
-        The ratios, as they were given.
+        The ratios, in the given order.
     num_kept : ndarray of int64, (R,)
-        Negatives kept in all.
+        Kept negatives of all samples.
     negative_sum : ndarray of float64, (R,)
-        Sum of their losses, in nats.
+        Sum of the losses of the kept negatives, in nats.
     loss : ndarray of float64, (R,)
-        The confidence loss: the mean over samples of their sums, ``normalize="batch"``.
+        The confidence loss: the mean of the sums of the samples, as with ``normalize="batch"``.
     """
 
-    ratio: NDArray[np.float64]
-    num_kept: NDArray[np.int64]
-    negative_sum: NDArray[np.float64]
-    loss: NDArray[np.float64]
+    ratio: NDArray[np.float64] = field(metadata={"title": "Ratio"})
+    num_kept: NDArray[np.int64] = field(metadata={"title": "Kept negatives"})
+    negative_sum: NDArray[np.float64] = field(metadata={"title": "Their loss"})
+    loss: NDArray[np.float64] = field(metadata={"title": "Confidence loss"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,23 +57,23 @@ class ClassTable(Table):
     Attributes
     ----------
     label : ndarray of int64, (C,)
-        The classes that were met, rising; -1 stands for positives whose all-zero row names no class.
+        The classes that were met, ascending; -1 for positives whose all-zero row names no class.
     num_pos : ndarray of int64, (C,)
         Positives of the class.
     positive_sum : ndarray of float64, (C,)
         Sum of their losses, in nats.
     num_kept : ndarray of int64, (C,)
-        Kept negatives that are taken for this class: of all but background, it has the largest logit. Without logits
-        nobody knows, and it is 0.
+        Kept negatives that are taken for this class, because it has the largest logit of all but background. 0 without
+        logits.
     negative_sum : ndarray of float64, (C,)
         Sum of their losses, in nats.
     """
 
-    label: NDArray[np.int64]
-    num_pos: NDArray[np.int64]
-    positive_sum: NDArray[np.float64]
-    num_kept: NDArray[np.int64]
-    negative_sum: NDArray[np.float64]
+    label: NDArray[np.int64] = field(metadata={"title": "Class"})
+    num_pos: NDArray[np.int64] = field(metadata={"title": "Positives"})
+    positive_sum: NDArray[np.float64] = field(metadata={"title": "Their loss"})
+    num_kept: NDArray[np.int64] = field(metadata={"title": "Negatives taken for it"})
+    negative_sum: NDArray[np.float64] = field(metadata={"title": "Loss of these"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,20 +83,20 @@ class LevelTable(Table):
     Attributes
     ----------
     first_anchor, num_anchors : ndarray of int64, (L,)
-        Where each begins, and how many anchors of every sample it has.
+        The first anchor of each feature map, and how many anchors it has.
     num_pos, num_neg, num_kept : ndarray of int64, (L,)
         Positives, negatives and kept negatives of all samples.
     positive_sum, negative_sum : ndarray of float64, (L,)
         Sum over the positives and over the kept negatives, in nats.
     """
 
-    first_anchor: NDArray[np.int64]
-    num_anchors: NDArray[np.int64]
-    num_pos: NDArray[np.int64]
-    num_neg: NDArray[np.int64]
-    num_kept: NDArray[np.int64]
-    positive_sum: NDArray[np.float64]
-    negative_sum: NDArray[np.float64]
+    first_anchor: NDArray[np.int64] = field(metadata={"title": "From"})
+    num_anchors: NDArray[np.int64] = field(metadata={"title": "Anchors"})
+    num_pos: NDArray[np.int64] = field(metadata={"title": "Positives"})
+    num_neg: NDArray[np.int64] = field(metadata={"title": "Negatives"})
+    num_kept: NDArray[np.int64] = field(metadata={"title": "Kept"})
+    positive_sum: NDArray[np.float64] = field(metadata={"title": "Positive loss"})
+    negative_sum: NDArray[np.float64] = field(metadata={"title": "Negative loss"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,11 +106,11 @@ class TopSamples(Table):
     Attributes
     ----------
     sample : ndarray of int64, (k,)
-        Their indices; of equal losses, the lower comes first.
+        Indices of the samples; of equal losses, the lower index comes first.
     id : ndarray, (k,)
-        What the caller calls them; without ids, their indices.
+        Names of the samples; without ids, their indices.
     loss : ndarray of float64, (k,)
-        ``positive_sum + negative_sum``, in nats; NaN before all.
+        ``positive_sum + negative_sum``, in nats; NaN comes first.
     positive_sum, negative_sum : ndarray of float64, (k,)
         Sum over the positives, and over the kept negatives.
     num_pos, num_kept : ndarray of int64, (k,)
@@ -111,12 +118,12 @@ class TopSamples(Table):
     """
 
     sample: NDArray[np.int64]
-    id: NDArray[Any]
-    loss: NDArray[np.float64]
-    positive_sum: NDArray[np.float64]
-    negative_sum: NDArray[np.float64]
-    num_pos: NDArray[np.int64]
-    num_kept: NDArray[np.int64]
+    id: NDArray[Any] = field(metadata={"title": "Sample", "is_number": False})
+    loss: NDArray[np.float64] = field(metadata={"title": "Loss"})
+    positive_sum: NDArray[np.float64] = field(metadata={"title": "Positive loss"})
+    negative_sum: NDArray[np.float64] = field(metadata={"title": "Negative loss"})
+    num_pos: NDArray[np.int64] = field(metadata={"title": "Positives"})
+    num_kept: NDArray[np.int64] = field(metadata={"title": "Kept"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,55 +133,55 @@ class TopAnchors(Table):
     Attributes
     ----------
     sample, anchor : ndarray of int64, (k,)
-        Their indices; of equal losses, the lower come first.
+        Indices; of equal losses, the lower indices come first.
     id : ndarray, (k,)
-        What the caller calls their samples; without ids, the indices of these.
+        Names of the samples; without ids, their indices.
     loss : ndarray of float64, (k,)
-        In nats; NaN before all.
+        In nats; NaN comes first.
     is_positive : ndarray of bool, (k,)
-        Whether it is a positive, not a kept negative.
+        True for a positive, False for a kept negative.
     label : ndarray of int64, (k,)
-        The class of a positive; what a negative is taken for, if there are logits. -1 where that is not known.
+        The class of a positive. For a negative, the class that it is taken for; -1 without logits.
     """
 
     sample: NDArray[np.int64]
-    id: NDArray[Any]
-    anchor: NDArray[np.int64]
-    loss: NDArray[np.float64]
+    id: NDArray[Any] = field(metadata={"title": "Sample", "is_number": False})
+    anchor: NDArray[np.int64] = field(metadata={"title": "Anchor"})
+    loss: NDArray[np.float64] = field(metadata={"title": "Loss"})
     is_positive: NDArray[np.bool_]
     label: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnalysisResult(Result):
-    """What `LossAnalysis` says about the samples that it was given, in nats.
+    """The result of a `LossAnalysis`. Losses are in nats.
 
     Attributes
     ----------
     spec : mapping
-        The settings of the analysis, as JSON can hold them.
+        The settings of the analysis, ready for JSON.
     num_samples, num_anchors : int
-        Samples, and anchors in all.
+        Samples, and anchors of all samples.
     num_pos, num_neg, num_kept : int
         Positives, negatives, kept negatives; the other anchors are ignored.
     num_without_pos : int
         Samples without positives.
     loss : float
-        The confidence loss: the mean over samples of their sums, ``normalize="batch"``; 0 of no samples.
+        The confidence loss: the mean of the sums of the samples, as with ``normalize="batch"``; 0 without samples.
     loss_sum, positive_sum, negative_sum : float
-        The exact sums of the samples' losses and of their two parts, rounded once.
+        The exact sum of the losses of all samples, and of its two parts, rounded once.
     distributions : mapping of str to LossHistogram
-        Of the losses of ``"positives"``, of all ``"negatives"``, of those that are ``"kept"``, and of ``"samples"``.
+        The losses of ``"positives"``, of all ``"negatives"``, of ``"kept"`` negatives, and of ``"samples"``.
     ratio_sweep : RatioTable or None
         What other ratios would keep.
     classes : ClassTable or None
-        Losses by class; None of a ``pos_mask`` without logits.
+        Losses by class; None for a ``pos_mask`` without logits.
     levels : LevelTable or None
         Losses by feature map.
     top_samples : TopSamples
         The worst samples.
     top_anchors : TopAnchors
-        The worst of the positives and kept negatives.
+        The worst positives and kept negatives.
     """
 
     spec: Mapping[str, Any]
@@ -206,12 +213,7 @@ class AnalysisResult(Result):
         >>> analysis.result().to_dict()["ratio_sweep"]["num_kept"]
         [1, 3]
         """
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Table | LossHistogram):
-        value = value.to_dict()
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return value.tolist() if isinstance(value, np.ndarray) else value
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        tables = {name: value.lists() for name, value in plain.items() if isinstance(value, Table)}
+        distributions = {name: losses.to_dict() for name, losses in self.distributions.items()}
+        return plain | tables | {"distributions": distributions}

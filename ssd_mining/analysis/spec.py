@@ -1,4 +1,4 @@
-"""The settings of an analysis as one value, and the checks of what else it is given."""
+"""The settings of an analysis as one value, and the checks of its other arguments."""
 
 import dataclasses
 from collections import Counter
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_int, check_number, refuse
+from ssd_mining.checks import check_class_axis, check_int, check_number, refuse
 from ssd_mining.classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining.engine.run import Backend, Call, call_of
 from ssd_mining.inputs.arrays import as_array
-from ssd_mining.inputs.batch import Batch
-from ssd_mining.inputs.logits import check_class_axis, check_classification
-from ssd_mining.mining_rule import Mining
+from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
+from ssd_mining.inputs.logits import check_classification
+from ssd_mining.mining_rule import NO_EXTRAS, Extras, Mining
 
 _LOSSES = {kind.__name__: kind for kind in (Softmax, Sigmoid, Focal)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisSpec:
-    """The settings of a `LossAnalysis`, which describes them: two with equal settings can be merged."""
+    """The settings of a `LossAnalysis`. Analyses with equal settings can be merged."""
 
     mining: Mining
     ratios: tuple[float, ...]
@@ -38,14 +38,30 @@ class AnalysisSpec:
             check_int("levels", size, lowest=1)
         check_int("top", self.top, lowest=0)
         check_class_axis(self.class_axis)
-        check_classification(self.classification)
+        if self.classification is not None:
+            check_classification(self.classification)
         check_by_sample(self.mining)
 
+    def checked(self, values: ArrayLike, labels: ArrayLike, extras: Extras = NO_EXTRAS) -> Batch:
+        """Check a block of samples, losses or logits, without a pass over its values."""
+        if self.ratios and extras.num_negatives is not None:
+            refuse("num_negatives", "none beside ratios, which it replaces", "both; pass ratios=()")
+        if self.classification is None:
+            batch = check_losses(values, labels, self.mining, extras)
+        else:
+            batch = check_logit_batch(values, labels, self.mining, extras, self.classification, self.class_axis)
+        if self.levels is not None:
+            check_levels(self.levels, batch)
+        return batch
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON can hold them."""
+        """Return the settings, ready for JSON."""
         kind = self.classification
         return {
-            "mining": {name: _number(value) for name, value in dataclasses.asdict(self.mining).items()},
+            "mining": {
+                name: value.item() if isinstance(value, np.generic) else value
+                for name, value in dataclasses.asdict(self.mining).items()
+            },
             "ratios": [float(ratio) for ratio in self.ratios],
             "levels": None if self.levels is None else [int(size) for size in self.levels],
             "top": int(self.top),
@@ -56,7 +72,7 @@ class AnalysisSpec:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> "AnalysisSpec":
-        """Return the settings that `to_dict` told."""
+        """Return the settings from the dictionary of `to_dict`."""
         kind = given["classification"]
         if kind is not None:
             fields = dict(kind)
@@ -78,19 +94,15 @@ def analysis_call(backend: Backend | None, num_threads: int | None) -> Call:
     return call_of(backend, num_threads)
 
 
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def check_sequence(name: str, value: Any) -> tuple[Any, ...]:
-    """Return numbers that were given in a sequence or in an array, whatever their values."""
+    """Return the elements of a sequence or an array as a tuple."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         refuse(name, "a sequence of numbers", f"{value!r}", TypeError)
     return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
 def check_ratios(ratios: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse ratios of negatives per positive that are none, or not all different."""
+    """Refuse ratios that are not numbers of at least 0, or not all different."""
     for ratio in ratios:
         check_number("ratios", ratio)
     if len(set(ratios)) < len(ratios):
@@ -99,7 +111,7 @@ def check_ratios(ratios: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def check_by_sample(mining: Mining) -> None:
-    """Refuse rules that look beyond the sample: what they keep depends on how a data set is split into blocks."""
+    """Refuse rules that look beyond one sample: their result depends on how the data set is split into blocks."""
     reason = "depend on how the data set is split into blocks"
     if mining.scope != "sample":
         refuse("scope", f'"sample", for other scopes {reason}', repr(mining.scope))
@@ -108,7 +120,7 @@ def check_by_sample(mining: Mining) -> None:
 
 
 def check_levels(levels: tuple[int, ...], batch: Batch) -> None:
-    """Check that feature maps make up the anchors of a batch."""
+    """Check that the feature maps add up to the anchors of a batch."""
     if not batch.is_dense:
         refuse("sample_offsets", "none beside levels, which every sample must have alike", "both", TypeError)
     if sum(levels) != batch.shape[1]:
@@ -117,7 +129,7 @@ def check_levels(levels: tuple[int, ...], batch: Batch) -> None:
 
 
 def check_ids(ids: Sequence[Any] | NDArray[Any], num_samples: int) -> list[str | int]:
-    """Check what the caller calls the samples of a block."""
+    """Check the names of the samples of a block."""
     if isinstance(ids, str) or not isinstance(ids, Sequence | np.ndarray):
         refuse("ids", "a sequence of ids", f"{ids!r}", TypeError)
     names = as_array("ids", ids).tolist() if isinstance(ids, np.ndarray) else list(ids)
@@ -133,8 +145,8 @@ def check_ids(ids: Sequence[Any] | NDArray[Any], num_samples: int) -> list[str |
 
 
 def id_array(ids: list[str | int]) -> NDArray[Any]:
-    """Return ids as an array of strings, or of whole numbers; of objects where they are mixed or too large."""
-    kinds = {type(name) for name in ids}
-    if kinds <= {int} and all(-(1 << 63) <= name < 1 << 63 for name in ids):  # type: ignore[operator]
+    """Return ids as an array of strings or of int64; of objects if they are mixed or too large."""
+    kinds = set(map(type, ids))
+    if kinds <= {int} and (not ids or (min(ids) >= -(1 << 63) and max(ids) < 1 << 63)):  # type: ignore[operator]
         return np.array(ids, np.int64)
     return np.array(ids, np.str_ if kinds == {str} else object)

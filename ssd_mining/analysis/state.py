@@ -1,4 +1,4 @@
-"""What is known of the samples seen so far, in bounded memory: `State`, which adds up to the same bytes in any order."""
+"""The memory of an analysis, `State`: bounded, and the same, bit for bit, for blocks in any order."""
 
 import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,8 +31,8 @@ from ssd_mining.kernels.records import (
 
 POS_MASK = "a pos_mask"
 TOTALS = (
-    *("samples", "positives", "kept"),  # sums of samples; their counts are of samples, positives, kept negatives
-    *("anchors", "negatives", "without positives"),  # counts alone
+    *("samples", "positives", "kept"),  # sums, with counts of samples, positives, kept negatives
+    *("anchors", "negatives", "without positives"),  # counts only
     *("ratio samples", "ratio kept"),  # by ratio
     *("class positives", "class kept"),  # by class
     *("level positives", "level negatives", "level kept"),  # by level
@@ -45,19 +45,19 @@ Ids = list[str | int] | None
 
 
 class State:
-    """Counts, sums, histograms and the worst of the samples seen so far."""
+    """Counts, sums, histograms, and the worst samples and anchors so far."""
 
     def __init__(self, spec: AnalysisSpec) -> None:
         self.spec = spec
-        self.labels: str | None = None  # their form, once it is known
+        self.labels: str | None = None  # the form of the labels, once it is known
         self.tables = np.zeros((TABLES, BINS), np.int64)
         self.totals = {name: Totals() for name in TOTALS}
         self.worst = {"samples": TopK(spec.top, _TOP | _TOP_SAMPLES), "anchors": TopK(spec.top, _TOP | _TOP_ANCHORS)}
-        self.seen = Stretches()
+        self.seen = Intervals()
 
     @property
     def histograms(self) -> dict[str, NDArray[np.int64]]:
-        """The losses by bin, of every distribution."""
+        """Counts of losses by bin, for every distribution."""
         tables = self.tables
         return {
             "positives": tables[POSITIVES],
@@ -69,7 +69,7 @@ class State:
     def add(
         self, batch: Batch, mined: Mined, found: list[Analysed], counted: Analyser, start: int, ids: Ids
     ) -> NDArray[np.float64]:
-        """Add what was found of a batch whose first sample is `start`; return the losses of its samples."""
+        """Add the analysis of a batch whose first sample is number `start`. Return the losses of its samples."""
         counts, sums, totals = mined.counts, mined.sums, self.totals
         loss = sample_losses(sums[POSITIVE_SUM], sums[NEGATIVE_SUM])
         tables, num_neg = counted.counted()
@@ -121,11 +121,11 @@ class State:
         )
 
     def _add_anchors(self, batch: Batch, role: str, found: Found, first: int, start: int, ids: Ids) -> None:
-        """Add the anchors of a role of a block, whose first sample is number `first` of the batch."""
+        """Add the anchors of a role of a block. The first sample of the block is number `first` of the batch."""
         classes = true_classes if role == "positives" else taken_for
         worst = self.worst["anchors"]
         chosen = worst.candidates(found.losses)
-        if chosen.size:  # of most blocks, none is
+        if chosen.size:  # most blocks have none
             sample = first + found.first + np.searchsorted(np.cumsum(found.counts), chosen, "right")
             anchor = found.anchors[chosen]
             worst.add(
@@ -150,7 +150,7 @@ class State:
             self.totals[f"level {role}"].add(*by_sample(sample, level, found.losses))
 
     def merge(self, other: "State") -> None:
-        """Add what another knows of other samples."""
+        """Add the state of other samples."""
         self.labels = self.labels or other.labels
         self.tables += other.tables
         for name, totals in self.totals.items():
@@ -161,7 +161,7 @@ class State:
             self.seen.add(start, stop)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it."""
+        """Return everything, ready for JSON."""
         present = [(np.flatnonzero(counts), counts) for counts in self.histograms.values()]
         return {
             "labels": self.labels,
@@ -173,7 +173,7 @@ class State:
 
     @classmethod
     def from_dict(cls, spec: AnalysisSpec, given: Mapping[str, Any]) -> "State":
-        """Return what `to_dict` told."""
+        """Return the state from the dictionary of `to_dict`."""
         state = cls(spec)
         state.labels = given["labels"]
         for table, (bins, number) in zip((POSITIVES, EVEN, KEPT, SAMPLES), given["histograms"], strict=True):
@@ -181,19 +181,19 @@ class State:
         state.totals = {name: Totals.from_state(given["totals"][name]) for name in TOTALS}
         for name, worst in state.worst.items():
             worst.add_state(given["worst"][name])
-        state.seen = Stretches(given["seen"])
+        state.seen = Intervals(given["seen"])
         return state
 
 
 def form_of(batch: Batch) -> str:
-    """Say what the labels of a batch are."""
+    """Return the form of the labels of a batch."""
     if batch.labels.ndim > len(batch.shape):
         return "scores"
     return POS_MASK if batch.labels.dtype.kind == "b" else "classes"
 
 
 def true_classes(batch: Batch, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the class of some positives, -1 where their labels do not tell it."""
+    """Return the classes of some positives; -1 where the labels do not say."""
     labels = batch.labels[sample, anchor] if batch.is_dense else batch.labels[batch.offsets[sample] + anchor]
     if labels.dtype == np.bool_:
         return np.full(labels.shape[0], -1)
@@ -203,21 +203,21 @@ def true_classes(batch: Batch, sample: NDArray[np.int64], anchor: NDArray[np.int
 
 
 def taken_for(batch: Batch, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the foreground class with the largest logit of some anchors, -1 where nobody knows."""
+    """Return the foreground classes with the largest logits of some anchors; -1 without logits."""
     logits = batch.logits
     if logits is None:
         return np.full(anchor.size, -1)
     place = (sample, anchor) if batch.is_dense else (np.zeros_like(anchor), batch.offsets[sample] + anchor)
     scores = logits.values[place]  # (m, C)
     background = -1 if logits.background is None else logits.background
-    if background == scores.shape[1]:  # of a sigmoid head without a column for it
+    if background == scores.shape[1]:  # a sigmoid head without a column for background
         return np.asarray(scores.argmax(axis=1))
     foreground = np.delete(np.arange(scores.shape[1]), background)
     return foreground[scores[:, foreground].argmax(axis=1)] if foreground.size else np.full(anchor.size, -1)
 
 
-class Stretches:
-    """Which whole numbers were seen, as the stretches [start, stop) that hold them: apart, and in order."""
+class Intervals:
+    """A set of whole numbers, as disjoint intervals [start, stop) in ascending order."""
 
     def __init__(self, pairs: Iterable[Sequence[int]] = ()) -> None:
         self._starts: list[int] = []
@@ -230,11 +230,11 @@ class Stretches:
 
     @property
     def stop(self) -> int:
-        """The number after the last that was seen."""
+        """One more than the largest number."""
         return self._stops[-1] if self._stops else 0
 
     def first_of(self, start: int, stop: int) -> int | None:
-        """Return the lowest number of a stretch that was seen before; None where all of it is new."""
+        """Return the smallest number of an interval that is in the set; None if none is."""
         if start == stop:
             return None
         i = bisect.bisect_right(self._stops, start)
@@ -243,10 +243,10 @@ class Stretches:
         return None
 
     def add(self, start: int, stop: int) -> None:
-        """Add a stretch that is new."""
+        """Add an interval, none of which is in the set."""
         if start == stop:
             return
-        i = bisect.bisect_left(self._stops, start)  # the first stretch that this one touches or precedes
+        i = bisect.bisect_left(self._stops, start)  # the first interval that the new one touches or precedes
         j = bisect.bisect_right(self._starts, stop)
         if i < j:
             start, stop = min(start, self._starts[i]), max(stop, self._stops[j - 1])

@@ -1,42 +1,39 @@
 """``ssd-mining demo``: synthetic data to try the package on."""
 
 import argparse
+import shlex
 from pathlib import Path
 
-from ssd_mining.cli.options import at_least
+import numpy as np
+
+from ssd_mining.cli import mine, options, synthetic
+from ssd_mining.files import output
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.description = "Write synthetic losses and labels with the geometry of SSD300, then mine them."
-    option = parser.add_argument
-    option("--out", metavar="DIR", default="ssd-mining-demo", help="a new directory (default %(default)s)")
-    option("--samples", metavar="N", type=at_least(1), default=64, help="how many (default %(default)s)")
-    option("--seed", metavar="N", type=at_least(0), default=0, help="seed of the data (default %(default)s)")
-
-
-def write(out: Path, num_samples: int, seed: int) -> None:
-    """Write the data set into a new directory."""
-    from ssd_mining.cli import synthetic
-    from ssd_mining.report import output
-
+def run(args: argparse.Namespace) -> str:
+    """Write the data set into a new directory, and mine it."""
+    out = Path(args.out)
     with output.atomic_directory(out) as folder:
-        _write_arrays(folder, num_samples, seed)
-        readme = synthetic.README.format(samples=num_samples, seed=seed)
+        _write_arrays(folder, args.samples, args.seed)
+        readme = synthetic.README.format(samples=args.samples, seed=args.seed)
         (folder / "README.txt").write_text(readme, encoding="utf-8")
+    words = [str(out / "losses.npy"), str(out / "labels.npy"), "--background", "0"]
+    parser = argparse.ArgumentParser()
+    options.mine(parser)
+    table = mine.run(parser.parse_args(words))
+    command, keep = shlex.join(["ssd-mining", "mine", *words]), shlex.join(["--out", str(out / "mined")])
+    return (
+        f"Synthetic data (seed {args.seed}), which no detector ever saw, written to {args.out}. Mined, it gives:\n\n"
+        f"{table}\n\nMine it yourself, and keep the hard negatives:\n\n  {command} {keep}"
+    )
 
 
 def _write_arrays(folder: Path, num_samples: int, seed: int) -> None:
-    import numpy as np
-
-    from ssd_mining.cli import synthetic
-    from ssd_mining.report.output import array_writer
-
     boxes = synthetic.default_boxes()
     with (
-        array_writer(folder / "losses.npy", np.float32, boxes.shape[:1]) as append_losses,
-        array_writer(folder / "labels.npy", np.uint8, boxes.shape[:1]) as append_labels,
-        array_writer(folder / "default_boxes.npy", np.float64, (4,)) as append_boxes,
+        output.array_writer(folder / "losses.npy", np.float32, boxes.shape[:1]) as append_losses,
+        output.array_writer(folder / "labels.npy", np.uint8, boxes.shape[:1]) as append_labels,
+        output.array_writer(folder / "default_boxes.npy", np.float64, (4,)) as append_boxes,
     ):
         append_boxes(boxes)
         for index in range(num_samples):

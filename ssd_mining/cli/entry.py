@@ -1,22 +1,23 @@
 """The command line: ``ssd-mining`` and its commands.
 
-The result goes to stdout, an error to stderr in one line. NumPy and Numba are imported inside the functions that
-use them, so that ``--help`` is quick.
+The result goes to stdout, an error to stderr in one line. A command is imported, and NumPy and Numba with it, when it
+runs, so that ``--help`` is quick.
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from ssd_mining.cli import compare, demo, doctor, merge, mine, report
-from ssd_mining.cli.options import CommandError, say
+from ssd_mining.cli import options
 
 EXAMPLES = """\
 examples:
   ssd-mining demo
       write synthetic data and mine it
   ssd-mining mine losses.npy labels.npy --background 0
-      mine losses (N, A) by class numbers (N, A), of which 0 is background
+      mine losses (N, A) by class numbers (N, A), where 0 is background
   ssd-mining mine run.npz:losses run.npz:one_hot --out mined
       mine by one-hot labels (N, A, C), the last class background, and keep the hard negatives
   ssd-mining report logits.zarr:val labels.zarr:val --background 0 --out report
@@ -24,47 +25,89 @@ examples:
 """
 
 
+class _Command(NamedTuple):
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+
+
+COMMANDS = {
+    "demo": _Command("write a synthetic data set and mine it", options.demo),
+    "mine": _Command("mine the losses in a file", options.mine),
+    "report": _Command("analyse a whole data set; write tables and a page", options.report),
+    "merge": _Command("make one report of its shards", options.merge),
+    "compare": _Command("say what changed between two reports", options.compare),
+    "doctor": _Command("say what this machine and this installation have", options.doctor),
+    "warmup": _Command("compile the kernels ahead", options.warmup),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run the command of some words, those of this process unless given; return the exit code.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The words after ``ssd-mining``; those of this process unless given.
-
-    Returns
-    -------
-    int
-        The exit code: 0 fine, 2 usage, 3 bad data or output that cannot be written, 130 interrupted.
-
-    Raises
-    ------
-    SystemExit
-        From argparse: with code 0 after ``--help`` and ``--version``, with code 2 for words it does not know.
+    The codes are 0 fine, 2 usage, 3 bad data or output that cannot be written, 130 interrupted. argparse raises
+    SystemExit: with code 0 after ``--help`` and ``--version``, with code 2 for words that it does not know.
     """
     args = _parser().parse_args(argv)
     try:
-        from ssd_mining.cli.files import DataError
+        from ssd_mining.checks import InputError, InputTypeError
+        from ssd_mining.files.sources import DataError
 
-        args.run(args)
+        return _say(_run(args))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         return 0
-    except CommandError as error:
-        return _failed(error.code, error)
+    except options.OptionError as error:
+        return _failed(2, error)
     except FileExistsError as error:
         return _failed(2, f"{error}; name another with --out")
+    except (InputError, InputTypeError) as error:
+        culprit = options.in_users_words(args, error)
+        if culprit is None:
+            raise
+        return _failed(*culprit)
     except (DataError, MemoryError) as error:
         return _failed(3, error)
     except OSError as error:
         return _failed(3, f"{args.out}: expected a place to write to, got {error.strerror or error}")
-    return 0
 
 
 def _failed(code: int, message: object) -> int:
     print("ssd-mining: error:", " ".join(str(message).split()), file=sys.stderr)
     return code
+
+
+def _say(text: str) -> int:
+    """Print the result, all of it now; return the exit code."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Python would write the rest again at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        return _failed(3, f"stdout: expected a place to write to, got {error.strerror}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> str:
+    """Run the command; return what it has to say. Each is imported by its name, or a frozen program would lack it."""
+    match args.command:
+        case "demo":
+            from ssd_mining.cli.demo import run
+        case "mine":
+            from ssd_mining.cli.mine import run
+        case "report":
+            from ssd_mining.cli.report import run
+        case "merge":
+            from ssd_mining.cli.merge import run
+        case "compare":
+            from ssd_mining.cli.compare import run
+        case "doctor":
+            from ssd_mining.cli.doctor import run
+        case _:
+            from ssd_mining.cli.warmup import run
+    return run(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,17 +118,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    shown = commands.add_parser("demo", help="write a synthetic data set and mine it")
-    demo.add(shown)
-    shown.set_defaults(run=_demo)
-    mine.add(commands.add_parser("mine", help="mine the losses in a file"))
-    report.add(commands.add_parser("report", help="analyse a whole data set; write tables and a page"))
-    merge.add(commands.add_parser("merge", help="make one report of its shards"))
-    compare.add(commands.add_parser("compare", help="say what changed between two reports"))
-    doctor.add(commands.add_parser("doctor", help="say what this machine and this installation have"))
-    commands.add_parser("warmup", help="compile the kernels ahead").set_defaults(run=_warmup, out="the cache")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_CommandParser)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help).add_options = command.add_options
     return parser
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """The parser of one command, which gets its options when its command is asked for."""
+
+    add_options: Callable[[argparse.ArgumentParser], None]
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Add the options, and parse the words of the command."""
+        self.add_options(self)
+        return super().parse_known_args(args, namespace)
 
 
 class _Version(argparse.Action):
@@ -96,25 +145,3 @@ class _Version(argparse.Action):
 
         print(parser.prog, ssd_mining.__version__)
         parser.exit()
-
-
-def _demo(args: argparse.Namespace) -> None:
-    import shlex
-    from pathlib import Path
-
-    out = Path(args.out)
-    demo.write(out, args.samples, args.seed)
-    words = ["mine", str(out / "losses.npy"), str(out / "labels.npy"), "--background", "0"]
-    command = shlex.join(["ssd-mining", *words])
-    say(f"Synthetic data (seed {args.seed}), which no detector ever saw, written to {args.out}. Mined, it gives:\n")
-    mined = _parser().parse_args(words)
-    mined.run(mined)
-    keep = shlex.join(["--out", str(out / "mined")])
-    say(f"\nMine it yourself, and keep the hard negatives:\n\n  {command} {keep}")
-
-
-def _warmup(_: argparse.Namespace) -> None:
-    from ssd_mining import warmup
-
-    done = warmup(logit_dtypes=("float32", "float64"), analysis=True)
-    say(f"compiled {done.compiled} kernels, found {done.loaded} in the cache, in {done.seconds:.1f} s")

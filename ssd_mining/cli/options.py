@@ -1,97 +1,135 @@
-"""What the commands share: their errors, their words for the selection rule, their ways to print."""
+"""The words of the command line: the options of every command, and how their text becomes values.
+
+Only the options of the command that is asked for are built. Nothing here loads NumPy, so that ``--help`` is quick.
+"""
 
 import argparse
-import contextlib
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from ssd_mining.choices import CHOICES, NORMALIZE
 
 if TYPE_CHECKING:
     from ssd_mining import Mining
-    from ssd_mining.cli.files import ArraySource
+    from ssd_mining.checks import InputError, InputTypeError
 
-NORMALIZE = (
-    "none",
-    "batch",
-    "anchors",
-    "positives",
-    "sample_positives",
-    "clamped_sample_positives",
-    "selected",
-    "sample_selected",
-)
+Parser = argparse.ArgumentParser
+
+_PAIR = ("LOSSES-or-LOGITS", "LABELS")
 
 
-# Of the summary of a report: the one that writes it and the one that reads it agree.
-REPORT_SCHEMA = 1
-
-# What mining takes per anchor at the worst, beside its loss and its labels: two masks, and where every negative is
-# kept, its place in the indices and what sorts them; a sample's counts and sums are less than one anchor more.
-MINING_BYTES = 64
+class OptionError(Exception):
+    """An option has a value that it cannot have, or goes with another that is missing."""
 
 
-def mining_bytes(values: "ArraySource", labels: "ArraySource") -> int:
-    """Return how much memory a sample takes that is read and mined."""
-    return sum(source.outline[:1].nbytes for source in (values, labels)) + (values.shape[1] + 1) * MINING_BYTES
+def demo(parser: Parser) -> None:
+    """Add the options of ``demo``."""
+    parser.description = "Write synthetic losses and labels with the geometry of SSD300, then mine them."
+    option = parser.add_argument
+    option("--out", metavar="DIR", default="ssd-mining-demo", help="a new directory (default %(default)s)")
+    option("--samples", metavar="N", type=_at_least(1), default=64, help="how many (default %(default)s)")
+    option("--seed", metavar="N", type=_at_least(0), default=0, help="seed of the data (default %(default)s)")
 
 
-class CommandError(Exception):
-    """A command that fails with an exit code of its own."""
+def mine(parser: Parser) -> None:
+    """Add the options of ``mine``."""
+    parser.usage = "%(prog)s LOSSES LABELS [options]"
+    parser.description = "Keep the hardest negatives of every sample, and sum up the losses."
+    parser.set_defaults(arguments={"conf_loss": "losses"})
+    option = parser.add_argument
+    option("losses", metavar="LOSSES", help="(N, A) losses in nats: file.npy, or file.npz:key")
+    option("labels", metavar="LABELS", help="(N, A) class numbers, or bools for positives; or (N, A, C) one-hot")
 
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    option = _add_selection(parser, [*OF_EACH_SAMPLE, *OF_THE_FILE])
+    option("--seed", metavar="N", type=_at_least(0), default=0, help="seed of these draws (default %(default)s)")
+    option = parser.add_argument_group("how it is computed").add_argument
+    option("--normalize", choices=NORMALIZE, default="batch", help="divisor of the batch loss (default batch)")
+    _add_resources(option)
 
-
-def say(text: str) -> None:
-    """Print a result, all of it now."""
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        # Python would write the rest again at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise CommandError(3, f"stdout: expected a place to write to, got {error.strerror}") from error
-
-
-def as_json(summary: dict[str, Any]) -> str:
-    """Return JSON that every parser reads: NaN and infinity, which it has no words for, become null."""
-    import json
-
-    return json.dumps(json.loads(json.dumps(summary), parse_constant=lambda _: None), indent=2)
+    option = parser.add_argument_group("what is shown and written").add_argument
+    option("--top", metavar="N", type=_at_least(0), default=5, help="worst samples to list (default %(default)s)")
+    option("--json", action="store_true", help="print the summary as JSON instead of a table")
+    option("--out", metavar="DIR", help="new directory for per_sample.csv, summary.json and what --save says")
+    saved = "hard negatives as offsets.npy and anchors.npy, or as hard_negative_mask.npy (default indices)"
+    option("--save", choices=("indices", "masks"), help=saved)
 
 
-def versions() -> dict[str, str | None]:
-    """Return the versions that results and their speed depend on."""
-    import platform
+def report(parser: Parser) -> None:
+    """Add the options of ``report``."""
+    parser.usage = "%(prog)s LOSSES-or-LOGITS LABELS --out DIR [options]"
+    parser.description = "Analyse the losses of a whole data set: what is hard, how hard, and what mining selects."
+    parser.set_defaults(arguments={"conf_loss": "values", "logits": "values", "ratios": "ratio_sweep"})
+    option = parser.add_argument
+    option("values", metavar="LOSSES-or-LOGITS", help="(N, A) losses in nats, or (N, A, C) logits")
+    option("labels", metavar="LABELS", help="(N, A) class numbers, or bools for losses; or (N, A, C) one-hot")
+    option("--ids", metavar="FILE", help="what the samples are called: text, a line for each, or an array of names")
 
-    names = ("ssd_mining", "numpy", "numba", "llvmlite")
-    return {"python": platform.python_version(), **{name: version_of(name) for name in names}}
+    option = parser.add_argument_group("what is analysed").add_argument
+    option("--top", metavar="K", type=_at_least(0), default=50, help="worst samples and anchors (default 50)")
+    levels, ratios = "anchors of each feature map, in order", "negatives per positive to compare (default 1,2,3,5,10)"
+    option("--levels", metavar="N,N,...", type=_several(int, "whole numbers"), help=f"{levels}, for a table by level")
+    option("--ratio-sweep", metavar="R,R,...", type=_several(float, "numbers"), help=ratios)
+    names = "what the classes are called: text, a line for each, from class 0"
+    option("--class-names", metavar="FILE", help=names)
+    option("--classification", choices=("softmax", "sigmoid"), help="the loss of logits (default softmax)")
+    _add_selection(parser, OF_EACH_SAMPLE)
+
+    option = parser.add_argument_group("how it is computed").add_argument
+    _add_resources(option)
+    option("--shard", metavar="I/N", type=_shard, help="analyse part I of N only, for ssd-mining merge")
+    _add_report_output(parser)
 
 
-def version_of(name: str) -> str | None:
-    """Return the version of an installed package; None where there is none."""
-    from importlib import metadata
-
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def merge(parser: Parser) -> None:
+    """Add the options of ``merge``."""
+    parser.usage = "%(prog)s DIR [DIR ...] --out DIR [options]"
+    parser.description = "Make the report that one run would have made from what --shard runs have written."
+    parser.add_argument("shards", metavar="DIR", nargs="+", help="what report --shard I/N has written, in any order")
+    _add_report_output(parser)
 
 
-def at_least(lowest: int) -> Callable[[str], int]:
-    """Return what parses a whole number of at least `lowest`."""
+def compare(parser: Parser) -> None:
+    """Add the options of ``compare``."""
+    parser.usage = "%(prog)s A B [options]"
+    parser.description = "Say what changed from report A to report B: losses, samples, and which negatives are mined."
+    option = parser.add_argument
+    option("a", metavar="A", help="the directory of a report")
+    option("b", metavar="B", help="the directory of another, of the same samples")
+    option("--top", metavar="K", type=_at_least(0), default=50, help="samples that got worse or better (default 50)")
 
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < lowest:
-            msg = f"expected a whole number of at least {lowest}, got {text!r}"
-            raise argparse.ArgumentTypeError(msg)
-        return int(text)
+    option = parser.add_argument_group("which negatives are mined").add_argument
+    option("--no-churn", action="store_true", help="leave this out: it mines the arrays of both reports again")
+    option("--inputs-a", nargs=2, metavar=_PAIR, help="where the arrays of A are now (default: see its summary.json)")
+    option("--inputs-b", nargs=2, metavar=_PAIR, help="where the arrays of B are now")
+    _add_resources(option)
 
-    return parse
+    option = parser.add_argument_group("what is shown and written").add_argument
+    option("--json", action="store_true", help="print the comparison as JSON instead of a table")
+    option("--out", metavar="DIR", help="a new directory for comparison.json, changes.csv and comparison.html")
+    option("--no-page", action="store_true", help="leave out comparison.html, which needs matplotlib and jinja2")
+
+
+def doctor(parser: Parser) -> None:
+    """Add the options of ``doctor``."""
+    parser.description = "Say which versions, processors, threads, cache and optional packages are there."
+    parser.set_defaults(out="the cache")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def warmup(parser: Parser) -> None:
+    """Add the options of ``warmup``, which has none."""
+    parser.set_defaults(out="the cache")
+
+
+# What several commands share
+
+
+class _Field(NamedTuple):
+    """The option for a field of `Mining`, whose name and choices it has."""
+
+    help: str
+    metavar: str | None = None
+    parse: Callable[[str], object] = str
 
 
 def share_or_count(text: str) -> float:
@@ -102,53 +140,100 @@ def share_or_count(text: str) -> float:
         return float(text)
 
 
-def add_selection(parser: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
-    """Add the fields of `Mining` that need nothing but losses and labels of a sample; return what adds another."""
-    add = parser.add_argument_group("which negatives are kept").add_argument
-    add("--background", metavar="C", type=int, help="background class; class numbers need it (one-hot: the last)")
-    add("--neg-pos-ratio", metavar="R", type=float, help="negatives kept per positive (default 3)")
-    add("--rounding", choices=("floor", "ceil"), help="how ratio times positives is rounded (default floor)")
-    add("--extra-negatives", metavar="N", type=int, help="keep so many more per sample (default 0)")
-    least = "keep at least so many, or below 1 that share of the anchors (default 0)"
-    add("--min-negatives", metavar="N", type=share_or_count, help=least)
-    when = ("always", "no_positives")
-    add("--min-negatives-when", choices=when, help="when that minimum holds (default always)")
-    add("--max-negatives", metavar="N", type=int, help="keep at most so many (default no limit)")
-    ties = ("index", "strict", "all")
-    add("--tie-policy", choices=ties, help="of equal losses at the cut, keep the first, none or all (default index)")
-    add("--skip-hardest", metavar="N", type=int, help="pass over so many of the hardest (default 0)")
-    add("--ignore-index", metavar="C", type=int, help="label of anchors to ignore (default none)")
-    policies = ("raise", "propagate", "omit")
-    add("--nan-policy", choices=policies, help="NaN is an error, ranks hardest, or is ignored (default raise)")
-    rows = ("positive", "ignore", "raise")
-    add("--all-zero", choices=rows, help="what an all-zero one-hot row means (default positive)")
-    return add
+# The fields of `Mining` that the command line offers; the others need more than the losses and labels of a file.
+_FIELDS = {
+    "background": _Field("background class; class numbers need it (one-hot: the last)", "C", int),
+    "neg_pos_ratio": _Field("negatives kept per positive (default 3)", "R", float),
+    "rounding": _Field("how ratio times positives is rounded (default floor)"),
+    "extra_negatives": _Field("negatives kept beyond that ratio, per sample (default 0)", "N", int),
+    "min_negatives": _Field("keep at least N; below 1, a share of the anchors (default 0)", "N", share_or_count),
+    "min_negatives_when": _Field("when that minimum holds (default always)"),
+    "max_negatives": _Field("keep at most N (default no limit)", "N", int),
+    "tie_policy": _Field("keep the first, none or all of equal losses at the cut (default index)"),
+    "skip_hardest": _Field("skip the N hardest (default 0)", "N", int),
+    "ignore_index": _Field("label of anchors to ignore (default none)", "C", int),
+    "nan_policy": _Field("NaN is an error, ranks hardest, or is ignored (default raise)"),
+    "all_zero": _Field("what an all-zero one-hot row means (default positive)"),
+    "scope": _Field("what shares a quota; all but sample need the whole file (default sample)"),
+    "pool_size": _Field("draw from a pool X times as large as the quota (default 1)", "X", float),
+}
+OF_THE_FILE = ["scope", "pool_size"]  # these look beyond the sample
+OF_EACH_SAMPLE = [name for name in _FIELDS if name not in OF_THE_FILE]
 
 
-def mining_of(args: argparse.Namespace, files: Mapping[str, str]) -> "Mining":
+def _add_selection(parser: Parser, names: list[str]) -> Callable[..., argparse.Action]:
+    """Add the options for fields of `Mining`; return what adds another to their group."""
+    option = parser.add_argument_group("which negatives are kept").add_argument
+    for name in names:
+        field = _FIELDS[name]
+        flag, choices = f"--{name.replace('_', '-')}", CHOICES.get(name)
+        option(flag, metavar=field.metavar, type=field.parse, choices=choices, help=field.help)
+    return option
+
+
+def mining_of(args: argparse.Namespace) -> "Mining":
     """Return the selection rule that the options say."""
-    from dataclasses import fields
-
     from ssd_mining import Mining
 
-    with in_users_words(args, files):
-        options = {field.name: getattr(args, field.name, None) for field in fields(Mining)}
-        return Mining(**{name: value for name, value in options.items() if value is not None})
+    given = {name: getattr(args, name, None) for name in _FIELDS}
+    return Mining(**{name: value for name, value in given.items() if value is not None})
 
 
-@contextlib.contextmanager
-def in_users_words(args: argparse.Namespace, files: Mapping[str, str], start: int = 0) -> Iterator[None]:
-    """Give an error of the library the names that the user typed, and its sample the number it has in the file.
+def in_users_words(args: argparse.Namespace, error: "InputError | InputTypeError") -> tuple[int, str] | None:
+    """Return the exit code and the message for an error about an argument that a file or an option became.
 
-    `files` are the names of the files, by the names of the arguments that they become; options of another name, too.
+    None where the argument is neither: then the fault is ours. ``args.arguments`` says which argument of the library
+    the user knows by another name.
     """
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        name, _, rest = str(error).partition(": ")
-        rest = re.sub(r"(?<=\(sample )\d+", lambda number: str(int(number[0]) + start), rest)
-        if name in files:
-            raise CommandError(2 if files[name].startswith("--") else 3, f"{files[name]}: {rest}") from error
-        if name in vars(args):
-            raise CommandError(2, f"--{name.replace('_', '-')}: {rest}") from error
-        raise
+    name = getattr(args, "arguments", {}).get(error.argument, error.argument)
+    if name not in vars(args):
+        return None
+    if name in ("losses", "values", "labels"):
+        return 3, f"{getattr(args, name)}: {error.problem}"
+    return 2, f"--{name.replace('_', '-')}: {error.problem}"
+
+
+def _add_resources(option: Callable[..., argparse.Action]) -> None:
+    option("--num-threads", metavar="N", type=_at_least(1), help="threads to use (default all)")
+    memory = "data to hold at a time, unless one sample is more (default %(default)s)"
+    option("--max-memory", metavar="MIB", type=_at_least(1), default=256, help=memory)
+
+
+def _add_report_output(parser: Parser) -> None:
+    option = parser.add_argument_group("what is shown and written").add_argument
+    option("--out", metavar="DIR", required=True, help="a new directory for the report")
+    option("--no-page", action="store_true", help="leave out report.html, which needs matplotlib and jinja2")
+    option("--json", action="store_true", help="print the summary as JSON instead of a table")
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    """Return a function that parses a whole number of at least `lowest`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            msg = f"expected a whole number of at least {lowest}, got {text!r}"
+            raise argparse.ArgumentTypeError(msg)
+        return int(text)
+
+    return parse
+
+
+def _several(kind: type[float], what: str) -> Callable[[str], tuple[float, ...]]:
+    """Return a function that parses numbers with commas between them."""
+
+    def parse(text: str) -> tuple[float, ...]:
+        try:
+            return tuple(map(kind, text.split(",")))
+        except ValueError:
+            msg = f"expected {what} with commas between them, got {text!r}"
+            raise argparse.ArgumentTypeError(msg) from None
+
+    return parse
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        msg = f"expected I/N with I from 1 to N, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(number), int(count)

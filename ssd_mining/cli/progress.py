@@ -1,4 +1,4 @@
-"""How far a long command has come: a bar on a terminal, nothing in a pipe."""
+"""The progress of a long command: a bar on a terminal, nothing in a pipe."""
 
 import contextlib
 import sys
@@ -13,17 +13,8 @@ REFRESH_SECONDS = 0.1
 def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """Show a bar with rate and remaining time on stderr, if that is a terminal.
 
-    Parameters
-    ----------
-    total : int
-        How many there are to do.
-    what : str
-        Of what, in the plural.
-
-    Yields
-    ------
-    function
-        Call it with how many more are done.
+    `what` names the things that are done, `total` of them, in the plural. Call the function that is yielded with the
+    number of further things that are done.
     """
     bar = _bar() if sys.stderr.isatty() else None
     if bar is None:
@@ -53,10 +44,6 @@ def _bar() -> Any:
     except ImportError:
         print("no progress bar without rich; pip install 'ssd_mining[cli]'", file=sys.stderr)
         return None
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}  {task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
+    rate = TextColumn("{task.description}  {task.fields[rate]}")
+    columns = BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()
     return Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)

@@ -1,4 +1,4 @@
-"""Losses, ranks and gradients from logits, some samples at a time, so that those of a whole batch need never exist."""
+"""Compute losses, ranks and gradients from logits, block by block: those of a whole batch need never exist."""
 
 import math
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 # Below this many logits a parallel launch costs more than the second thread saves (docs/performance.md).
 PARALLEL_LOGITS = 500_000
 
-# How many times larger a block of logits may be that is not copied: Ctrl-C still arrives in some 10 ms.
+# A block of logits that needs no copy may be this much larger. Ctrl-C still gets through within 10 ms.
 VIEWED = 8
 
 ALL = slice(None)
 
 
 def block_losses(batch: Batch, block: slice, call: "Call") -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    """Compute the losses and the ranks, (n,), of a block of a batch, those that are made of logits."""
+    """Compute the losses and the ranks, (n,), of a block of a batch; None: it does not come from logits."""
     place = (block, ALL) if batch.is_dense else (slice(0, 1), batch.anchors(block))
     loss = None if batch.logits is None else losses(batch.logits, call, *place).reshape(-1)
     rank = None if batch.ranks is None else losses(batch.ranks, call, *place).reshape(-1)
@@ -36,7 +36,7 @@ def block_losses(batch: Batch, block: slice, call: "Call") -> tuple[NDArray[Any]
 
 
 def losses(logits: Logits, call: "Call", samples: slice = ALL, anchors: slice = ALL) -> NDArray[Any]:
-    """Compute the losses of some anchors of some samples, or their ranks: a fresh array, (b, a)."""
+    """Compute the losses, or the ranks, of some anchors of some samples: a fresh array, (b, a)."""
     shape = logits.values[samples, anchors].shape[:2]
     values = np.empty(shape, logits.dtype)
     for part, where in _parts(logits, samples, anchors):
@@ -51,9 +51,9 @@ def losses(logits: Logits, call: "Call", samples: slice = ALL, anchors: slice = 
 
 
 def gradients(logits: Logits, factors: NDArray[np.float64], call: "Call") -> NDArray[Any]:
-    """Compute ``factor * d loss / d logits`` of all anchors, (B, A, C), where `factors` (B, A) are not 0.
+    """Compute ``factor * d loss / d logits`` of all anchors, (B, A, C): 0 where a factor, in `factors` (B, A), is 0.
 
-    `factors` are read-only afterwards.
+    `factors` becomes read-only.
     """
     values = np.zeros(logits.values.shape, logits.dtype)
     factors.flags.writeable = False
@@ -67,9 +67,9 @@ def gradients(logits: Logits, factors: NDArray[np.float64], call: "Call") -> NDA
 
 
 def _parts(logits: Logits, samples: slice, anchors: slice) -> Iterator[tuple[slice, slice]]:
-    """Yield slices of the result, and of all samples: of at most `BLOCK_ELEMENTS` logits, but for a single sample.
+    """Yield a slice of the result and the same slice of all samples, for each block.
 
-    They may have more where nothing is copied.
+    A block has at most `BLOCK_ELEMENTS` logits, or `VIEWED` times as many if nothing is copied, or one sample.
     """
     values = logits.values
     as_it_lies = values.dtype == logits.dtype and values.flags.c_contiguous and logits.labels.ndim == 2

@@ -1,9 +1,9 @@
-"""The rules that one pass over a sample cannot obey, composed out of plain passes.
+"""Compose plain passes for the rules that one pass over a sample cannot follow.
 
-A batch that is mined as one, ties kept or dropped together, the hardest passed over, a pool to draw from: each of
-them only decides *which* negatives compete and *how many* of them every sample keeps. `mine` finds that out by mining,
-and leaves rows, with explicit quotas and further anchors ignored, that the ordinary pass then mines. So there is one
-selection, the kernel's, for every rule and every device.
+Such a rule mines the batch as a whole, treats ties alike, skips the hardest negatives, or draws from a pool. Each of
+them only decides *which* negatives compete and *how many* every sample keeps. `mine_in_passes` finds both out with
+plain passes. Then it ignores the other negatives, sets explicit quotas, and mines once more. So one selection, the
+kernel's, serves every rule and every device.
 """
 
 from typing import Protocol, cast
@@ -33,17 +33,20 @@ Counts = NDArray[np.int64]
 
 
 class PlainPass(Protocol):
-    """A plain pass on the device of the call."""
+    """The twin's `mine`, with the number of workers filled in."""
 
     def __call__(self, rows: Rows, rule: Rule, mined: Mined) -> None:
         """Mine rows."""
 
 
-def mine(rows: Rows, mining: Mining, mined: Mined, plain_pass: PlainPass, rng: Rng | None) -> None:
-    """Find out which negatives of the rows compete, and how many of them every sample keeps; then mine them so."""
+def mine_in_passes(rows: Rows, mining: Mining, mined: Mined, plain_pass: PlainPass, rng: Rng | None) -> None:
+    """Find out which negatives compete and how many every sample keeps, then mine those.
+
+    A unit is what a quota is for: a sample, or the whole batch.
+    """
     rule, samples = mining.rule, rows.offsets
     roles = roles_of(rows.labels, rows.codes)
-    rows = units = rows._replace(labels=roles, codes=ROLE_CODES)  # what is ignored in the one is ignored in the other
+    rows = units = rows._replace(labels=roles, codes=ROLE_CODES)  # both share `roles`
     if mining.scope in ("batch", "batch_of_sample_quotas"):
         units = rows._replace(offsets=samples[[0, -1]], shortest=rows.loss.size, longest=rows.loss.size)
 
@@ -74,16 +77,16 @@ def mine(rows: Rows, mining: Mining, mined: Mined, plain_pass: PlainPass, rng: R
     else:
         kept = _with_ties(hardest(quotas), units, mining)
     plain_pass(_asking(rows, _per_sample(kept, samples)), rule.unbounded, mined)
-    mined.counts[NUM_NEG] = num_neg  # of all negatives, those that no longer compete among them
+    mined.counts[NUM_NEG] = num_neg  # all negatives, also those that no longer compete
 
 
 def _asking(rows: Rows, quotas: Counts) -> Rows:
-    """Return rows with explicit quotas, read-only as every row that a kernel sees."""
+    """Return the rows with explicit quotas, read-only like every row that a kernel gets."""
     return rows._replace(labels=read_only(rows.labels), offsets=read_only(rows.offsets), quotas=read_only(quotas))
 
 
 def _quotas(rows: Rows, counts: Counts, mining: Mining) -> Counts:
-    """Say how many negatives every unit keeps: the samples, or the one batch."""
+    """Return how many negatives every unit keeps."""
     lengths = np.diff(rows.offsets)
     explicit = rows.quotas if rows.quotas.size else np.full(lengths.size, -1)
     num_pos, num_neg, num_anchors = int(counts[NUM_POS].sum()), int(counts[NUM_NEG].sum()), rows.loss.size
@@ -113,27 +116,27 @@ def _drawn(pool: Mask, quotas: Counts, offsets: Counts, rng: np.random.Generator
 
 
 def _with_ties(mined: Mined, units: Rows, mining: Mining) -> Mask:
-    """Return the kept negatives, of those at the cut none or all where the spec says so."""
+    """Return the kept negatives: without ties at the threshold, with all of them, or as they are, by `tie_policy`."""
     kept, thresholds = mined.hard_negative_mask, mined.sums[THRESHOLD]
     if mining.tie_policy == "index":
         return kept
     rank = units.rank if units.rank.size else units.loss
-    at_cut = np.zeros_like(kept)
-    # One unit after the other: to repeat the thresholds for every anchor takes ten times as long.
-    for start, stop, cut in zip(units.offsets[:-1], units.offsets[1:], thresholds, strict=True):
-        at_cut[start:stop] = rank[start:stop] == cut
+    at_threshold = np.zeros_like(kept)
+    # A loop over units: repeating the thresholds for every anchor takes ten times as long.
+    for start, stop, threshold in zip(units.offsets[:-1], units.offsets[1:], thresholds, strict=True):
+        at_threshold[start:stop] = rank[start:stop] == threshold
     for unit in np.flatnonzero(np.isnan(thresholds) & (mined.counts[NUM_KEPT] > 0)):
         anchors = slice(units.offsets[unit], units.offsets[unit + 1])
-        at_cut[anchors] = np.isnan(rank[anchors])
+        at_threshold[anchors] = np.isnan(rank[anchors])
     if mining.tie_policy == "strict":
-        return kept & ~at_cut
+        return kept & ~at_threshold
     competes = units.labels == NEGATIVE
     if mining.nan_policy == "omit":
         competes &= ~(np.isnan(rank) | np.isnan(units.loss))
-    return cast("Mask", kept | (competes & at_cut))
+    return cast("Mask", kept | (competes & at_threshold))
 
 
 def _per_sample(mask: Mask, offsets: Counts) -> Counts:
-    """Count the anchors of every sample in a mask."""
+    """Count the True anchors of every sample."""
     ends = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
     return np.array([np.count_nonzero(mask[start:stop]) for start, stop in ends], np.int64)

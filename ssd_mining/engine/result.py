@@ -1,4 +1,4 @@
-"""What all results have in common: a short look, and columns for a data frame."""
+"""The base of all results: a short `repr`, and columns for a data frame."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,7 +12,7 @@ class Kept(NamedTuple):
     """The kept negatives of B samples, by sample, then by anchor."""
 
     num_kept: NDArray[np.int64]  # (B,)
-    anchors: NDArray[np.int64]  # (K,) in their samples
+    anchors: NDArray[np.int64]  # (K,) indices in the samples
     ranks: NDArray[Any]  # (K,)
 
     def read(self) -> "Kept":
@@ -21,13 +21,13 @@ class Kept(NamedTuple):
 
 
 class KeptNegatives(Protocol):
-    """The kept negatives, wherever they are: on a GPU they are read when they are asked for."""
+    """The kept negatives. Those on a GPU are read only when `read` is called."""
 
     def read(self) -> Kept:
         """Return them, on the host."""
 
 
-FEW = 6  # elements that are shown themselves
+FEW = 6  # up to this many elements are shown
 
 
 class Result:
@@ -40,7 +40,7 @@ class Result:
         return {name: getattr(self, name) for name in self.columns}
 
     def __repr__(self) -> str:
-        """Show the shape and the sum of every array, and its elements only where they are few."""
+        """Show the shape and the sum of every array, and its elements if they are few."""
         shown = [f"{each.name}={_look(getattr(self, each.name))}" for each in fields(self) if each.repr]  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -60,6 +60,6 @@ def _look(value: Any) -> str:
         return f"<{type(value).__name__}>"
     if isinstance(value, Mapping):
         return f"<{', '.join(map(str, value))}>"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):  # of a device: to add it up would wait for it
+    if hasattr(value, "shape") and hasattr(value, "dtype"):  # on a GPU: a sum would have to wait for it
         return f"{value.dtype} {tuple(value.shape)}"
     return repr(value)

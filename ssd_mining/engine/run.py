@@ -1,7 +1,7 @@
-"""Where a call computes, and the one loop over the blocks of a batch."""
+"""Pick the twin that computes, and run it over the blocks of a batch: the one loop of the engine."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,28 +28,29 @@ from ssd_mining.kernels.records import (
 from ssd_mining.mining_rule import Mining, Rng
 
 Backend = Literal["cpu", "cuda", "reference"]
+Columns = dict[str, NDArray[Any]]  # per sample, of equal length
 
 # Below this many anchors a parallel launch costs more than the second thread saves (docs/performance.md).
 PARALLEL_ANCHORS = 300_000
 
 
 class Call(NamedTuple):
-    """Where a call computes: the twin that its backend names, and how many threads it may use."""
+    """Where a call computes: the twin, and how many threads it may use."""
 
-    twin: Any  # the package of a backend; `kernels` lists its functions
+    twin: Any  # kernels.cpu, kernels.cuda or kernels.reference
     is_cpu: bool
     num_threads: int | None
 
     def workers(self) -> int:
-        """Say how many threads a large pass may use: 1 off the CPU, and wherever more could hurt."""
+        """Return how many threads a large pass may use: 1 off the CPU, and where more could do harm."""
         return threads.num_workers(self.num_threads) if self.is_cpu else 1
 
 
 def call_of(backend: Backend | None, num_threads: int | None) -> Call:
-    """Return where to compute; None picks by where the arrays live, which for NumPy is the CPU."""
+    """Return where to compute NumPy arrays: on the CPU unless `backend` says otherwise."""
     try:
         return _remembered(backend, num_threads)
-    except TypeError:  # of what cannot be hashed, the check says what is wrong
+    except TypeError:  # an argument that cannot be hashed: the check refuses it
         return _resolved(backend, num_threads)
 
 
@@ -58,11 +59,11 @@ def _resolved(backend: Any, num_threads: Any) -> Call:
     return Call(_twin(backend), backend in (None, "cpu"), num_threads)
 
 
-_remembered = functools.lru_cache(maxsize=64, typed=True)(_resolved)  # no errors: the next call asks again
+_remembered = functools.lru_cache(maxsize=64, typed=True)(_resolved)  # errors are not kept
 
 
 def _twin(backend: Any) -> Any:
-    # Each is imported by its name, or a frozen program would lack it.
+    # Each import is a statement, so that tools that freeze programs find it.
     if backend in (None, "cpu"):
         from ssd_mining.kernels import cpu
 
@@ -81,15 +82,15 @@ def _twin(backend: Any) -> Any:
 
 
 class Block(NamedTuple):
-    """Some samples of a batch: their rows, and where what is mined of them is written."""
+    """Some samples of a batch: their rows, and the record that their results are written to."""
 
     samples: slice
     rows: Rows
     mined: Mined
 
 
-def mine(batch: Batch, call: Call, *, masks: bool) -> Mined:
-    """Mine a checked batch; nothing is returned of one that has bad values."""
+def mine_batch(batch: Batch, call: Call, *, masks: bool) -> Mined:
+    """Mine a checked batch. Raise if it has bad values."""
     mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]) if masks else 0)
     for block in blocks(batch, call, mined):
         mine_rows(block.rows, batch.mining, block.mined, call, batch.rng)
@@ -97,15 +98,15 @@ def mine(batch: Batch, call: Call, *, masks: bool) -> Mined:
 
 
 def blocks(batch: Batch, call: Call, mined: Mined) -> Iterator[Block]:
-    """Yield the blocks of a batch, one after the other; whoever takes one has mined it when the next is asked for.
+    """Yield the blocks of a batch. The caller mines a block before it asks for the next one.
 
-    Then what the kernel counted is looked at, and the first bad value raised.
+    Then the counts of the kernel are checked, and the first bad value is raised.
     """
     is_lazy = batch.logits is not None
     for samples in batch.blocks():
         loss, rank = lazy_losses.block_losses(batch, samples, call) if is_lazy else (None, None)
         rows = batch.rows(samples, loss, rank)
-        # A batch of one block is the common one, and for a single sample every view counts.
+        # Most batches are one block. In a call of a single sample, every view saved counts.
         whole = samples.stop - samples.start == batch.offsets.size - 1
         part = mined if whole else _part(mined, samples, batch.anchors(samples))
         yield Block(samples, rows, part)
@@ -120,16 +121,16 @@ def blocks(batch: Batch, call: Call, mined: Mined) -> Iterator[Block]:
 
 
 def mine_rows(rows: Rows, mining: Mining, mined: Mined, call: Call, rng: Rng | None = None) -> None:
-    """Mine rows as a spec says, in one pass or in several."""
+    """Mine rows by any `Mining`, in one pass or in several."""
     workers = 1 if rows.loss.size < PARALLEL_ANCHORS else call.workers()
     if mining.is_plain:
         call.twin.mine(rows, mining.rule, mined, workers)
     else:
-        multi_pass.mine(rows, mining, mined, functools.partial(call.twin.mine, num_workers=workers), rng)
+        multi_pass.mine_in_passes(rows, mining, mined, functools.partial(call.twin.mine, num_workers=workers), rng)
 
 
-def sample_columns(mined: Mined) -> dict[str, NDArray[Any]]:
-    """Return what mining says of every sample, by the names that users know, (b,) each."""
+def sample_columns(mined: Mined) -> Columns:
+    """Return the public columns of a `Mined`: an array (b,) for each name."""
     counts, sums = mined.counts, mined.sums
     return {
         "num_pos": counts[NUM_POS],
@@ -141,19 +142,36 @@ def sample_columns(mined: Mined) -> dict[str, NDArray[Any]]:
     }
 
 
+def sample_table(
+    columns: Columns, loss: NDArray[np.float64], start: int = 0, ids: NDArray[Any] | None = None
+) -> Columns:
+    """Return all columns of some samples: their numbers from `start` on, their names, what mining says, the loss."""
+    named = {} if ids is None else {"id": ids}
+    said = dict(columns)
+    threshold = said.pop("threshold")
+    numbers = np.arange(start, start + loss.size)
+    return {"sample": numbers, **named, **said, "confidence_loss": loss, "threshold": threshold}
+
+
+def joined(blocks: Sequence[Columns]) -> Columns:
+    """Return the columns of blocks that follow one another as one table."""
+    columns = zip(*[block.values() for block in blocks], strict=True)
+    return dict(zip(blocks[0], map(np.concatenate, columns), strict=True))
+
+
 def sample_losses(positive_sum: NDArray[np.float64], negative_sum: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the confidence losses of samples, divided by nothing."""
-    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, as it should be
+    """Return the confidence losses of samples, before any division."""
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
         return positive_sum + negative_sum
 
 
 def empty_mined(num_samples: int, num_masked: int) -> Mined:
-    """Allocate what a kernel writes about some samples, and the masks of some anchors."""
+    """Allocate the record that a kernel writes: for `num_samples` samples, with masks of `num_masked` anchors."""
     counts, sums = np.zeros((NUM_COUNTS, num_samples), np.int64), np.empty((NUM_SUMS, num_samples), np.float64)
     return Mined(counts, sums, np.empty(num_masked, np.bool_), np.empty(num_masked, np.bool_))
 
 
 def _part(mined: Mined, samples: slice, anchors: slice) -> Mined:
-    """Return fresh counts and sums for some samples, contiguous as a kernel wants them, and their part of the masks."""
+    """Return a record for some samples: their part of the masks, and fresh, contiguous counts and sums."""
     own = empty_mined(samples.stop - samples.start, 0)
     return own._replace(pos_mask=mined.pos_mask[anchors], hard_negative_mask=mined.hard_negative_mask[anchors])

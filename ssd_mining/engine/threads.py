@@ -1,4 +1,4 @@
-"""Threads: how many a call may use here, where Numba's thread pool may be entered, and where not (docs/threads.md)."""
+"""How many threads a call may use, and whether it is safe to enter Numba's thread pool (docs/threads.md)."""
 
 import functools
 import importlib
@@ -17,31 +17,24 @@ _FORKED_NO_EXEC = 0x40  # PF_FORKNOEXEC of Linux
 
 
 def num_workers(num_threads: int | None) -> int:
-    """Say how many threads a call may use here: Numba's own count at most, and 1 wherever more could hurt."""
+    """Return how many threads a call may use: at most Numba's own number, and 1 where more could do harm."""
     if num_threads == 1 or not parallel_is_safe():
         return 1
     numba: Any = importlib.import_module("numba")  # mypy sees half of its names
     if not threads_can_start(numba.config.NUMBA_NUM_THREADS):
         return 1
     try:
-        most: int = numba.get_num_threads()  # if no parallel kernel has run yet, Numba chooses its layer here
-    except ValueError:  # the layer that the user asked for is not installed
+        most: int = numba.get_num_threads()  # the first time, this makes Numba choose its threading layer
+    except ValueError:  # the threading layer that the user wants is not installed
         return 1
     return most if num_threads is None else min(num_threads, most)
 
 
-def most_threads(num_threads: int | None) -> int:
-    """Say how many threads the user wants: Numba's own count at most."""
-    numba: Any = importlib.import_module("numba")
-    most: int = numba.config.NUMBA_NUM_THREADS
-    return most if num_threads is None else min(num_threads, most)
-
-
 def parallel_is_safe() -> bool:
-    """Say whether Numba's thread pool may be entered here; `docs/threads.md` tells what happened where it may not.
+    """Say whether it is safe to enter Numba's thread pool; docs/threads.md has what happens where it is not.
 
-    Only the main thread ever enters it, so two calls of ours never meet there, and no lock is needed that a fork
-    could copy while it is held.
+    Only the main thread enters it. So two of our calls never meet there, and no lock is needed, which a fork could
+    copy while it is held.
     """
     return (
         os.getpid() == _HOME
@@ -52,21 +45,21 @@ def parallel_is_safe() -> bool:
 
 
 def is_alone() -> bool:
-    """Say whether no other thread can run Python during a call of this one.
+    """Say whether this is the only thread that can run Python during the call.
 
-    `threading` counts the threads that it started and the foreign ones that asked it for their name, `sys` whatever
-    is inside Python now. A further thread could be started by this one only, which will be in the kernel.
+    `threading` counts the threads that it knows, `sys` those that are inside Python now. Only this thread could start
+    another one, and it will be in the kernel.
     """
-    # Not kept in a name: it holds this very frame, a cycle that would keep the caller's arrays alive.
-    return threading.active_count() == 1 and len(sys._current_frames()) == 1  # noqa: SLF001 - nothing public knows
+    # The frames include this one: kept in a variable, they would be a cycle that keeps the caller's arrays alive.
+    return threading.active_count() == 1 and len(sys._current_frames()) == 1  # noqa: SLF001 - nothing public counts them
 
 
 def layer_bears_threads() -> bool:
-    """Say whether two threads may be in Numba's pool at once, whosever kernels they run: workqueue would abort."""
+    """Say whether Numba's pool allows two threads at once. With workqueue, the process would abort."""
     numba: Any = importlib.import_module("numba")
     try:
         return numba.threading_layer() in ("omp", "tbb")
-    except ValueError:  # Numba chooses when somebody first launches; foretell its choice without launching
+    except ValueError:  # Numba chooses at the first launch: predict its choice without launching
         choice = str(numba.config.THREADING_LAYER).lower()
     if choice != "default":
         return choice in ("omp", "tbb", "threadsafe", "safe")
@@ -74,7 +67,7 @@ def layer_bears_threads() -> bool:
     if order.index("omp") > order.index("workqueue"):
         return False
     try:
-        importlib.import_module("numba.np.ufunc.omppool")  # loads OpenMP, and starts nothing
+        importlib.import_module("numba.np.ufunc.omppool")  # loads OpenMP without starting a thread
     except ImportError:
         return False
     return True
@@ -82,13 +75,13 @@ def layer_bears_threads() -> bool:
 
 @functools.cache
 def threads_can_start(count: int) -> bool:
-    """Say whether `count` threads can be started here, by starting and ending them once.
+    """Say whether `count` threads can be started, by starting and ending them once.
 
-    Where the first launch cannot start one of its threads, OpenMP ends the process and workqueue waits for ever.
+    If Numba's first launch cannot start one of its threads, OpenMP ends the process and workqueue hangs.
     """
     gate, team = threading.Event(), []
     try:
-        for _ in range(2 * count):  # twice, because these may still be ending when Numba's start
+        for _ in range(2 * count):  # twice, because ours may still be ending when Numba starts its own
             thread = threading.Thread(target=gate.wait, daemon=True)
             thread.start()
             team.append(thread)
@@ -102,7 +95,7 @@ def threads_can_start(count: int) -> bool:
 
 
 def was_forked() -> bool:
-    """Say whether this process is a copy of another that may have used threads; Linux alone tells."""
+    """Say whether this process was forked from another that may have used threads; only Linux knows."""
     try:
         status = Path("/proc/self/stat").read_text()
     except OSError:
@@ -121,5 +114,5 @@ def check_threads(num_threads: Any) -> None:
         refuse("num_threads", expected, f"{num_threads}")
 
 
-# The one process that may go parallel: this one, unless it is a forked child that met this module only here.
+# The only process that may use threads: this one, unless it was forked before it imported this module.
 _HOME = None if was_forked() else os.getpid()

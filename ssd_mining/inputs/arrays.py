@@ -1,4 +1,4 @@
-"""Array-likes become arrays of the dtypes and layouts that the kernels take, or a clear error."""
+"""Turn array-likes into arrays of the dtypes and layouts that the kernels take, or raise a clear error."""
 
 import functools
 import sys
@@ -15,7 +15,7 @@ _DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 
 def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
-    """Turn an array-like into an ndarray, without a copy where it holds one."""
+    """Turn an array-like into an ndarray, without a copy if it already holds one."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
@@ -32,7 +32,7 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def is_on_device(value: Any, backend: str | None = None) -> bool:
-    """Say whether a value lies in the memory of an NVIDIA GPU, or of numba's simulated one, and `backend` allows it."""
+    """Say whether a value lies in the memory of an NVIDIA GPU, or Numba's simulated one, and `backend` allows that."""
     if type(value) is np.ndarray or backend not in (None, "cuda"):
         return False
     torch = sys.modules.get("torch")
@@ -63,7 +63,7 @@ def as_real_array(name: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def check_valid(value: ArrayLike | None, shape: tuple[int, ...], of: str = "conf_loss") -> NDArray[np.bool_] | None:
-    """Check which anchors count, if that is said; `shape` is that `of` the losses."""
+    """Check the mask of the anchors that count, if it is given. `of` names the argument that has this shape."""
     if value is None:
         return None
     array = as_array("valid", value)
@@ -75,7 +75,7 @@ def check_valid(value: ArrayLike | None, shape: tuple[int, ...], of: str = "conf
 
 
 def native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the array as a kernel takes it: of that dtype, C-contiguous, aligned, read-only; a view if it is so."""
+    """Return the array as a kernel takes it: of this dtype, C-contiguous, aligned, read-only; a view if possible."""
     if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
         array = np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED"))
     return read_only(array)
@@ -88,7 +88,7 @@ def native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a view that is read-only, so that Numba sees one type whatever the caller's flags are."""
+    """Return a read-only view: Numba then sees one type, whatever flags the caller's array has."""
     view = array.view()
     view.flags.writeable = False
     return view
@@ -96,6 +96,6 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 @functools.cache
 def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Say what the kernel computes with: float32 where it holds every value exactly, else float64."""
+    """Return the dtype that the kernel computes in: float32 if it holds every value exactly, else float64."""
     exact = dtype.itemsize <= 4 if dtype.kind == "f" else dtype.itemsize <= 2
     return FLOAT32 if exact else FLOAT64

@@ -1,8 +1,8 @@
-"""The input boundary: what a call was given becomes a checked `Batch`, and a batch block by block rows of a kernel.
+"""The input boundary: `check_losses` and `check_logit_batch` make a checked `Batch`; a `Batch` makes rows for a kernel.
 
-Nothing reaches a kernel that was not checked here: raw Numba checks no shapes and reads out of bounds silently. What
-costs a pass over the values (NaN, labels out of range) is counted by the kernel on the way, and raised by
-`Batch.refuse_values` before any result leaves.
+Everything that reaches a kernel is checked here, because raw Numba checks no shapes and silently reads out of bounds.
+Checks that need a pass over the values (NaN, labels out of range) are left to the kernel: it counts them, and
+`Batch.refuse_values` raises before a result is returned.
 """
 
 import functools
@@ -40,10 +40,10 @@ from ssd_mining.kernels import rules
 from ssd_mining.kernels.records import NUM_BAD, NUM_NAN, Mined, Rows
 from ssd_mining.mining_rule import NO_EXTRAS, Extras, Mining, Rng
 
-# Rows are handed to a kernel in blocks: converted copies stay small, and Ctrl-C arrives between two blocks.
+# A kernel gets a batch in blocks of this many elements: converted copies stay small, and Ctrl-C gets through.
 BLOCK_ELEMENTS = 2_000_000
 
-# The kernels fill shorter rows up to a whole word.
+# The kernels fill shorter rows up to one word of 64 bits.
 SHORTEST_ROW = 64
 
 _NO_RANKS = {dtype: read_only(np.empty(0, dtype)) for dtype in (FLOAT32, FLOAT64)}
@@ -52,9 +52,9 @@ _NO_QUOTAS = read_only(np.empty(0, np.int64))
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Checked arrays: views of the caller's, in their own dtype and layout.
+    """Checked arrays: views of the caller's arrays, in their own dtype and layout.
 
-    The anchors are the first two axes, (B, A), of a dense batch, and the first one, (N,), of a ragged one.
+    A dense batch has axes (B, A), a ragged one (N,): the anchors of all samples.
     """
 
     mining: Mining
@@ -62,27 +62,27 @@ class Batch:
     offsets: NDArray[np.int64]  # (B + 1,) sample i owns the anchors offsets[i] to offsets[i + 1]
     dtype: np.dtype[Any]  # float32 or float64: what the kernel computes with
     labels: NDArray[Any]  # (B, A) or (N,) integer or bool, or (B, A, C) or (N, C)
-    codes: NDArray[Any] | None  # of labels whose bits serve as they are
+    codes: NDArray[Any] | None  # `Rows.codes`; None: a kernel gets roles instead of labels
     conf_loss: NDArray[Any] | None  # (B, A) or (N,) float or integer; None: computed from logits
     rank_by: NDArray[Any] | None = None  # (B, A) or (N,)
     valid: NDArray[np.bool_] | None = None  # (B, A) or (N,)
     overlaps: NDArray[Any] | None = None  # (B, A) or (N,)
     weights: NDArray[Any] | None = None  # (B, A) or (N,)
-    quotas: NDArray[np.int64] | None = None  # (B,) where the rule does not decide
+    quotas: NDArray[np.int64] | None = None  # (B,) explicit quotas
     rng: Rng | None = None
-    logits: Logits | None = None  # what makes the losses
-    ranks: Logits | None = None  # what makes the ranks
-    is_dense: bool = field(init=False)  # every sample has the same number of anchors, the second axis
+    logits: Logits | None = None  # to compute the losses from
+    ranks: Logits | None = None  # to compute the ranks from
+    is_dense: bool = field(init=False)  # all samples have the same number of anchors
 
     def __post_init__(self) -> None:
         self.is_dense = len(self.shape) == 2
 
     def blocks(self) -> list[slice]:
-        """Return slices of the samples, each of at most `BLOCK_ELEMENTS` losses or scores but for a single sample."""
+        """Return slices of the samples, of at most `BLOCK_ELEMENTS` losses or scores, but at least one sample each."""
         num_samples, most = self.offsets.size - 1, BLOCK_ELEMENTS
         if self.labels.ndim > len(self.shape):
             most //= self.labels.shape[-1]
-        together = num_samples == 1 or self.mining.scope != "sample"  # a batch that is mined as one is one block
+        together = num_samples == 1 or self.mining.scope != "sample"  # a batch that is mined as a whole is one block
         if num_samples and (together or self.offsets[-1] + SHORTEST_ROW * num_samples <= most):
             return [slice(0, num_samples)]
         blocks, start = [], 0
@@ -94,13 +94,13 @@ class Batch:
         return blocks
 
     def anchors(self, block: slice) -> slice:
-        """Return which anchors of the batch the samples of a block own."""
+        """Return which anchors of the batch belong to the samples of a block."""
         return slice(int(self.offsets[block.start]), int(self.offsets[block.stop]))
 
     def rows(self, block: slice, loss: NDArray[Any] | None, rank: NDArray[Any] | None) -> Rows:
-        """Return the rows of one block as a kernel takes them; a view where dtype and layout allow it.
+        """Return the rows of a block as a kernel takes them: views where dtype and layout allow it.
 
-        `loss` and `rank`, (n,), are those that were computed from logits, if they were.
+        `loss` and `rank`, (n,), have been computed from logits; None: take those of the caller.
         """
         if loss is None:
             loss = self._flat(self.conf_loss, block, self.dtype)
@@ -120,23 +120,23 @@ class Batch:
         return Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
 
     def part(self, array: Any, block: slice) -> NDArray[Any]:
-        """Return what an array with the axes of the losses holds of a block, its anchors on one axis, (n, ...)."""
+        """Return the part of an array that belongs to a block, with the anchors on one axis, (n, ...)."""
         if not self.is_dense:
             return array[self.anchors(block)]  # type: ignore[no-any-return]
         part = array[block]
         return part.reshape(-1) if part.ndim == 2 else part.reshape(-1, part.shape[2])  # type: ignore[no-any-return]
 
     def _flat(self, array: Any, block: slice, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return the elements of a block as a kernel takes them: of that dtype, side by side, aligned, read-only."""
+        """Return the part of an array that belongs to a block as a kernel takes it: (n,), of this dtype, read-only."""
         view = array[block].reshape(-1) if self.is_dense else array[self.anchors(block)]
         part: NDArray[Any] = np.ascontiguousarray(view, dtype)
         if not part.flags.aligned:
             part = part.copy()
-        part.flags.writeable = False  # a view of our own, or a copy
+        part.flags.writeable = False  # our own view or copy
         return part
 
     def _labels(self, block: slice) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return labels as unsigned integers, and their codes."""
+        """Return the labels of a block as unsigned integers, and their codes."""
         if self.codes is not None:
             labels = self._flat(self.labels, block, native_dtype(self.labels.dtype))
             return labels.view(self.codes.dtype), self.codes
@@ -148,7 +148,7 @@ class Batch:
 
     def _weighted(self, loss: NDArray[Any], block: slice) -> NDArray[Any]:
         weights = self.part(self.weights, block)
-        # A weight of 0 silences even inf and NaN; beyond its type a product is inf.
+        # A weight of 0 gives 0 even for inf and NaN. A product that overflows is inf.
         with np.errstate(over="ignore", invalid="ignore"):
             loss = native(loss, self.dtype)
             return read_only(
@@ -156,7 +156,7 @@ class Batch:
             )
 
     def refuse_values(self, block: slice, rows: Rows, mined: Mined) -> None:
-        """Raise for what the kernel counted in this block: labels out of range, NaN under ``nan_policy="raise"``."""
+        """Raise if the kernel counted labels out of range in this block, or NaN under ``nan_policy="raise"``."""
         bad = np.flatnonzero(mined.counts[NUM_BAD])
         if bad.size:
             self._refuse_label(block, int(bad[0]), rows)
@@ -190,7 +190,7 @@ def _dense_offsets(num_samples: int, num_anchors: int) -> NDArray[np.int64]:
 
 
 def check_losses(conf_loss: ArrayLike, labels: ArrayLike, mining: Mining, extras: Extras = NO_EXTRAS) -> Batch:
-    """Check everything about losses and labels that can be known without a pass over their values."""
+    """Check everything about losses and labels that does not need their values."""
     loss: Any = conf_loss
     if type(loss) is not np.ndarray or loss.dtype not in (FLOAT32, FLOAT64):
         loss = as_real_array("conf_loss", loss)
@@ -225,7 +225,7 @@ def check_logit_batch(
     classification: Classification | None,
     class_axis: int,
 ) -> Batch:
-    """Check logits as a batch to mine, whose losses are computed as it is walked."""
+    """Check logits and labels as a batch to mine. Its losses are computed block by block."""
     if not isinstance(classification, Classification):
         classification = check_classification(classification)
     how: dict[str, Any] = {"background": mining.background, "ignore_index": mining.ignore_index}
@@ -259,17 +259,17 @@ def check_logit_batch(
 
 
 def _ranks(logits: Logits, mining: Mining) -> Logits:
-    """Return what makes the ranks that a mode of ``rank_by`` asks for."""
+    """Return the logits that compute the ranks of this ``rank_by``."""
     if mining.rank_by == "foreground_sum" and not isinstance(logits.classification, Softmax):
         expected = "a mode other than 'foreground_sum', for the probabilities of sigmoids do not add up to 1"
         refuse("rank_by", expected, f"it with {type(logits.classification).__name__}")
-    # 1 - p and -log p of background have one order; whatever is ranked by the one is ranked by the other.
+    # 1 - p and -log(p) of the background sort alike, so "foreground_sum" and "background" are one kind.
     kind: RankKind = "foreground_max" if mining.rank_by == "foreground_max" else "background"
     return logits.ranks(kind, -1 if mining.background is None else mining.background)
 
 
 def _add_extras(batch: Batch, extras: Extras, of: str) -> None:
-    """Check what else is said about a batch; the shapes are those `of` the losses."""
+    """Check the optional arrays of a batch. `of` names the argument that has its shape, for the errors."""
     arrays: dict[str, NDArray[Any]] = {}
     for name in ("rank_by", "overlaps", "anchor_weights"):
         value = getattr(extras, name)

@@ -1,4 +1,4 @@
-"""Whole numbers of samples: offsets, explicit quotas, counts."""
+"""Check whole numbers that describe samples: offsets, explicit quotas, counts."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _MOST = np.iinfo(np.int64).max
 
 
 def check_offsets(value: ArrayLike, num_anchors: int, of: str) -> NDArray[np.int64]:
-    """Check where samples begin; return a copy, for a kernel trusts it whatever the caller does to the original."""
+    """Check the offsets of the samples. Return a copy: kernels trust it, whatever becomes of the original."""
     array = as_array("sample_offsets", value)
     if array.dtype.kind not in "iu":
         refuse("sample_offsets", "whole numbers", f"dtype {array.dtype}", TypeError)
@@ -27,7 +27,7 @@ def check_offsets(value: ArrayLike, num_anchors: int, of: str) -> NDArray[np.int
 
 
 def check_quotas(num_negatives: ArrayLike, num_samples: int, mining: Mining) -> NDArray[np.int64]:
-    """Check explicit quotas; return one for each sample."""
+    """Check explicit quotas. Return one for each sample."""
     array = _check_counts("num_negatives", num_negatives)
     if mining.scope == "batch" and array.shape:
         refuse("num_negatives", 'one number for scope="batch"', f"shape {array.shape}")
@@ -46,9 +46,9 @@ def check_counts(**named: ArrayLike) -> list[NDArray[np.int64]]:
 
 
 def _check_counts(name: str, value: ArrayLike) -> NDArray[np.int64]:
-    """Check an array of counts; those beyond int64 become its largest value."""
+    """Check an array of counts. Counts above the largest int64 become the largest int64."""
     array: Any = as_array(name, value)
-    if array.size == 0 and isinstance(value, list | tuple):  # NumPy makes floats of nothing
+    if array.size == 0 and isinstance(value, list | tuple):  # NumPy makes an empty list a float array
         array = array.astype(np.int64)
     if array.dtype == object and all(isinstance(count, int) for count in array.flat):
         array = np.asarray(np.minimum(array, _MOST), np.int64) if np.all(array >= 0) else array

@@ -1,4 +1,4 @@
-"""Labels of every form become unsigned integers and three codes, all that a kernel asks of them."""
+"""Turn labels of any form into what a kernel reads: unsigned integers and three codes."""
 
 import functools
 from collections.abc import Callable
@@ -8,20 +8,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import check_int, refuse
+from ssd_mining.choices import AllZeroRows
 from ssd_mining.inputs.arrays import as_array, native_dtype, read_only
 from ssd_mining.kernels.records import BAD, IGNORED, NEGATIVE, POSITIVE
 from ssd_mining.kernels.rules import ROLE_CODES
-from ssd_mining.mining_rule import AllZeroRows, Mining
+from ssd_mining.mining_rule import Mining
 
 Mask = NDArray[np.bool_]
-Locate = Callable[[int], tuple[int, int]]  # from a row of a block to its sample and anchor
+Locate = Callable[[int], tuple[int, int]]  # from a row of a block to (sample, anchor)
 
-# A row of soft scores may miss 1 by this much: float16 keeps three digits, and 91 of them add up.
+# The sum of a row of soft scores may differ from 1 by this much: 91 float16 scores have three digits each.
 SCORE_SUM_TOLERANCE = 1e-2
 
 
 def check_labels(labels: ArrayLike, shape: tuple[int, ...], mining: Mining) -> NDArray[Any]:
-    """Turn labels of any form into a checked array, without a pass over its values; `shape` is that of the losses."""
+    """Turn labels of any form into an array and check it without reading its values. `shape`: of the losses."""
     array: Any = labels if type(labels) is np.ndarray else as_array("labels", labels)
     axes = "B, A" if len(shape) == 2 else "N,"
     scores = f"({axes.rstrip(',')}, C)"
@@ -65,8 +66,8 @@ def _check_scores(scores: NDArray[Any], mining: Mining) -> None:
 
 @functools.lru_cache(maxsize=128)
 def codes_of(dtype: np.dtype[Any], background: int | None, ignore_index: int | None) -> NDArray[Any]:
-    """Return the `Rows.codes` of labels of a dtype, bool or integer; refuse a background that they cannot tell."""
-    if dtype == np.bool_:  # any byte but 0 is true, whoever wrote it
+    """Return the `Rows.codes` for bool or integer labels. Refuse a background that such labels cannot have."""
+    if dtype == np.bool_:  # any byte but 0 counts as true
         return read_only(np.array([0, 0, 255], np.uint8))
     if background is None:
         got = "None; systems differ between first and last class, so there is no default (often background=0)"
@@ -85,10 +86,10 @@ def codes_of(dtype: np.dtype[Any], background: int | None, ignore_index: int | N
 def roles_of_labels(
     labels: NDArray[Any], mining: Mining, valid: Mask | None, is_near: Mask | None, locate: Locate
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return labels that are roles, and their codes, of what no plain label tells.
+    """Return the roles of anchors as labels, and their codes, where plain labels do not say enough.
 
-    `labels` are (n,) integers or bools, or (n, C) scores; `valid` (n,) says which anchors count, `is_near` (n,) which
-    overlap an object too much to be negatives, and `locate` where an anchor is, for the errors.
+    `labels` are integers or bools, (n,), or scores, (n, C). `valid`, (n,), marks the anchors that count; `is_near`,
+    (n,), those that overlap an object too much to be negatives. `locate` finds the place of an error.
     """
     bad = ignored = None
     if labels.ndim == 2:
@@ -112,15 +113,15 @@ def roles_of_labels(
 
 
 def check_rows(scores: NDArray[Any], valid: Mask | None, locate: Locate, *, all_zero: AllZeroRows) -> Mask:
-    """Check that every row of scores (n, C) that counts is one-hot or soft; return which rows are all zero."""
+    """Check that the valid rows of scores, (n, C), are one-hot or soft. Return which rows are all zero."""
     # Over short rows einsum is five times as fast as sum.
     sums = np.einsum("ac->a", scores, dtype=np.float32, casting="unsafe")  # (n,)
     empty = sums == 0
     if empty.any():
-        empty &= ~scores.any(axis=1)  # scores below float32 add up to 0 too
+        empty &= ~scores.any(axis=1)  # scores that float32 rounds to 0 also add up to 0
     wrong: Mask = ~(empty | (np.abs(sums - 1) <= SCORE_SUM_TOLERANCE))
-    # A row that adds up to 1 or 0 can still hide a negative score: one pass over all values rules that out.
-    if scores.size and not scores.min() >= 0:  # also true of NaN, which hides the negative ones
+    # A row that adds up to 1 or 0 can still contain a negative score.
+    if scores.size and not scores.min() >= 0:  # also true if the minimum is NaN
         wrong |= (scores < 0).any(axis=1)
     if all_zero == "raise":
         wrong |= empty
@@ -132,14 +133,14 @@ def check_rows(scores: NDArray[Any], valid: Mask | None, locate: Locate, *, all_
 
 
 def check_targets(targets: NDArray[Any], valid: Mask | None, locate: Locate) -> None:
-    """Check that every row of targets (n, C) that counts holds numbers from 0 to 1, whatever they add up to."""
+    """Check that the valid rows of targets, (n, C), hold numbers from 0 to 1; they need not add up to 1."""
     if targets.size and not (targets.min() >= 0 and targets.max() <= 1):
-        wrong = cast("Mask", ~((targets >= 0) & (targets <= 1)).all(axis=1))  # also true of NaN
+        wrong = cast("Mask", ~((targets >= 0) & (targets <= 1)).all(axis=1))  # also true for NaN
         _refuse_row(targets, wrong, valid, locate, "a target from 0 to 1 for each class")
 
 
 def _refuse_row(scores: NDArray[Any], wrong: Mask, valid: Mask | None, locate: Locate, expected: str) -> None:
-    """Refuse the first row that is wrong and counts, if there is one."""
+    """Refuse the first valid row that is wrong, if there is one."""
     if valid is not None:
         wrong = wrong & valid
     if wrong.any():

@@ -1,4 +1,4 @@
-"""Logits and their labels, checked: `Logits`, and the rows that a kernel takes of them."""
+"""Check logits and their labels: `Logits`, which hands rows to a kernel."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import refuse
+from ssd_mining.checks import check_class_axis, refuse
 from ssd_mining.classification import Classification, Sigmoid, Softmax
 from ssd_mining.inputs.arrays import as_array, check_valid, kernel_dtype, native, read_only
 from ssd_mining.inputs.labels import check_rows, check_targets
@@ -22,26 +22,26 @@ _NO_SCORES = {np.dtype(dtype): read_only(np.empty((0, 0, 0), dtype)) for dtype i
 
 @dataclass(frozen=True, eq=False)
 class Logits:
-    """Checked logits of B samples, or of a ragged batch, whose N anchors are those of one sample here.
+    """Checked logits of B samples, or of a ragged batch, whose N anchors count as one sample here.
 
-    What is wrong with shapes and types was refused by `check_logits`; a label that is no class is found when it is read.
+    `check_logits` has refused wrong shapes and types. A label that is not a class is refused when it is read.
     """
 
-    values: NDArray[Any]  # (B, A, C) or (1, N, C) a view of the caller's, in its own dtype and layout
-    labels: NDArray[Any]  # (B, A) integer, or (B, A, C) scores, likewise
+    values: NDArray[Any]  # (B, A, C) or (1, N, C) a view of the caller's array, in its own dtype and layout
+    labels: NDArray[Any]  # (B, A) integers or (B, A, C) scores, also a view
     dtype: np.dtype[Any]  # of the losses: float64 from float64 logits, else float32
     classification: Classification
-    rule: SoftmaxRule | SigmoidRule  # the classification as machine numbers
-    background: int | None  # 0 to C; C, of a sigmoid head: a class without a logit
+    rule: SoftmaxRule | SigmoidRule  # the numbers of the classification
+    background: int | None  # 0 to C; C: a sigmoid head whose background has no logit
     ignore_index: int | None
     valid: NDArray[np.bool_] | None  # (B, A)
     offsets: NDArray[np.int64] | None = None  # (S + 1,) of a ragged batch
-    ranked: RankKind | None = None  # what is computed are ranks, not losses
+    ranked: RankKind | None = None  # compute ranks of this kind, not losses
 
     def ranks(self, kind: RankKind, background: int) -> "Logits":
-        """Return what negatives can be ranked by instead of their losses.
+        """Return the same logits, to compute ranks instead of losses.
 
-        ``"background"``: the loss that an anchor has as background, unweighted, for a softmax ``-log(p)``.
+        ``"background"``: the unweighted loss of the anchor as background, for a softmax ``-log(p_background)``.
         ``"foreground_max"``: the logarithm of the largest probability among all other classes.
         """
         background = normalized_background(background, self.values.shape[2], self.classification)
@@ -58,11 +58,11 @@ class Logits:
         )
 
     def rows(self, samples: slice, anchors: slice) -> LogitRows:
-        """Return the rows of some anchors of some samples as a twin takes them; a view where that is possible."""
+        """Return the rows of some anchors of some samples as a kernel takes them: views where possible."""
         values: NDArray[Any] = np.ascontiguousarray(self.values[samples, anchors], self.dtype)
         if not values.flags.aligned:
             values = values.copy()
-        values.flags.writeable = False  # a view of our own, or a copy
+        values.flags.writeable = False  # our own view or copy
         labels, valid = self.labels[samples, anchors], None if self.valid is None else self.valid[samples, anchors]
         scores = _NO_SCORES[self.dtype]
         if labels.ndim == 3:
@@ -81,7 +81,7 @@ class Logits:
         valid_rows, where = None if valid is None else valid.reshape(-1), self._locator(*place)
         if isinstance(self.classification, Softmax):
             check_rows(rows, valid_rows, where, all_zero="positive")
-        else:  # every class has a target of its own
+        else:  # each class has its own target
             check_targets(rows, valid_rows, where)
 
     def _are_ignored(self, labels: NDArray[Any], valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -91,7 +91,7 @@ class Logits:
         return ignored
 
     def _locator(self, samples: slice, anchors: slice) -> Callable[[int], tuple[int, int]]:
-        """Return what says where a row of these samples and anchors is."""
+        """Return the function that finds the sample and the anchor of a row of this block."""
         num_anchors = len(range(*anchors.indices(self.values.shape[1])))
 
         def where(row: int) -> tuple[int, int]:
@@ -124,7 +124,7 @@ def _weights_of(classification: Classification, num_classes: int, dtype: np.dtyp
 
 
 def refuse_label(expected: str, got: str, ignore_index: int | None, sample: int, anchor: int) -> None:
-    """Refuse a label that is no class; say how to mark what is to be ignored, unless the caller knows."""
+    """Refuse a label that is not a class, with a hint at `ignore_index` unless the caller uses it."""
     if ignore_index is not None:
         expected += f" or ignore_index ({ignore_index})"
     hint = "" if ignore_index is not None else "name the label of ignored anchors in ignore_index"
@@ -132,7 +132,7 @@ def refuse_label(expected: str, got: str, ignore_index: int | None, sample: int,
 
 
 def locate(offsets: NDArray[np.int64], anchor: int) -> tuple[int, int]:
-    """Say which anchor of which sample an anchor of a ragged batch is; a sample may have none."""
+    """Return the sample of an anchor of a ragged batch, and its index in that sample."""
     sample = int(np.searchsorted(offsets, anchor, "right")) - 1
     return sample, anchor - int(offsets[sample])
 
@@ -147,7 +147,7 @@ def check_logits(
     valid: ArrayLike | None = None,
     class_axis: int = -1,
 ) -> Logits:
-    """Check everything about logits and labels that can be known without a pass over their values."""
+    """Check everything about logits and labels that does not need their values."""
     x: Any = logits if type(logits) is np.ndarray else as_array("logits", logits)
     check_class_axis(class_axis)
     if x.ndim != 3:
@@ -173,7 +173,7 @@ def check_logits(
 
 
 def _check_labels(given: ArrayLike, logits: NDArray[Any], ignore_index: int | None, class_axis: int) -> NDArray[Any]:
-    """Check labels of either form; return scores with their classes last."""
+    """Check labels of either form. Return scores with the classes on the last axis."""
     labels: Any = given if type(given) is np.ndarray else as_array("labels", given)
     if labels.dtype.kind == "b" and labels.ndim == 2:
         got = "dtype bool, which does not tell the class of a positive; pass integer classes"
@@ -197,7 +197,7 @@ def _check_labels(given: ArrayLike, logits: NDArray[Any], ignore_index: int | No
 
 
 def check_ragged(logits: NDArray[Any], labels: NDArray[Any], class_axis: int) -> None:
-    """Check the shapes of a ragged batch in its own words, before it becomes one sample."""
+    """Check the shapes of a ragged batch before it becomes one sample, so that errors name the given shapes."""
     check_class_axis(class_axis)
     if class_axis != -1:
         refuse("class_axis", "-1 with sample_offsets", f"{class_axis}")
@@ -212,22 +212,15 @@ def check_ragged(logits: NDArray[Any], labels: NDArray[Any], class_axis: int) ->
 
 
 def check_classification(classification: Classification | None) -> Classification:
-    """Return the loss that is meant, `Softmax` unless one is given."""
+    """Return the given classification, or `Softmax` for None."""
     if classification is not None and not isinstance(classification, Classification):
         expected = "a Softmax, a Sigmoid, a Focal or None"
         refuse("classification", expected, type(classification).__name__, TypeError)
     return _SOFTMAX if classification is None else classification
 
 
-def check_class_axis(class_axis: Any) -> None:
-    """Refuse an axis where no classes can stand."""
-    is_whole = isinstance(class_axis, int | np.integer) and not isinstance(class_axis, bool)
-    if not is_whole or class_axis not in (1, 2, -1):
-        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
-
-
 def normalized_background(background: int, num_classes: int, classification: Classification) -> int:
-    """Return the background class as a number from 0; -1 is the last class; C, for sigmoid heads, is none of them."""
+    """Return the background as a class from 0 to C - 1, or C for a sigmoid head without a logit for background."""
     _check_class("background", background)
     last = num_classes - isinstance(classification, Softmax)
     if not -num_classes <= background <= last:

@@ -1,8 +1,9 @@
-"""The judges: the same rules once more, in plain NumPy, slow and simple.
+"""The reference: every rule once more in plain NumPy, slow and simple. Tests judge the kernels by it.
 
-Read in this order: ``notebook`` (the seed notebook, cell by cell), ``mining`` (every selection rule), ``losses`` (from
-logits, one anchor and one class at a time). Contract: nothing here imports anything but NumPy and the standard library,
-and nothing is taken over from the kernels. ``kernels/reference.py`` puts them behind the signatures of a backend.
+Read `notebook` (the seed notebook, cell by cell), `mining` (every selection rule), then `losses` (from logits, one
+anchor and one class at a time). ``kernels/reference.py`` gives it the functions of a twin, for ``backend="reference"``.
+
+The contract: it imports only NumPy and the standard library, and shares no code with the kernels.
 """
 
 from ssd_mining.reference.mining import (

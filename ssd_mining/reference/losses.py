@@ -1,8 +1,7 @@
-"""The losses from logits in plain NumPy and `math`: the judge of the kernels.
+"""The losses from logits, one anchor and one class at a time, in float64, summed with ``math.fsum``.
 
-One anchor at a time, one class at a time, in Python's float64, summed with ``math.fsum``. It imports NumPy only, and
-is written independently of the kernels: the softmax from ``log sum exp(x_j - x_c)`` of each class by itself, the
-sigmoid from ``log(1 + exp(x))``.
+They share no code with the kernels: the softmax is ``log sum exp(x_j - x_c)`` for each class c, the sigmoid
+``log(1 + exp(x))``.
 """
 
 from __future__ import annotations

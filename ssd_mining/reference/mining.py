@@ -1,6 +1,6 @@
-"""The rules of hard-negative mining in plain NumPy: sorted where the kernels select, and summed with ``math.fsum``.
+"""The rules of hard-negative mining in plain NumPy: sort instead of select, and sum with ``math.fsum``.
 
-They are written independently of the kernels, so that a test against them means something.
+They share no code with the kernels, so a test of the kernels against them means something.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def roles(
 
 
 class Sample(NamedTuple):
-    """What mining says about one sample."""
+    """The result of mining one sample."""
 
     num_pos: int
     num_neg: int
@@ -72,7 +72,7 @@ class Sample(NamedTuple):
 
 
 def total(values: NDArray[Any]) -> float:
-    """Sum exactly and round once; with infinities or NaN, sum by the rules of IEEE 754."""
+    """Sum exactly and round once. With infinities or NaN, sum as IEEE 754 says."""
     floats = values.astype(np.float64)
     if np.isfinite(floats).all():
         try:
@@ -84,10 +84,10 @@ def total(values: NDArray[Any]) -> float:
 
 
 def hardest_first(rank: NDArray[Any], anchors: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sort `anchors` by falling rank, NaN before all, equal ranks by rising anchor."""
+    """Sort `anchors` by descending rank, NaN first, equal ranks by ascending anchor."""
     ranks = rank[anchors]
-    falling = np.where(np.isnan(ranks), 0.0, -ranks.astype(np.float64))
-    return anchors[np.lexsort((anchors, falling, ~np.isnan(ranks)))]
+    descending = np.where(np.isnan(ranks), 0.0, -ranks.astype(np.float64))
+    return anchors[np.lexsort((anchors, descending, ~np.isnan(ranks)))]
 
 
 def keep(
@@ -99,7 +99,7 @@ def keep(
     pool_size: float = 1.0,
     rng: np.random.Generator | None = None,
 ) -> NDArray[np.int64]:
-    """Keep ``num_kept`` of the anchors in `order`: the first ones, or some drawn from a pool of them."""
+    """Keep ``num_kept`` of the anchors in `order`: the first ones, or a draw from a pool of the first ones."""
     if pool_size > 1 and rng is not None:
         pool = np.sort(order[: int(min(num_kept * pool_size, order.size))])
         return rng.choice(pool, num_kept, replace=False)
@@ -126,14 +126,14 @@ def mine_batch(
     rng: np.random.Generator | None = None,
     **bounds: Any,
 ) -> list[Sample]:
-    """Mine a batch of samples that lie one after the other, under every rule; no two steps share a pass.
+    """Mine a batch of samples that lie one after the other, by any rule.
 
     Parameters
     ----------
     conf_loss : ndarray, (N,)
         Loss of every anchor, in nats.
     rank : ndarray, (N,)
-        What to rank the negatives by; the loss itself in the usual case. NaN ranks above everything.
+        Ranks of the anchors, usually the losses. NaN ranks above everything.
     roles : Roles
         Masks of the positives and of the negatives, (N,).
     offsets : ndarray of int64, (B + 1,)
@@ -196,7 +196,7 @@ def describe(
     neg_mask: NDArray[np.bool_],
     kept: NDArray[np.bool_],
 ) -> Sample:
-    """Count and sum one sample, whose kept negatives are known."""
+    """Count and sum one sample, given its kept negatives."""
     hardest = hardest_first(rank, np.flatnonzero(kept))
     return Sample(
         num_pos=int(pos_mask.sum()),
@@ -221,7 +221,7 @@ def num_wanted(
     max_negatives: int | None = None,
     num_negatives: int | None = None,
 ) -> float:
-    """Say how many negatives a sample with ``num_pos`` positives asks for, before the cap by those it has."""
+    """Return how many negatives a sample with ``num_pos`` positives asks for, whether it has them or not."""
     product = neg_pos_ratio * num_pos
     wanted = float(np.ceil(product) if rounding == "ceil" else np.floor(product)) + extra_negatives
     if num_negatives is not None:

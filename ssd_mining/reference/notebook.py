@@ -1,4 +1,4 @@
-"""The seed notebook in plain NumPy, by its own names, so that the two can be laid side by side."""
+"""The seed notebook in plain NumPy, with the same names, so that the two can be compared line by line."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def confidence_loss(gt_cl: ArrayLike, conf: ArrayLike) -> Notebook:
 
     Notes
     -----
-    Faithful to the notebook, not to :mod:`ssd_mining`: it zeroes the positives before it sorts, so a negative
-    loss below zero ranks behind them, and it sums in float32.
+    It does what the notebook does, not what :mod:`ssd_mining` does: it sets positives to zero before it sorts, so a
+    negative with a loss below zero ranks after them, and it sums in float32.
 
     Examples
     --------

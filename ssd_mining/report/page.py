@@ -1,11 +1,11 @@
 """A page: facts, pictures and tables as one HTML file that needs nothing beside itself, filled in by jinja2."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-from numpy.typing import NDArray
+from ssd_mining.analysis.result import Table
 
 
 @dataclass(frozen=True)
@@ -24,30 +24,30 @@ class Column:
 
     key: str
     title: str
+    values: Sequence[Any]
     is_number: bool = True
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table; its rows are pairs of a column and a value."""
+    """A table, and the column by which its rows are sorted."""
 
     name: str
     caption: str
     columns: Sequence[Column]
-    values: Mapping[str, Sequence[Any]]
     sorted_by: str = ""
     sorted: str = "descending"
 
     @property
     def rows(self) -> list[list[tuple[Column, Any]]]:
-        """The rows."""
-        values = zip(*(self.values[column.key] for column in self.columns), strict=True)
+        """The rows: a value for each column."""
+        values = zip(*(column.values for column in self.columns), strict=True)
         return [list(zip(self.columns, row, strict=True)) for row in values]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, or what is said where there is nothing to draw."""
+    """A picture, or the sentence that takes its place where there is nothing to draw."""
 
     svg: str | None
     title: str
@@ -74,17 +74,20 @@ class Page:
     subtitle: Sequence[str]
     facts: Sequence[Fact]
     sections: Sequence[Section]
-    made: str
+    made: str  # how it was computed
+
+
+def columns_of(table: Table) -> list[Column]:
+    """Return the columns of a table that have a title."""
+    return [
+        Column(each.name, values=getattr(table, each.name).tolist(), **each.metadata)
+        for each in fields(table)  # type: ignore[arg-type]
+        if "title" in each.metadata
+    ]
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML.
-
-    Raises
-    ------
-    ImportError
-        If jinja2 is not installed.
-    """
+    """Return the page as HTML; ImportError if jinja2 is not installed."""
     from importlib.resources import files
 
     import jinja2
@@ -119,13 +122,8 @@ def share(part: float, whole: float) -> str:
     return f"{100 * ratio:.3g} %" if math.isfinite(ratio) else "-"
 
 
-def lists(columns: Mapping[str, NDArray[Any]]) -> dict[str, list[Any]]:
-    """Return columns as lists of Python's own numbers and strings."""
-    return {name: column.tolist() for name, column in columns.items()}
-
-
-def missing_packages() -> Iterable[str]:
-    """Yield the packages that a page needs and that are not installed."""
+def missing_packages() -> list[str]:
+    """Return the packages that a page needs and that are not installed."""
     from importlib.util import find_spec
 
-    return (name for name in ("jinja2", "matplotlib") if find_spec(name) is None)
+    return [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]

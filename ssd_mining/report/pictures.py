@@ -1,20 +1,21 @@
 """The pictures of a report: drawn by matplotlib, returned as SVG whose colours and letters are those of the page.
 
-Every colour is a number that stands for a name, and is replaced by that name when all is drawn: the page decides what
-it looks like in the light and in the dark. The same numbers give the same bytes.
+While matplotlib draws, a number stands for each colour of the page; its name replaces it afterwards, so that the page
+decides how it looks in the light and in the dark. The same data give the same bytes.
 """
 
 import contextlib
 import io
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.result import ClassTable, LevelTable, RatioTable, TopSamples
+from ssd_mining.engine.run import sample_losses
 
 # What stands for a colour of the page while matplotlib draws.
 INK, FAINT, POSITIVE, NEGATIVE, KEPT = "#010203", "#020304", "#030405", "#040506", "#050607"
@@ -56,7 +57,7 @@ def _drawing(name: str, height: float = HEIGHT) -> Iterator[tuple[Any, list[str]
     from matplotlib.figure import Figure
 
     svg: list[str] = []
-    defaults: dict[Any, Any] = dict(mpl.rcParamsDefault)  # not what the user has set
+    defaults: dict[Any, Any] = dict(mpl.rcParamsDefault)  # in place of what the user has set
     with mpl.rc_context(defaults | _STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure.add_subplot(), svg
@@ -76,24 +77,50 @@ def _of_the_page(svg: str) -> str:
     return svg.strip()
 
 
+class _Histogram(NamedTuple):
+    """A histogram for a logarithmic axis, and how it is drawn."""
+
+    edges: NDArray[Any]  # (m + 1,); (0,): there is nothing to draw
+    counts: NDArray[Any]  # (m,)
+    label: str
+    colour: str
+    alpha: float  # of the area below the line
+
+
 def distributions(losses: Mapping[str, LossHistogram]) -> str | None:
     """Draw how many positives, negatives and kept negatives have which loss; None where no loss is above zero."""
-    shown = (("negatives", NEGATIVE, 0.25), ("kept", KEPT, 0.45), ("positives", POSITIVE, 0.25))
-    bins = {name: losses[name].log_bins() for name, *_ in shown}
-    edges = [edges for edges, _ in bins.values() if edges.size]
-    if not edges:
+    shown = [
+        _Histogram(*losses[name].log_bins(), f"{title} ({short(losses[name].count)})", colour, alpha)
+        for name, title, colour, alpha in (
+            ("negatives", "negatives", NEGATIVE, 0.25),
+            ("kept", "kept negatives", KEPT, 0.45),
+            ("positives", "positives", POSITIVE, 0.25),
+        )
+    ]
+    return _histograms("distributions", "anchors", shown, ncols=3, columnspacing=1, fontsize=9.5)
+
+
+def moved_distribution(before: Mapping[str, Any], after: Mapping[str, Any], colour: str, kind: str) -> str | None:
+    """Draw one distribution of A and of B, as `LossHistogram.to_dict` tells them; None where neither has a loss."""
+    shown = [
+        _Histogram(np.array(told["log_bins"]["edges"]), np.array(told["log_bins"]["counts"]), label, tint, alpha)
+        for told, label, tint, alpha in ((before, "A", FAINT, 0.3), (after, "B", colour, 0.0))
+    ]
+    return _histograms(f"shift {kind}", "samples" if kind == "samples" else "anchors", shown, ncols=2)
+
+
+def _histograms(name: str, ylabel: str, every: list[_Histogram], **legend: float) -> str | None:
+    shown = [each for each in every if each.edges.size]
+    if not shown:
         return None
-    with _drawing("distributions") as (axes, svg):
-        axes.set(xscale="log", yscale="log", xlabel="loss (nats)", ylabel="anchors")
-        for name, colour, alpha in shown:
-            if bins[name][0].size:
-                title = "kept negatives" if name == "kept" else name
-                label = f"{title} ({short(losses[name].count)})"
-                axes.stairs(bins[name][1], bins[name][0], fill=True, color=colour, alpha=alpha, baseline=0.5)
-                axes.stairs(bins[name][1], bins[name][0], color=colour, label=label, linewidth=1.5, baseline=0.5)
-        axes.set_xlim(max(LEAST_LOSS, min(e[0] for e in edges)), max(e[-1] for e in edges))
-        axes.set_ylim(0.5, 1.5 * max(int(counts.max()) for _, counts in bins.values() if counts.size))
-        axes.figure.legend(loc="outside upper right", ncols=3, columnspacing=1, handlelength=1, fontsize=9.5)
+    with _drawing(name) as (axes, svg):
+        axes.set(xscale="log", yscale="log", xlabel="loss (nats)", ylabel=ylabel)
+        for edges, counts, label, colour, alpha in shown:
+            axes.stairs(counts, edges, fill=True, color=colour, alpha=alpha, baseline=0.5)
+            axes.stairs(counts, edges, color=colour, label=label, linewidth=1.5, baseline=0.5)
+        axes.set_xlim(max(LEAST_LOSS, min(each.edges[0] for each in shown)), max(each.edges[-1] for each in shown))
+        axes.set_ylim(0.5, 1.5 * max(int(each.counts.max()) for each in shown))
+        axes.figure.legend(loc="outside upper right", handlelength=1, **legend)
         _short_ticks(axes.xaxis, axes.yaxis)
     return svg[0]
 
@@ -120,23 +147,23 @@ def ratio_sweep(table: RatioTable, used: float) -> str | None:
 
 
 def balance(positive_sum: NDArray[Any], negative_sum: NDArray[Any]) -> str | None:
-    """Draw what kept negatives cost every sample, against what its positives do; None where no sample has both."""
-    return _against("balance", (positive_sum, "positives (nats)"), (negative_sum, "kept negatives (nats)"))
+    """Draw the loss of the kept negatives of every sample against that of its positives; None where none has both."""
+    return _scatter("balance", positive_sum, negative_sum, xlabel="positives (nats)", ylabel="kept negatives (nats)")
 
 
 def change(before: NDArray[Any], after: NDArray[Any]) -> str | None:
-    """Draw what every sample loses in B, against what it loses in A; None where no sample loses in both."""
-    return _against("change", (before, "A: loss (nats)"), (after, "B: loss (nats)"))
+    """Draw the loss of every sample in B against its loss in A; None where no sample has a loss in both."""
+    return _scatter("change", before, after, xlabel="A: loss (nats)", ylabel="B: loss (nats)")
 
 
-def _against(name: str, across: tuple[NDArray[Any], str], up: tuple[NDArray[Any], str]) -> str | None:
-    """Draw samples by two numbers, those above zero, and where the two are equal."""
-    both = (across[0] > 0) & (up[0] > 0) & np.isfinite(across[0]) & np.isfinite(up[0])
+def _scatter(name: str, x: NDArray[Any], y: NDArray[Any], **labels: str) -> str | None:
+    """Draw samples by two numbers, those above zero, and the line where the two are equal."""
+    both = (x > 0) & (y > 0) & np.isfinite(x) & np.isfinite(y)
     if not both.any():
         return None
-    x, y = across[0][both], up[0][both]
+    x, y = x[both], y[both]
     with _drawing(name) as (axes, svg):
-        axes.set(xscale="log", yscale="log", xlabel=across[1], ylabel=up[1])
+        axes.set(xscale="log", yscale="log", **labels)
         if x.size <= MOST_POINTS:
             axes.scatter(x, y, s=14 if x.size > 30 else 36, color=KEPT, alpha=0.6, linewidth=0)
         else:
@@ -152,78 +179,52 @@ def _against(name: str, across: tuple[NDArray[Any], str], up: tuple[NDArray[Any]
     return svg[0]
 
 
-def shift(before: Mapping[str, Any], after: Mapping[str, Any], colour: str, kind: str) -> str | None:
-    """Draw one distribution of A and of B, as `LossHistogram.to_dict` tells them; None where neither has a loss."""
-    bins = [(np.array(d["log_bins"]["edges"]), np.array(d["log_bins"]["counts"])) for d in (before, after)]
-    if not any(edges.size for edges, _ in bins):
-        return None
-    with _drawing(f"shift {kind}") as (axes, svg):
-        axes.set(
-            xscale="log", yscale="log", xlabel="loss (nats)", ylabel="samples" if kind == "samples" else "anchors"
-        )
-        for (edges, counts), label, colours in zip(bins, "AB", ((FAINT, 0.3), (colour, 0.0)), strict=True):
-            if edges.size:
-                axes.stairs(counts, edges, fill=True, color=colours[0], alpha=colours[1], baseline=0.5)
-                axes.stairs(counts, edges, color=colours[0], label=label, linewidth=1.5, baseline=0.5)
-        axes.set_xlim(max(LEAST_LOSS, min(e[0] for e, _ in bins if e.size)), max(e[-1] for e, _ in bins if e.size))
-        axes.set_ylim(0.5, 1.5 * max(int(counts.max()) for _, counts in bins if counts.size))
-        axes.figure.legend(loc="outside upper right", ncols=2, handlelength=1)
-        _short_ticks(axes.xaxis, axes.yaxis)
-    return svg[0]
-
-
 def worst(samples: TopSamples) -> str | None:
     """Draw the losses of the worst samples, and which part of them is their positives'."""
     chosen = np.flatnonzero(np.isfinite(samples.loss) & (samples.loss > 0))[:MOST_BARS]
-    if not chosen.size:
-        return None
-    with _drawing("worst", 0.9 + 0.21 * chosen.size) as (axes, svg):
-        _two_bars(axes, samples.positive_sum[chosen], samples.negative_sum[chosen])
-        axes.set_yticks(range(chosen.size), [_shortened(name) for name in samples.id[chosen]])
-    return svg[0]
+    names = [_shortened(name) for name in samples.id[chosen]]
+    return _bars("worst", 0.21, samples.positive_sum[chosen], samples.negative_sum[chosen], names)
 
 
 def classes(table: ClassTable, names: list[str]) -> str | None:
-    """Draw what the classes cost, those that cost most: their positives, and the negatives taken for them."""
-    total = table.positive_sum + table.negative_sum
+    """Draw the losses of the classes that cost most: of their positives, and of the negatives taken for them."""
+    total = sample_losses(table.positive_sum, table.negative_sum)
     chosen = np.argsort(-np.where(np.isfinite(total), total, np.inf), kind="stable")[:MOST_BARS]
     chosen = chosen[np.isfinite(total[chosen]) & (total[chosen] > 0)]
-    if not chosen.size:
-        return None
-    with _drawing("classes", 0.9 + 0.21 * chosen.size) as (axes, svg):
-        _two_bars(axes, table.positive_sum[chosen], table.negative_sum[chosen])
-        axes.set_yticks(range(chosen.size), [_shortened(names[i]) for i in chosen])
-    return svg[0]
+    shown = [_shortened(names[i]) for i in chosen]
+    return _bars("classes", 0.21, table.positive_sum[chosen], table.negative_sum[chosen], shown)
 
 
 def levels(table: LevelTable) -> str | None:
-    """Draw what the feature maps cost: their positives, and their kept negatives."""
-    total = table.positive_sum + table.negative_sum
+    """Draw the losses of the feature maps: of their positives, and of their kept negatives."""
+    total = sample_losses(table.positive_sum, table.negative_sum)
     if not (np.isfinite(total).all() and (total > 0).any()):
         return None
-    with _drawing("levels", 0.9 + 0.24 * total.size) as (axes, svg):
-        _two_bars(axes, table.positive_sum, table.negative_sum)
-        labels = [f"{i}: {short(count)} anchors" for i, count in enumerate(table.num_anchors.tolist())]
-        axes.set_yticks(range(total.size), labels)
+    names = [f"{i}: {short(count)} anchors" for i, count in enumerate(table.num_anchors.tolist())]
+    return _bars("levels", 0.24, table.positive_sum, table.negative_sum, names)
+
+
+def _bars(name: str, bar: float, positive: NDArray[Any], negative: NDArray[Any], names: list[str]) -> str | None:
+    """Draw lying bars, the first on top: the loss of positives, then that of kept negatives; None without bars."""
+    if not positive.size:
+        return None
+    with _drawing(name, 0.9 + bar * positive.size) as (axes, svg):
+        places = np.arange(positive.size)
+        axes.barh(places, positive, color=POSITIVE, height=0.72, label="positives")
+        if negative.any():
+            axes.barh(places, negative, left=positive, color=KEPT, height=0.72, label="kept negatives")
+        axes.set_xlabel("loss (nats)")
+        axes.set_ylim(positive.size - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.figure.legend(loc="outside upper right", ncols=2)
+        _short_ticks(axes.xaxis)
+        axes.set_yticks(range(positive.size), names)
     return svg[0]
 
 
-def _two_bars(axes: Any, positive: NDArray[Any], negative: NDArray[Any]) -> None:
-    """Draw lying bars, the first on top: what positives cost, and kept negatives after it."""
-    places = np.arange(positive.size)
-    axes.barh(places, positive, color=POSITIVE, height=0.72, label="positives")
-    if negative.any():
-        axes.barh(places, negative, left=positive, color=KEPT, height=0.72, label="kept negatives")
-    axes.set_xlabel("loss (nats)")
-    axes.set_ylim(positive.size - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
-    axes.figure.legend(loc="outside upper right", ncols=2)
-    _short_ticks(axes.xaxis)
-
-
 def _short_ticks(*every_axis: Any) -> None:
-    """Label an axis in few letters, at few places: of a logarithmic one that is short, at 1, 2 and 5 too."""
+    """Label axes in few letters, at few places; a logarithmic one that spans little also at 2 and 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis in every_axis:

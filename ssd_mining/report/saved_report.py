@@ -3,28 +3,38 @@
 import contextlib
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import hard_negative_mask, mine_logits
 from ssd_mining.analysis.spec import AnalysisSpec
-from ssd_mining.cli.files import ArraySource, DataError, open_array, read_lines
-from ssd_mining.cli.options import REPORT_SCHEMA, CommandError
+from ssd_mining.engine.run import Columns, empty_mined, sample_columns, sample_table
+from ssd_mining.files.names import read_lines
+from ssd_mining.files.sources import ArraySource, DataError, open_array
+
+SCHEMA = 1  # of summary.json
+
+
+class Arrays(NamedTuple):
+    """The arrays that a report is about, opened."""
+
+    values: ArraySource
+    labels: ArraySource
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """A report."""
+class SavedReport:
+    """A report, as its directory holds it."""
 
     name: str
-    summary: dict[str, Any]
-    columns: dict[str, NDArray[Any]]  # (N,) each; those of per_sample.csv
-    values: str
+    summary: Mapping[str, Any]  # summary.json
+    columns: Columns  # per_sample.csv
+    values: str  # where the arrays are that it is about
     labels: str
 
     @property
@@ -33,38 +43,40 @@ class Earlier:
         return int(self.columns["sample"].size)
 
     @property
-    def keys(self) -> NDArray[Any]:
-        """What a sample is known by: its name, or its number."""
-        return self.columns.get("id", self.columns["sample"])
+    def has_names(self) -> bool:
+        """Whether its samples have names."""
+        return "id" in self.columns
 
-    def opened(self, files: contextlib.ExitStack) -> tuple[ArraySource, ArraySource]:
-        """Open the arrays that the report is about, if they are still what it says."""
+    @property
+    def ids(self) -> NDArray[Any]:
+        """The names of its samples, or else their numbers."""
+        return self.columns["id" if self.has_names else "sample"]
+
+    def opened(self, files: contextlib.ExitStack) -> Arrays:
+        """Open the arrays, if they are still as the report says."""
         try:
-            pair = [files.enter_context(open_array(name)) for name in (self.values, self.labels)]
+            arrays = Arrays(*[files.enter_context(open_array(name)) for name in (self.values, self.labels)])
         except DataError as error:
             advice = f"name where the arrays of {self.name} are now, or leave this out with --no-churn"
             raise DataError(f"{error}; {advice}") from error
-        for kind, source in zip(("values", "labels"), pair, strict=True):
+        for kind, source in arrays._asdict().items():
             expected = tuple(self.summary["arguments"][f"{kind}_shape"])
             if source.shape != expected:
-                raise CommandError(
-                    3, f"{source.name}: expected shape {expected}, as in {self.name}, got {source.shape}"
-                )
-        return pair[0], pair[1]
+                raise DataError(f"{source.name}: expected shape {expected}, as in {self.name}, got {source.shape}")
+        return arrays
 
-    def mask(
-        self, values: ArraySource, labels: ArraySource, rows: slice, num_threads: int | None
-    ) -> NDArray[np.bool_]:
+    def mask(self, arrays: Arrays, rows: slice, num_threads: int | None) -> NDArray[np.bool_]:
         """Mine some samples again as the report did; return which negatives are kept."""
-        spec = AnalysisSpec.from_dict(self.summary["spec"])
-        how: Any = {"mining": spec.mining, "num_threads": num_threads}
+        spec, values, labels = AnalysisSpec.from_dict(self.summary["spec"]), arrays.values[rows], arrays.labels[rows]
         if spec.classification is None:
-            return hard_negative_mask(values[rows], labels[rows], **how)
-        mined = mine_logits(values[rows], labels[rows], classification=spec.classification, **how)
+            return hard_negative_mask(values, labels, mining=spec.mining, num_threads=num_threads)
+        mined = mine_logits(
+            values, labels, classification=spec.classification, mining=spec.mining, num_threads=num_threads
+        )
         return mined.hard_negative_mask
 
 
-def load(name: str, inputs: Sequence[str] | None) -> Earlier:
+def load(name: str, inputs: Sequence[str] | None) -> SavedReport:
     """Read a report; `inputs` are its arrays, if they are no longer where it says."""
     summary_file, table_file = Path(name) / "summary.json", Path(name) / "per_sample.csv"
     try:
@@ -73,35 +85,19 @@ def load(name: str, inputs: Sequence[str] | None) -> Earlier:
         values, labels = inputs or (arguments["values"], arguments["labels"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise DataError(f"{summary_file}: expected the summary of a report, got this: {error!r}") from error
-    if schema != REPORT_SCHEMA:
-        raise DataError(f"{summary_file}: expected schema {REPORT_SCHEMA}, got {schema!r}")
+    if schema != SCHEMA:
+        raise DataError(f"{summary_file}: expected schema {SCHEMA}, got {schema!r}")
     lines = read_lines(table_file)
     try:
         rows = list(csv.reader(lines))
-        columns = {row[0]: _column(row[0], row[1:]) for row in zip(*rows, strict=True)}
+        columns = {
+            title: np.array(words, _DTYPES.get(title, np.float64)) for title, *words in zip(*rows, strict=True)
+        }
         columns["sample"], columns["confidence_loss"]
     except (KeyError, ValueError) as error:
         raise DataError(f"{table_file}: expected the table of a report, got this: {error!r}") from error
-    return Earlier(name, summary, columns, values, labels)
+    return SavedReport(name, summary, columns, values, labels)
 
 
-def _column(name: str, words: Sequence[str]) -> NDArray[Any]:
-    if name == "id":
-        return np.array(words, np.str_)
-    return np.array(words, np.int64 if name in ("sample", "num_pos", "num_neg", "num_kept") else np.float64)
-
-
-def match(a: Earlier, b: Earlier) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where the samples that are in both stand in A, and where in B, in the order of A."""
-    if ("id" in a.columns) != ("id" in b.columns):
-        raise CommandError(3, f"{b.name}: expected samples {_known(a)}, as in {a.name}, got samples {_known(b)}")
-    if "id" not in a.columns and a.size != b.size:
-        expected = f"the {a.size:,} samples of {a.name}, for they have no names"
-        raise CommandError(3, f"{b.name}: expected {expected}, got {b.size:,}; name them with --ids")
-    _, in_a, in_b = np.intersect1d(a.keys, b.keys, assume_unique=True, return_indices=True)
-    order = np.argsort(in_a)
-    return in_a[order], in_b[order]
-
-
-def _known(report: Earlier) -> str:
-    return "with names" if "id" in report.columns else "without names"
+_NO_SAMPLES = sample_table(sample_columns(empty_mined(0, 0)), np.empty(0), ids=np.empty(0, np.str_))
+_DTYPES = {name: column.dtype.type for name, column in _NO_SAMPLES.items()}

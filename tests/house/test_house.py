@@ -21,9 +21,9 @@ PACKAGE = ROOT / "ssd_mining"
 LAYERS = [
     "reference/",
     "kernels/",
-    "checks mining_rule classification",
+    "checks choices mining_rule classification",
     "inputs/",
-    "engine/",
+    "engine/ files/",
     "device/",
     "mining losses cross_entropy localization multibox hard_examples recipe",
     "analysis/",
@@ -155,8 +155,8 @@ OPTIONAL = {
     "rich": "cli.progress",
     "jinja2": "report.page",
     "matplotlib": "report.pictures",
-    "zarr": "cli.files",
-    "h5py": "cli.files",
+    "zarr": "files.sources",
+    "h5py": "files.sources",
 }
 
 

@@ -16,7 +16,7 @@ from tests.parity.test_generated import check as check_parity
 
 def sampled_anchors(num_anchors):
     """Return the anchors that the kernel looks at to choose its pivot."""
-    i = np.arange(cpu._sample_size(num_anchors), dtype=np.uint64)
+    i = np.arange(cpu.sample_size(num_anchors), dtype=np.uint64)
     return ((i * cpu.GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
 
 

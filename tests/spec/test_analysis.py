@@ -13,7 +13,7 @@ import ssd_mining as sm
 from ssd_mining.analysis.exact_sums import Totals
 from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.one_pass import bin_counts
-from ssd_mining.analysis.state import Stretches
+from ssd_mining.analysis.state import Intervals
 from tests.analysis import analysed, blocks, dumped
 from tests.batches import examples, losses
 
@@ -258,7 +258,7 @@ def test_logarithmic_bins_hold_every_finite_loss_above_zero(per_octave):
 @settings(max_examples=examples(300), deadline=None)
 @given(st.permutations([(0, 3), (3, 4), (5, 9), (9, 9), (12, 20)]))
 def test_stretches_join_and_know_what_they_hold(pairs):
-    seen = Stretches()
+    seen = Intervals()
     for start, stop in pairs:
         assert seen.first_of(start, stop) is None
         seen.add(start, stop)

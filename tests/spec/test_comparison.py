@@ -278,4 +278,4 @@ def test_a_recipe_can_be_read(name):
     page = pydoc.render_doc(recipe, renderer=pydoc.plaintext)
     assert recipe.system in page
     assert "Not reproduced: " in page
-    assert (recipe.quirks or "nothing that is known of.") in page
+    assert (recipe.quirks or "nothing is known.") in page

@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining import cli, losses, mining_rule
-from ssd_mining.cli import files, synthetic
-from ssd_mining.cli import options as common
-from ssd_mining.report import output
+from ssd_mining import choices, cli, losses, mining_rule
+from ssd_mining.cli import mine, synthetic
+from ssd_mining.files import output, sources
 from tests.batches import REAL_FILES, ROOT, load_real
 from tests.tools.commands import run, shell
 
@@ -249,8 +248,8 @@ def test_every_option_reaches_the_rule_that_it_names(batch, words, selection):
 
 def test_every_normaliser_gives_the_loss_of_the_library(batch):
     folder, arrays = batch
-    assert sorted(common.NORMALIZE) == sorted(get_args(losses.Normalize))
-    for normalize in common.NORMALIZE:
+    assert sorted(choices.NORMALIZE) == sorted(get_args(losses.Normalize))
+    for normalize in choices.NORMALIZE:
         words = (folder / "losses.npy", folder / "labels.npy", "--background", 0, "--normalize", normalize)
         got = summary_of(*words)
         out = sm.confidence_loss(arrays["losses"], arrays["labels"], background=0, normalize=normalize)
@@ -382,7 +381,7 @@ def test_files_that_do_not_fit_end_with_3(batch):
     numbers = "float16, float32, float64 or integer values"
     for loss_name, label_name, culprit, expected in [
         ("none.npy", "labels.npy", "none.npy", "a readable file, got No such file or directory"),
-        ("losses.npy", "losses.csv", "losses.csv", f"a name that ends in {files._KNOWN}, got another"),
+        ("losses.npy", "losses.csv", "losses.csv", f"a name that ends in {sources.KNOWN}, got another"),
         ("all.npz", "labels.npy", "all.npz", f"{keys}, got none"),
         ("complex.npy", "labels.npy", "complex.npy", "bools, integers or floats, got dtype complex64"),
         ("cut.npy", "labels.npy", "cut.npy", promise),
@@ -399,7 +398,7 @@ def test_files_that_do_not_fit_end_with_3(batch):
 @pytest.mark.parametrize("sample", [0, 17, 39])
 def test_values_that_are_refused_are_found_where_they_stand_in_the_file(batch, monkeypatch, sample):
     folder, arrays = batch
-    monkeypatch.setattr(common, "MINING_BYTES", 7000)  # of 30 anchors: four samples make a block of 1 MiB
+    monkeypatch.setattr(mine, "MINING_BYTES", 7000)  # of 30 anchors: four samples make a block of 1 MiB
     where = f"(sample {sample}, anchor 4)"
     bad = {name: array.copy() for name, array in arrays.items()}
     bad["losses"][sample, 4] = np.nan
@@ -432,7 +431,7 @@ def test_a_long_row_is_shown_in_one_line(batch):
 
 def test_a_fault_of_ours_is_not_hidden(batch, monkeypatch):
     folder, _ = batch
-    monkeypatch.setattr("ssd_mining.mining.check_losses", lambda *_: int("a fault"))
+    monkeypatch.setattr(mine, "check_losses", lambda *_: int("a fault"))
     with pytest.raises(ValueError, match="a fault"):
         run("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0)
 
@@ -443,7 +442,7 @@ def test_memory_that_cannot_be_had_ends_with_3(batch, monkeypatch):
     def read(*_):
         raise MemoryError("Unable to allocate 3.97 TiB")
 
-    monkeypatch.setattr(files.ArraySource, "__getitem__", read)
+    monkeypatch.setattr(sources.ArraySource, "__getitem__", read)
     got = run("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0)
     assert got == (3, "", "ssd-mining: error: Unable to allocate 3.97 TiB\n")
 
@@ -500,7 +499,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
             yield append_some
 
     monkeypatch.setattr(output, "array_writer", interrupted)
-    monkeypatch.setattr(common, "MINING_BYTES", 7000)
+    monkeypatch.setattr(mine, "MINING_BYTES", 7000)
     words = (folder / "losses.npy", folder / "mask.npy", "--max-memory", 1, "--out", folder / "out", "--save", save)
     assert run("mine", *words) == (130, "", "")
     assert sorted(folder.iterdir()) == before
@@ -509,8 +508,8 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
 DYING = """
 import contextlib, os, signal, sys
 from ssd_mining import cli
-from ssd_mining.report import output
-from ssd_mining.cli import options as common
+from ssd_mining.cli import mine
+from ssd_mining.files import output
 
 write, num_blocks = output.array_writer, []
 
@@ -525,7 +524,7 @@ def dying(*args):
         yield append_some
 
 output.array_writer = dying
-common.MINING_BYTES = 7000
+mine.MINING_BYTES = 7000
 cli.main(sys.argv[1:])
 """
 

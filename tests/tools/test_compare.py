@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.report import change_page as shift
+from ssd_mining.report import comparison
 from tests.tools.commands import content, run
 from tests.tools.test_report import draw
 
@@ -169,9 +169,7 @@ def test_nan_is_the_worst_that_a_loss_can_become():
     nan, inf = np.nan, np.inf
     before = np.array([1.0, 1.0, nan, nan, inf, inf, 1.0, 2.0, nan])
     after = np.array([2.0, nan, 1.0, nan, inf, 1.0, inf, 2.0, inf])
-    columns = [{"sample": np.arange(9), "confidence_loss": losses} for losses in (before, after)]
-    got = shift.changes(*columns, np.arange(9), np.arange(9))["change"]
-    np.testing.assert_array_equal(got, [1, inf, -inf, 0, 0, -inf, inf, 0, -inf])
+    np.testing.assert_array_equal(comparison.change(before, after), [1, inf, -inf, 0, 0, -inf, inf, 0, -inf])
 
 
 def test_arrays_that_moved_can_be_named(reports, tmp_path):

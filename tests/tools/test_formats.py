@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from ssd_mining.cli.files import DataError, open_array
+from ssd_mining.files.sources import DataError, open_array
 
 LOSSES = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 ARRAYS = {

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from ssd_mining.cli.files import _KNOWN, DataError, open_array
-from ssd_mining.report.output import array_writer, atomic_directory, write_csv
+from ssd_mining.files.output import array_writer, atomic_directory, write_csv
+from ssd_mining.files.sources import KNOWN, DataError, open_array
 
 VALUES = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 SCORES = np.eye(3, dtype=np.float64)[np.random.default_rng(1).integers(0, 3, (7, 5))]
@@ -82,7 +82,7 @@ def test_any_byte_but_0_of_a_stored_bool_is_true(tmp_path):
 
 def test_a_name_that_cannot_be_an_array_is_refused(tmp_path):
     (tmp_path / "folder.npy").mkdir()
-    suffixes = f"a name that ends in {_KNOWN}"
+    suffixes = f"a name that ends in {KNOWN}"
     for name, expected in {
         tmp_path / "none.npy": "expected a readable file, got No such file or directory",
         f"{tmp_path}/none.npz:key": "expected a readable file, got No such file or directory",

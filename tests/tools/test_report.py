@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.cli import files
-from ssd_mining.cli import report_inputs as inputs
-from ssd_mining.report import page
-from ssd_mining.report import shards as parts
+from ssd_mining.files.names import read_class_names
+from ssd_mining.files.sources import open_array
+from ssd_mining.report import page, parts
 from tests.batches import REAL_FILES, load_real
 from tests.tools.commands import content, run, shell
 
@@ -125,7 +124,7 @@ def test_the_table_on_stdout_and_the_json_name_the_worst(data):
 def test_the_sizes_of_the_blocks_change_no_byte(data, monkeypatch, block):
     folder, _ = data
     expected = report(folder, "whole", "--levels", "20,15,5")
-    monkeypatch.setattr(inputs.Inputs, "block_rows", lambda *_: block)
+    monkeypatch.setattr(parts, "block_rows", lambda *_: block)
     assert report(folder, "blocks", "--levels", "20,15,5") == expected
 
 
@@ -175,20 +174,22 @@ def test_blocks_keep_to_their_memory_and_are_whole_blocks_of_the_analysis_or_chu
 ):
     np.save(tmp_path / "a.npy", np.zeros((1, num_anchors), np.uint8))
     inner = max(1, 2_000_000 // max(64, num_anchors))
-    with files.open_array(tmp_path / "a.npy") as values:
-        given = inputs.Inputs(values, values, None, {}, num_workers, {}, {}, [])
-        per_sample = num_workers * (num_anchors + 1) * inputs.ANALYSIS_BYTES
-        held = inputs.BLOCKS_HELD + num_workers
+    with open_array(tmp_path / "a.npy") as values:
+        row_bytes = 2 * values.row_bytes
+        assert row_bytes == 2 * values.outline[:1].nbytes
+        per_sample = num_workers * (num_anchors + 1) * parts.ANALYSIS_BYTES
+        held = parts.BLOCKS_HELD + num_workers
         for memory in (1, 16, 256, 1000, 10_000):
-            step = given.block_rows(memory)
-            taken = held * step * given.row_bytes + min(step, inner) * per_sample
+            step = parts.block_rows(values, values, num_workers, memory)
+            taken = held * step * row_bytes + min(step, inner) * per_sample
             assert step == 1 or taken <= memory << 20
             assert step < inner or step % inner == 0
-            assert step <= inner or step * given.row_bytes <= inputs.MOST_BYTES
+            assert step <= inner or step * row_bytes <= parts.MOST_BYTES
         values.chunks = (7, num_anchors)
-        assert given.block_rows(256) % 7 == 0 or given.block_rows(256) < 7
+        step = parts.block_rows(values, values, num_workers, 256)
+        assert step % 7 == 0 or step < 7
         values.chunks = (10**9, num_anchors)
-        assert given.block_rows(256) < 10**9
+        assert parts.block_rows(values, values, num_workers, 256) < 10**9
 
 
 @pytest.mark.parametrize("name", REAL_FILES)
@@ -270,13 +271,13 @@ def test_a_shard_of_another_schema_is_refused(data, monkeypatch):
 
 def test_rows_are_cut_into_shards_and_parts_without_a_gap(monkeypatch):
     for num_rows, count in [(0, 1), (0, 3), (5, 3), (60, 7), (3, 5)]:
-        shards = [parts.shard_rows(num_rows, (i, count)) for i in range(1, count + 1)]
+        shards = [parts.shard_span(num_rows, i, count) for i in range(1, count + 1)]
         assert shards[0][0] == 0
         assert [stop for _, stop in shards] == [start for start, _ in shards[1:]] + [num_rows]
-    assert parts.cut(3, 3, 100) == [(3, 3)]
+    assert parts.cut(parts.Span(3, 3), 100) == [(3, 3)]
     monkeypatch.setattr(parts, "PART_BYTES", 1000)
-    assert parts.cut(5, 30, 100) == [(5, 15), (15, 25), (25, 30)]
-    assert len(parts.cut(0, 10**6, 100)) == parts.MOST_PARTS
+    assert parts.cut(parts.Span(5, 30), 100) == [(5, 15), (15, 25), (25, 30)]
+    assert len(parts.cut(parts.Span(0, 10**6), 100)) == parts.MOST_PARTS
 
 
 # Stopped half-way
@@ -284,7 +285,7 @@ def test_rows_are_cut_into_shards_and_parts_without_a_gap(monkeypatch):
 DYING = """
 import os, signal, sys
 from ssd_mining import cli
-from ssd_mining.report import shards as parts
+from ssd_mining.report import parts
 
 parts.PART_BYTES, save, count = 2000, parts.Part.save, []
 
@@ -412,7 +413,7 @@ def test_a_directory_in_use_is_left_alone_and_nothing_is_computed_for_it(data, m
 def test_a_place_that_cannot_be_written_ends_with_3_before_anything_is_computed(data, monkeypatch):
     folder, _ = data
     (folder / "file").write_text("precious")
-    monkeypatch.setattr(parts, "computed", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(parts, "resumed", lambda *_: pytest.fail("computed"))
     code, _, err = run(*words(folder), "--no-page", "--out", folder / "file" / "out")
     message = f"{folder}/file/out: expected a place to write to, got Not a directory"
     assert (code, err) == (3, f"ssd-mining: error: {message}\n")
@@ -523,7 +524,7 @@ def test_strings_of_an_array_may_name_the_classes(data):
     folder, _ = data
     names = ["none", "cat", "dog", "ox"]
     np.save(folder / "names.npy", np.array(names))
-    assert files.read_class_names(folder / "names.npy") == names
+    assert read_class_names(folder / "names.npy") == names
     np.save(folder / "numbers.npy", np.arange(4))
     expected = "numbers.npy: expected strings, one for each class, got dtype int64 of shape (4,)"
     assert refused(folder, "--class-names", folder / "numbers.npy", values="logits.npy") == expected
@@ -536,7 +537,7 @@ def test_nan_is_treated_as_the_policy_says(data, monkeypatch):
     arrays["labels"][33, 7] = 1
     for name in ("losses", "labels"):
         np.save(folder / f"{name}.npy", arrays[name])
-    monkeypatch.setattr(inputs.Inputs, "block_rows", lambda *_: 8)
+    monkeypatch.setattr(parts, "block_rows", lambda *_: 8)
     nan = 'no NaN (nan_policy="raise"; "omit" and "propagate" allow it), got NaN'
     assert refused(folder) == f"losses.npy: expected {nan} at (sample 33, anchor 7)"
     omit = json.loads(report(folder, "omit", "--nan-policy", "omit")["summary.json"])

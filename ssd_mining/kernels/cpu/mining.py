@@ -84,17 +84,19 @@ def padded(rows: Rows) -> tuple[Rows, Row]:
     return wide, places
 
 
-@helper
-def _sample_size(num_anchors: int) -> int:
+def sample_size(num_anchors: int) -> int:
     """Return how many ranks of a row are sampled to choose the pivot."""
     return LANES * int(math.sqrt(num_anchors) / PER_BLOCK + 0.5)
+
+
+_sample_size = helper(sample_size)  # called from Python, it would be compiled once more
 
 
 @functools.lru_cache(maxsize=64)
 def workspace_sizes(longest: int) -> tuple[int, int]:
     """Return the workspace of a worker: how many words of negatives, how many values (whole blocks, then a sample)."""
     num_words = -(-longest // LANES)
-    return num_words, num_words * LANES + _sample_size(longest)
+    return num_words, num_words * LANES + sample_size(longest)
 
 
 @inlined

@@ -34,16 +34,18 @@ NUM_VECTORS = 11
 )
 
 
-@helper
-def height(num_classes: int) -> int:
+def tile_height(num_classes: int) -> int:
     """Return how many rows a tile has: a multiple of COLUMNS, or of GROUP if that is more."""
     return max(-(-num_classes // COLUMNS) * COLUMNS, -(-num_classes // GROUP) * GROUP)
+
+
+height = helper(tile_height)  # called from Python, it would be compiled once more
 
 
 @functools.cache
 def tile_size(num_classes: int) -> int:
     """Return how many elements a worker needs: a tile of logits, one of targets, and the vectors."""
-    return (2 * height(num_classes) + NUM_VECTORS) * LANES
+    return (2 * tile_height(num_classes) + NUM_VECTORS) * LANES
 
 
 @helper

@@ -1,6 +1,7 @@
-"""Output: arrays written block by block, tables, and files and directories that appear whole or not at all."""
+"""Output: arrays written block by block, tables, JSON, and files and directories that appear whole or not at all."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -21,39 +22,9 @@ _SPECIAL = re.compile('[,"\r\n]')  # a text with one of these is quoted
 def array_writer(
     path: Path, dtype: DTypeLike, row_shape: tuple[int, ...] = ()
 ) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """Write a .npy file block by block; the file is complete when the ``with`` block ends.
+    """Write a new .npy file: yield a function to call with every block, ``(rows, *row_shape)`` of `dtype`.
 
-    Parameters
-    ----------
-    path : Path
-        A file that does not exist yet.
-    dtype : dtype
-        Of the array.
-    row_shape : tuple of int
-        Shape of one row; the number of rows is that of the blocks together.
-
-    Yields
-    ------
-    function
-        Call it with every block, an ndarray ``(rows, *row_shape)`` of `dtype`.
-
-    Raises
-    ------
-    ValueError
-        If a block has another dtype or shape.
-    OSError
-        If the file exists or cannot be written.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "anchors.npy")
-    ...     with array_writer(path, np.int64) as append:
-    ...         append(np.arange(2))
-    ...         append(np.arange(3))
-    ...     np.load(path).tolist()
-    [0, 1, 0, 1, 2]
+    The file is complete when the ``with`` block ends. A block of another shape or dtype is a ValueError.
     """
     dtype, rows = np.dtype(dtype), 0
     with path.open("xb") as file:
@@ -77,7 +48,7 @@ def array_writer(
         yield append
         file.seek(0)
         write_header()
-        if file.tell() != values:  # NumPy leaves room for the number of rows to grow; were it to stop
+        if file.tell() != values:  # should NumPy stop to leave room for the number of rows to grow
             msg = f"{path}: expected a header of {values} bytes, got {file.tell()}"
             raise RuntimeError(msg)
 
@@ -85,20 +56,23 @@ def array_writer(
 def write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     """Write columns of equal length (n,) as a table with a header; floats read back to the same bits."""
     row = ",".join(["%s"] * len(columns)) + "\n"
+    texts = [place for place, column in enumerate(columns.values()) if column.dtype.kind in "UO"]
     with path.open("x", newline="", encoding="utf-8") as file:
         file.write(row % tuple(columns))
-        for start in range(0, max((column.size for column in columns.values()), default=0), _CSV_ROWS):
-            part = (_texts(column[start : start + _CSV_ROWS]) for column in columns.values())
+        for start in range(0, next(iter(columns.values())).size, _CSV_ROWS):
+            part = [column[start : start + _CSV_ROWS].tolist() for column in columns.values()]
+            for place in texts:
+                part[place] = [_quoted(str(value)) for value in part[place]]
             file.write("".join([row % values for values in zip(*part, strict=True)]))
 
 
-def _texts(column: NDArray[Any]) -> list[Any]:
-    """Return what a table says of numbers, which is themselves, and of texts, in quotes where they need some."""
-    values: list[Any] = column.tolist()
-    if column.dtype.kind not in "UO":
-        return values
-    texts = map(str, values)
-    return ['"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text for text in texts]
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
+
+
+def json_text(value: object) -> str:
+    """Return JSON that every parser reads: NaN and infinity, which JSON has no words for, become null."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=2)
 
 
 @contextlib.contextmanager
@@ -115,7 +89,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def refuse_used(path: str | os.PathLike[str]) -> None:
-    """Raise `FileExistsError` if a name is anything but a new one, or that of an empty directory."""
+    """Raise `FileExistsError` unless a name is new or that of an empty directory."""
     final = Path(path).resolve()
     if final.exists() and (not final.is_dir() or final == Path.cwd() or any(final.iterdir())):
         msg = f"{os.fspath(path)}: expected a new name or an empty directory, got one that is in use"
@@ -127,33 +101,8 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Make a directory that appears under its name with all its files, or not at all.
 
     The files are written into a hidden sibling, ``.NAME.partial-XXXXXXXX``, which is renamed when the ``with``
-    block ends and removed if it fails. A process that is killed leaves the sibling behind; it may be deleted.
-
-    Parameters
-    ----------
-    path : str or path
-        A directory that does not exist, or is empty. Its missing parents are made.
-
-    Yields
-    ------
-    Path
-        Where to write the files.
-
-    Raises
-    ------
-    FileExistsError
-        If `path` exists and is anything but an empty directory, or is the working directory.
-    OSError
-        If it cannot be made.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...     with atomic_directory(pathlib.Path(parent, "mined")) as folder:
-    ...         _ = (folder / "note.txt").write_text("whole")
-    ...     (pathlib.Path(parent) / "mined" / "note.txt").read_text()
-    'whole'
+    block ends and removed if it fails. A process that is killed leaves the sibling; it may be deleted. The name must
+    be new, or that of an empty directory, or `FileExistsError` is raised; its missing parents are made.
     """
     refuse_used(path)
     final = Path(path).resolve()
@@ -164,7 +113,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         for written in (*partial.rglob("*"), partial):
             _sync(written)
         with contextlib.suppress(FileNotFoundError):
-            final.rmdir()  # Windows does not rename onto a directory, be it empty
+            final.rmdir()  # Windows does not rename onto a directory, not even an empty one
         partial.rename(final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

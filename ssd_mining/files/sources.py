@@ -1,7 +1,7 @@
-"""Files: arrays read by rows from .npy, .npz, .safetensors, .zarr and .h5, each opened by the suffix of its name.
+"""Arrays in files, read by rows: .npy, .npz, .safetensors, .zarr and .h5, each opened by the suffix of its name.
 
-Nothing is unpickled, ever. What lies raw in a file is read into memory of our own, not mapped: a mapped file that is
-cut short during a call kills the process with SIGBUS, where a read tells.
+Nothing is unpickled, ever. Raw values are read into our own memory, not mapped: a mapped file that is cut short
+during a call kills the process with SIGBUS, and a failed read raises.
 """
 
 import contextlib
@@ -22,10 +22,14 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ssd_mining.analysis.blocks import check_chunks, chunks_of
+from ssd_mining.checks import InputError
+from ssd_mining.files.blocks import check_chunks, chunks_of
 
-# The stream of a zip member makes a copy of what it is asked for, so it is asked for little at a time.
-_CHUNK = 1 << 20  # bytes
+Array = NDArray[Any]
+Dtype = np.dtype[Any]
+
+# The stream of a zip member copies each piece that it is asked for, so the pieces are small.
+_PIECE = 1 << 20  # bytes
 _SAFETENSORS = {
     "BOOL": "?",
     **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
@@ -34,59 +38,44 @@ _SAFETENSORS = {
 
 
 class DataError(ValueError):
-    """An input file is missing or damaged, or does not hold what is expected of it."""
+    """A file is missing or damaged, does not hold what is expected of it, or cannot be written."""
 
 
 class ArraySource:
-    """An array in a file, of which `source[start:stop]` reads some rows; made by `open_array`.
+    """An array in a file; `source[start:stop]` reads some of its rows. `open_array` makes it."""
 
-    Attributes
-    ----------
-    name : str
-        What the user called it: ``losses.npy``, or ``data.npz:losses``.
-    shape : tuple of int
-        Of the whole array, at least one axis.
-    dtype : dtype
-        Bool, integer or float, as stored.
-    chunks : tuple of int, or None
-        The shape of the pieces that the file stores; None where any row can be read by itself.
-    outline : ndarray, the shape and dtype of the whole array
-        What it looks like, without its values and its memory.
-    """
+    chunks: tuple[int, ...] | None = (
+        None  # the shape of the pieces that are stored; None: any row can be read by itself
+    )
 
-    chunks: tuple[int, ...] | None = None
-
-    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.name, self.shape, self.dtype = name, shape, dtype
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: Dtype) -> None:
+        self.name = name  # as the user typed it: losses.npy, or data.npz:losses
+        self.shape, self.dtype = shape, dtype  # of the whole array, as stored: bools, integers or floats
         if dtype.kind not in "biufU":
             got = "pickled objects, which are never loaded" if dtype.hasobject else f"dtype {dtype}"
             raise DataError(f"{name}: expected bools, integers or floats, got {got}")
         if not shape or min(shape) < 0:
             raise DataError(f"{name}: expected an array with a row per sample, got shape {shape}")
-        self.outline = np.broadcast_to(np.empty((), dtype), shape)
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
+        self.ndim, self.row_bytes = len(shape), math.prod(shape[1:]) * dtype.itemsize
+        self.outline = np.broadcast_to(np.empty((), dtype), shape)  # the array without its values and their memory
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return self.shape[0]
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
+    def __getitem__(self, rows: slice) -> Array:
         """Read some rows into a new array, fewer where the file has fewer; `DataError` if they cannot be read."""
         start, stop, step = rows.indices(self.shape[0])
         if step != 1:
             msg = f"rows: expected a slice of step 1, got step {step}"
             raise ValueError(msg)
-        with _explained(self.name):
+        with explained(self.name):
             block = self._read(start, max(start, stop))
         if block.dtype == np.bool_:  # other writers store any byte but 0 as true; NumPy and Numba count on 1
             np.not_equal(block.view(np.uint8), 0, out=block)
         return block
 
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
+    def _read(self, start: int, stop: int) -> Array:
         raise NotImplementedError
 
 
@@ -94,7 +83,7 @@ class _Layout(NamedTuple):
     """How the values of an array lie in a stream."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: Dtype
     fortran: bool
     start: int  # where they begin, in bytes
     stored: int  # bytes from there to the end
@@ -105,77 +94,61 @@ class _Raw(ArraySource):
 
     def __init__(self, name: str, stream: IO[bytes], layout: _Layout) -> None:
         super().__init__(name, layout.shape, layout.dtype)
-        self._stream, self._fortran, self._data = stream, layout.fortran, layout.start
+        self._stream, self._layout = stream, layout
         promised = math.prod(self.shape) * self.dtype.itemsize
         if layout.stored < promised:
             expected = f"{promised:,} bytes of values for shape {self.shape} and dtype {self.dtype}"
             raise DataError(f"{name}: expected {expected}, got {layout.stored:,}: the file is cut short")
-        if self._fortran and isinstance(stream, ZipExtFile):  # it would be inflated again for every column
+        if layout.fortran and isinstance(stream, ZipExtFile):  # each column would inflate it once more
             advice = "save it again through numpy.ascontiguousarray, or as .npy"
             raise DataError(f"{name}: expected rows in C order, got Fortran order; {advice}")
 
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        if self._fortran:
-            return self._read_columns(start, stop)
-        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        self._fill(start * math.prod(self.shape[1:]), rows.reshape(-1))
-        return rows
-
-    def _read_columns(self, start: int, stop: int) -> NDArray[Any]:
-        """Gather rows of a file whose columns lie one after the other."""
-        columns = np.empty((math.prod(self.shape[1:]), stop - start), self.dtype)
+    def _read(self, start: int, stop: int) -> Array:
+        size = math.prod(self.shape[1:])
+        if not self._layout.fortran:
+            rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
+            self._fill(start * size, rows.reshape(-1))
+            return rows
+        columns = np.empty((size, stop - start), self.dtype)  # in the file, they lie one after the other
         for i, column in enumerate(columns):
             self._fill(i * self.shape[0] + start, column)
         return columns.reshape(*self.shape[:0:-1], stop - start).T
 
-    def _fill(self, element: int, values: NDArray[Any]) -> None:
-        self._stream.seek(self._data + element * self.dtype.itemsize)
+    def _fill(self, element: int, values: Array) -> None:
+        """Read values from the stream, from the number `element` on."""
+        self._stream.seek(self._layout.start + element * self.dtype.itemsize)
         left = values.view(np.uint8)
         while left.size:
-            got = self._stream.readinto(left[:_CHUNK])  # type: ignore[attr-defined]
+            got = self._stream.readinto(left[:_PIECE])  # type: ignore[attr-defined]
             if not got:
                 raise DataError(f"{self.name}: expected {left.size:,} more bytes, got the end of the file")
             left = left[got:]
 
 
 class _Chunked(ArraySource):
-    """An array of zarr or h5py, which keep pieces of it, compressed or not."""
+    """An array that zarr or h5py keeps in chunks, compressed or not."""
 
     def __init__(self, name: str, array: Any) -> None:
         super().__init__(name, tuple(array.shape), np.dtype(array.dtype))
         self._array, self.chunks = array, chunks_of(array)
         try:
             check_chunks(array, self.shape)
-        except ValueError as error:
-            raise DataError(f"{name}: {str(error).partition(': ')[2]}") from error
+        except InputError as error:
+            raise DataError(f"{name}: {error.problem}") from error
 
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        with _foreign(self.name):
+    def _read(self, start: int, stop: int) -> Array:
+        with _anything_explained(self.name):
             return np.array(self._array[start:stop])
 
 
 @contextlib.contextmanager
 def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[ArraySource]:
-    """Open an array in a file for reading by rows.
+    """Open an array in a file for reading by rows: bools, integers or floats, or strings of a fixed width if `text`.
 
-    Parameters
-    ----------
-    name : str or path
-        ``file.npy``; or one of ``file.npz:key``, ``file.safetensors:tensor``, ``store.zarr:path``, ``file.h5:path``
-        and ``file.hdf5:path``, where the colon and what follows it may be left out if there is just one array.
-    text : bool
-        Whether the array may hold strings of NumPy, of a fixed width.
-
-    Yields
-    ------
-    ArraySource
-        Its `shape`, its `dtype` and its rows.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, is cut short, is not what its name says, has no such key, holds anything but bools,
-        integers or floats, has chunks that split a sample, or if the package that reads it is not installed.
+    The name is ``file.npy``; or one of ``file.npz:key``, ``file.safetensors:tensor``, ``store.zarr:path``,
+    ``file.h5:path`` and ``file.hdf5:path``, where the colon and the rest may be left out if there is just one array.
+    `DataError` if the file is missing, cut short, or not what its name says, has no such key, holds other values, or
+    has chunks that split a sample; or if the package that reads it is not installed.
 
     Examples
     --------
@@ -188,81 +161,31 @@ def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[
     ((3, 2), [[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0]])
     """
     name = os.fspath(name)
-    found = _NAME.fullmatch(name)
+    found = ARRAY_NAME.fullmatch(name)
     if found is None or (found["suffix"] == ".npy" and found["key"] is not None):
-        raise DataError(f"{name}: expected a name that ends in {_KNOWN}, got another")
+        raise DataError(f"{name}: expected a name that ends in {KNOWN}, got another")
     with contextlib.ExitStack() as files:
-        with _explained(name):
+        with explained(name):
             source = _OPENERS[found["suffix"]](name, found["path"], found["key"] or "", files)
         if source.dtype.kind == "U" and not text:
             raise DataError(f"{name}: expected bools, integers or floats, got dtype {source.dtype}")
         yield source
 
 
-def read_ids(name: str | os.PathLike[str], count: int) -> NDArray[Any]:
-    """Read what a data set calls its samples, one name each, none twice.
+class Stamp(NamedTuple):
+    """What changes when a file does."""
 
-    Parameters
-    ----------
-    name : str or path
-        An array of whole numbers or strings, (N,), in a file that `open_array` knows; or text in UTF-8, a line for
-        each sample.
-    count : int
-        How many samples there are.
-
-    Returns
-    -------
-    ndarray, (N,), int64 or str
-        The names.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, has more or fewer names, or has one twice.
-    """
-    ids = _names(name, "iuU", "whole numbers or strings, one for each sample")
-    if ids.size != count:
-        raise DataError(f"{name}: expected {count:,} names, one for each sample, got {ids.size:,}")
-    values, first, number = np.unique(ids, return_index=True, return_counts=True)
-    if (number > 1).any():
-        twice = values[number > 1][np.argmin(first[number > 1])]
-        places = np.flatnonzero(ids == twice)[:2]
-        got = f"{twice.item()!r} for samples {places[0]} and {places[1]}"
-        raise DataError(f"{name}: expected another name for every sample, got {got}")
-    return ids
+    path: str
+    size: int
+    modified: int  # in nanoseconds
 
 
-def read_class_names(name: str | os.PathLike[str]) -> list[str]:
-    """Read what classes are called: strings of an array, (C,), or text in UTF-8, a line for each; or `DataError`."""
-    names: list[str] = _names(name, "U", "strings, one for each class").tolist()
-    return names
-
-
-def _names(name: str | os.PathLike[str], kinds: str, expected: str) -> NDArray[Any]:
-    """Read names from an array of these kinds, or from the lines of a text."""
-    name = os.fspath(name)
-    if not _NAME.fullmatch(name):
-        lines = read_lines(name)
-        return np.array(lines, np.str_) if lines else np.empty(0, "<U1")
-    with open_array(name, text=True) as source:
-        if source.ndim != 1 or source.dtype.kind not in kinds:
-            got = f"dtype {source.dtype} of shape {source.shape}"
-            raise DataError(f"{name}: expected {expected}, got {got}")
-        return source[:].astype(np.str_ if source.dtype.kind == "U" else np.int64)
-
-
-def read_lines(name: str | os.PathLike[str]) -> list[str]:
-    """Read text in UTF-8, line by line; `DataError` if there is none."""
-    with _explained(os.fspath(name)):
-        return Path(name).read_text(encoding="utf-8").splitlines()
-
-
-def stamp(name: str | os.PathLike[str]) -> list[Any]:
-    """Return what changes when a file does: where it is, its size, and when it was written."""
-    found = _NAME.fullmatch(os.fspath(name))
+def stamp(name: str) -> Stamp:
+    """Return the stamp of the file that holds an array or a text."""
+    found = ARRAY_NAME.fullmatch(name)
     path = Path(found["path"] if found else name).resolve()
     status = path.stat()
-    return [str(path), status.st_size, status.st_mtime_ns]
+    return Stamp(str(path), status.st_size, status.st_mtime_ns)
 
 
 def _open_npy(name: str, path: str, _: str, files: contextlib.ExitStack) -> ArraySource:
@@ -285,14 +208,14 @@ def _npy_layout(stream: IO[bytes], size: int) -> _Layout:
     return _Layout(shape, dtype, fortran, stream.tell(), size - stream.tell())
 
 
+# The file begins with the length of a JSON header in 8 bytes; the header says where after it each tensor lies.
 def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    """Open a tensor: 8 bytes of length, so many of JSON that say where each tensor lies, and their values."""
     stream = files.enter_context(FileIO(path))
     size = os.fstat(stream.fileno()).st_size
     length = int.from_bytes(stream.read(8), "little")
     if not 2 <= length <= size - 8:
         raise DataError(f"{name}: expected a sound file, got a header of {length:,} bytes in one of {size:,}")
-    with _foreign(name):
+    with _anything_explained(name):
         header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         tensor = header[_chosen(name, key, list(header))]
@@ -307,15 +230,15 @@ def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStac
 
 def _open_zarr(name: str, path: str, key: str, _: contextlib.ExitStack) -> ArraySource:
     zarr = _package("zarr", name, "zarr")
-    Path(path).stat()  # says more than the package where there is nothing
-    with _foreign(name):
+    Path(path).stat()  # a clearer error than the package's where there is nothing
+    with _anything_explained(name):
         return _Chunked(name, _array_in(zarr.open(path, mode="r"), zarr.Array, name, key))
 
 
 def _open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
     h5py = _package("h5py", name, "hdf5")
     FileIO(path).close()
-    with _foreign(name):
+    with _anything_explained(name):
         return _Chunked(name, _array_in(files.enter_context(h5py.File(path, "r")), h5py.Dataset, name, key))
 
 
@@ -329,7 +252,7 @@ def _package(module: str, name: str, extra: str) -> Any:
 
 
 def _array_in(root: Any, kind: type, name: str, key: str) -> Any:
-    """Return the array `key` of a group of zarr's or h5py's, or the only one that is in it, or the root itself."""
+    """Return the array `key` of a group of zarr's or h5py's, or the only one in it, or the root itself."""
     if isinstance(root, kind):
         return root if not key else _chosen(name, key, [])
     if key and key in root and isinstance(root[key], kind):
@@ -338,7 +261,7 @@ def _array_in(root: Any, kind: type, name: str, key: str) -> Any:
 
 
 def _chosen(name: str, key: str, keys: list[str]) -> str:
-    """Return which of the arrays of a file is meant: the one that was named, or the only one."""
+    """Return the key of the array that is meant: the one that was named, or the only one."""
     if not key and len(keys) == 1:
         return keys[0]
     if key not in keys:
@@ -355,12 +278,12 @@ _OPENERS: dict[str, Callable[[str, str, str, contextlib.ExitStack], ArraySource]
     ".h5": _open_hdf5,
     ".hdf5": _open_hdf5,
 }
-_NAME = re.compile(rf"(?P<path>.*?(?P<suffix>{'|'.join(map(re.escape, _OPENERS))}))/?(:(?P<key>.*))?", re.DOTALL)
-_KNOWN = ".npy, or in .npz, .safetensors, .zarr, .h5 or .hdf5, with or without :key"
+ARRAY_NAME = re.compile(rf"(?P<path>.*?(?P<suffix>{'|'.join(map(re.escape, _OPENERS))}))/?(:(?P<key>.*))?", re.DOTALL)
+KNOWN = ".npy, or in .npz, .safetensors, .zarr, .h5 or .hdf5, with or without :key"
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
     """Turn what goes wrong while a file is opened or read into a `DataError` that names it."""
     try:
         yield
@@ -374,8 +297,8 @@ def _explained(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _foreign(name: str) -> Iterator[None]:
-    """Turn whatever foreign code raises over a damaged file into a `DataError` that names it."""
+def _anything_explained(name: str) -> Iterator[None]:
+    """Turn whatever code of others raises over a damaged file into a `DataError` that names it."""
     try:
         yield
     except (DataError, MemoryError):

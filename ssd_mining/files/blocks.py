@@ -1,7 +1,8 @@
-"""Blocks of rows of anything that has them, the next one read while the last one is worked on."""
+"""Read arrays of any kind in blocks of samples, the next one while the caller works on the last: `read_blocks`."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 from collections.abc import Iterator
@@ -11,47 +12,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining.checks import check_int, refuse
+from ssd_mining.checks import InputError, InputTypeError, check_int, refuse
 from ssd_mining.inputs.arrays import as_array
 
-# Small enough for the allocator to hand the same memory out again, large enough for a chunk of a compressed store.
+# Small enough that the allocator reuses the memory, large enough for a chunk of a compressed store.
 BLOCK_BYTES = 16 << 20
 
-Blocks = Iterator[tuple[int, tuple[NDArray[Any], ...]]]
+Arrays = tuple[NDArray[Any], ...]
+Blocks = Iterator[tuple[int, Arrays]]
 
 
 def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: int | None = None) -> Blocks:
-    """Read arrays of any kind row by row, in blocks: one is read in a thread while the caller works on the last.
+    """Read arrays of any kind in blocks of samples. A thread reads the next block while the caller works on the last.
 
     Parameters
     ----------
     *sources
-        Arrays of N samples each, of which a slice of samples can be read: ndarray, ``numpy.memmap``, zarr, HDF5, a
-        safetensors slice, a tensor on the CPU. Of a memory-mapped file, the block is a copy in memory.
+        Arrays of N samples each that can be sliced: ndarray, ``numpy.memmap``, zarr, HDF5, a safetensors slice, a
+        tensor on the CPU. A block of a memory-mapped file is a copy in memory.
     rows : int, optional
-        Samples of a block; unless given, as many as make up 16 MiB, and whole chunks of the sources if that can be.
+        Samples of a block. Default: 16 MiB, rounded to whole chunks of the sources if possible.
     start, stop : int, optional
-        The first sample, and the one after the last; all of them unless given.
+        The first sample, and the one after the last. Default: all samples.
 
     Yields
     ------
     first : int
         Index of the first sample of the block.
     arrays : tuple of ndarray
-        Its rows, one array for each source.
+        The samples of the block, one array for each source.
 
     Raises
     ------
     TypeError
-        If a source has no shape or cannot be sliced, or a number is no number.
+        If a source has no shape or cannot be sliced, or a number has a wrong type.
     ValueError
-        If the sources differ in their number of samples; if `start` or `stop` is none of them; if a source is stored
-        in chunks that hold parts of samples, for then every chunk would be read several times.
+        If the sources have different numbers of samples, or `start` or `stop` is out of range, or a source is stored
+        in chunks that split samples, because every chunk would be read several times.
 
     Notes
     -----
-    At most two blocks are in memory: the one that the caller has, and the next. A source is only ever read by one
-    thread at a time. What goes wrong while a block is read is raised when that block is due.
+    At most two blocks are in memory: the one that the caller has, and the next one. Only one thread at a time reads a
+    source. An error in reading a block is raised when that block is due.
 
     Examples
     --------
@@ -65,7 +67,7 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     """
     if not sources:
         refuse("sources", "at least one array", "none", TypeError)
-    shapes = [shape_of(source) for source in sources]
+    shapes = [_shape_of(source) for source in sources]
     for source, shape in zip(sources, shapes, strict=True):
         check_chunks(source, shape)
     num_samples = shapes[0][0]
@@ -81,24 +83,35 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     return _blocks(sources, range(start, end, _block_rows(sources, shapes) if rows is None else rows), end)
 
 
+@contextlib.contextmanager
+def counted_from(first: int) -> Iterator[None]:
+    """Count the sample of an error about a block from the first sample of the whole array, not of the block."""
+    try:
+        yield
+    except (InputError, InputTypeError) as error:
+        if error.sample is not None:
+            error.sample += first
+        raise
+
+
 def _blocks(sources: tuple[Any, ...], starts: range, end: int) -> Blocks:
-    def read(first: int) -> tuple[NDArray[Any], ...]:
+    def read(first: int) -> Arrays:
         last = min(first + starts.step, end)
         return tuple(_rows(source, first, last) for source in sources)
 
     with ThreadPoolExecutor(1, "read_blocks") as reader:
-        due: Future[tuple[NDArray[Any], ...]] | None = None
+        due: Future[Arrays] | None = None
         for first in starts:
             block = (due or reader.submit(read, first)).result()
             following = first + starts.step
             due = reader.submit(read, following) if following < end else None
             yield first, block
-            del block  # or it would be there still while the one after the next is read
+            del block  # frees it before the next read begins
 
 
 def _rows(source: Any, first: int, last: int) -> NDArray[Any]:
     array = as_array("sources", source[first:last])
-    # Reading a map is what takes time: here, and not where the rows are used.
+    # Copying reads the file here, in the thread, not where the rows are used.
     return array.copy() if _is_mapped(array) else array
 
 
@@ -108,20 +121,19 @@ def _is_mapped(array: Any) -> bool:
     return isinstance(array, np.memmap | mmap.mmap)
 
 
-def shape_of(source: Any) -> tuple[int, ...]:
-    """Return the shape of an array of any kind."""
+def _shape_of(source: Any) -> tuple[int, ...]:
     shape = getattr(source, "shape", None)
-    if shape is None and hasattr(source, "get_shape"):  # of safetensors
+    if shape is None and hasattr(source, "get_shape"):  # safetensors
         shape = source.get_shape()
     if shape is None or not hasattr(source, "__getitem__"):
         refuse("sources", "arrays with a shape, of which rows can be sliced", type(source).__name__, TypeError)
     if len(shape) == 0:
         refuse("sources", "arrays with a row per sample", "a single number")
-    return tuple(int(size) for size in shape)
+    return tuple(map(int, shape))
 
 
 def check_chunks(source: Any, shape: tuple[int, ...]) -> None:
-    """Refuse an array that is stored in parts of samples."""
+    """Refuse an array whose chunks split samples."""
     chunks = chunks_of(source)
     if chunks is not None and any(0 < chunk < size for chunk, size in zip(chunks[1:], shape[1:], strict=True)):
         whole = (chunks[0], *shape[1:])
@@ -130,7 +142,7 @@ def check_chunks(source: Any, shape: tuple[int, ...]) -> None:
 
 
 def chunks_of(source: Any) -> tuple[int, ...] | None:
-    """Return the shape of the largest chunks that an array is stored in, if it is."""
+    """Return the shape of the largest chunks of an array; None if it is not stored in chunks."""
     chunks = getattr(source, "shards", None) or getattr(source, "chunks", None)
     if not isinstance(chunks, tuple):
         return None
@@ -138,7 +150,7 @@ def chunks_of(source: Any) -> tuple[int, ...] | None:
 
 
 def _block_rows(sources: tuple[Any, ...], shapes: list[tuple[int, ...]]) -> int:
-    """Return how many samples make up a block."""
+    """Return how many samples a block has."""
     per_sample = sum(
         _item_bytes(source) * math.prod(shape[1:]) for source, shape in zip(sources, shapes, strict=True)
     )

@@ -1,0 +1,35 @@
+"""The words that an option can be: each list is written here once, without NumPy, so that ``--help`` is quick."""
+
+from typing import Literal, get_args
+
+Scope = Literal["sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"]
+Rounding = Literal["floor", "ceil"]
+TiePolicy = Literal["index", "strict", "all"]
+RankBy = Literal["loss", "background", "foreground_max", "foreground_sum"]
+NanPolicy = Literal["raise", "propagate", "omit"]
+MinNegativesWhen = Literal["always", "no_positives"]
+AllZeroRows = Literal["positive", "ignore", "raise"]
+
+# Of the fields of `Mining`, by their names.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "rounding": get_args(Rounding),
+    "min_negatives_when": get_args(MinNegativesWhen),
+    "scope": get_args(Scope),
+    "rank_by": get_args(RankBy),
+    "tie_policy": get_args(TiePolicy),
+    "nan_policy": get_args(NanPolicy),
+    "all_zero": get_args(AllZeroRows),
+}
+
+Normalize = Literal[
+    "none",
+    "batch",
+    "anchors",
+    "positives",
+    "sample_positives",
+    "clamped_sample_positives",
+    "selected",
+    "sample_selected",
+]
+ZeroPositives = Literal["clamp", "zero", "nan", "raise"]
+NORMALIZE, ZERO_POSITIVES = get_args(Normalize), get_args(ZeroPositives)
