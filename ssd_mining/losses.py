@@ -150,6 +150,6 @@ def refuse_no_divisor(counts: NDArray[np.int64], by: Divisor, normalize: Normali
     if not counts.shape[1]:
         return
     divisors = loss_divisors(counts, by._replace(instead=0.0))
-    if not divisors.all():
-        where = f" in sample {int(np.argmin(divisors))}" if divisors.ndim else ""
+    if not np.all(divisors):
+        where = "" if isinstance(divisors, float) else f" in sample {int(np.argmin(divisors))}"
         refuse("labels", f"something to divide by for {argument}={normalize!r}", f"none{where}")

@@ -34,6 +34,9 @@ Columns = dict[str, NDArray[Any]]  # per sample, of equal length
 PARALLEL_ANCHORS = 300_000
 
 
+_NO_MASK = np.empty(0, np.bool_)
+
+
 class Call(NamedTuple):
     """Where a call computes: the twin, and how many threads it may use."""
 
@@ -168,6 +171,8 @@ def sample_losses(positive_sum: NDArray[np.float64], negative_sum: NDArray[np.fl
 def empty_mined(num_samples: int, num_masked: int) -> Mined:
     """Allocate the record that a kernel writes: for `num_samples` samples, with masks of `num_masked` anchors."""
     counts, sums = np.zeros((NUM_COUNTS, num_samples), np.int64), np.empty((NUM_SUMS, num_samples), np.float64)
+    if not num_masked:
+        return Mined(counts, sums, _NO_MASK, _NO_MASK)
     return Mined(counts, sums, np.empty(num_masked, np.bool_), np.empty(num_masked, np.bool_))
 
 

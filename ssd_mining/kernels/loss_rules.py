@@ -4,6 +4,7 @@ A rule calls no other rule, because each twin compiles them one at a time. ``typ
 plain 1.0 would turn all float32 numbers after it into float64.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -106,6 +107,7 @@ def divisor_count(num_pos: Scalar, num_kept: Scalar, by: Divisor) -> Scalar:
     return counted + by.least * (counted == 0)
 
 
+@functools.lru_cache(maxsize=128)
 def divisor_of(normalize: str, zero_positives: str, num_samples: int, num_anchors: int) -> Divisor:
     """Return how the loss of a batch of `num_samples` samples and `num_anchors` anchors is divided."""
     return Divisor(
@@ -117,29 +119,32 @@ def divisor_of(normalize: str, zero_positives: str, num_samples: int, num_anchor
     )
 
 
-def loss_divisors(counts: NDArray[np.int64], by: Divisor) -> NDArray[np.float64]:
-    """Return the divisor of the batch, (), or the divisors of its samples, (B,).
+def loss_divisors(counts: NDArray[np.int64], by: Divisor) -> float | NDArray[np.float64]:
+    """Return the divisor of the batch, or the divisors of its samples, (B,).
 
     `counts` are those of `Mined`. A divisor of inf says that the loss is 0, because there is nothing to divide by.
     """
-    divisors = np.float64(by.constant)
-    if by.constant < 0:
-        divisors = divisor_count(counts[NUM_POS], counts[NUM_KEPT], by)
-        divisors = divisors if by.is_own else divisors.sum()
-    return np.where(divisors == 0, by.instead, divisors)
+    if by.constant >= 0:
+        return by.constant or by.instead
+    counted = divisor_count(counts[NUM_POS], counts[NUM_KEPT], by)
+    if by.is_own:
+        return np.where(counted == 0, by.instead, counted)
+    return float(counted.sum()) or by.instead
 
 
-def normalized_loss(per_sample: NDArray[np.float64], divisors: NDArray[np.float64]) -> float:
+def normalized_loss(per_sample: NDArray[np.float64], divisors: float | NDArray[np.float64]) -> float:
     """Divide the losses of the samples, (B,) in nats, by `loss_divisors` and return the loss of the batch."""
     if not per_sample.size:
         return 0.0
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
-        if divisors.ndim == 0:
-            return 0.0 if divisors == np.inf else float(np.add.reduce(per_sample) / divisors)
-        return float(np.where(divisors == np.inf, 0.0, per_sample / divisors).mean())
+        if not isinstance(divisors, float):
+            return float(np.where(divisors == np.inf, 0.0, per_sample / divisors).mean())
+        return 0.0 if divisors == math.inf else float(np.add.reduce(per_sample)) / divisors
 
 
-def loss_shares(divisors: NDArray[np.float64], num_samples: int) -> NDArray[np.float64]:
+def loss_shares(divisors: float | NDArray[np.float64], num_samples: int) -> NDArray[np.float64]:
     """Return d loss / d (loss of a sample), (B,), for these `loss_divisors`."""
-    share = 1.0 / divisors  # 0 for inf
-    return np.full(num_samples, share) if share.ndim == 0 else np.asarray(share / num_samples)
+    if isinstance(divisors, float):
+        return np.full(num_samples, 1.0 / divisors)  # 0 for inf
+    shares: NDArray[np.float64] = 1.0 / divisors / num_samples
+    return shares

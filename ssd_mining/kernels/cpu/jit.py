@@ -46,7 +46,9 @@ def drivers(body: Callable[..., None]) -> tuple[Any, Any]:
                 body(worker, sample, *arguments)
 
     driver.__name__ = driver.__qualname__ = body.__name__  # names its files in the cache
-    pair = [numba.njit(driver, nogil=True, error_model="numpy", parallel=several, _nrt=False) for several in (False, True)]
+    pair = [
+        numba.njit(driver, nogil=True, error_model="numpy", parallel=several, _nrt=False) for several in (False, True)
+    ]
     if pair[0] is not driver:  # with the JIT off it is
         for each in pair:
             each.__code__ = body.__code__  # profilers show the body; all drivers are the same function
