@@ -121,10 +121,3 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a `value` that is not one of the strings `choices`."""
     if not isinstance(value, str) or value not in choices:
         refuse(name, " or ".join(map(repr, choices)), f"{value!r}")
-
-
-def check_class_axis(class_axis: object) -> None:
-    """Refuse an axis where no classes can stand."""
-    is_whole = isinstance(class_axis, int | np.integer) and not isinstance(class_axis, bool)
-    if not is_whole or class_axis not in (1, 2, -1):
-        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_class_axis, refuse
+from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification, Sigmoid, Softmax
 from ssd_mining.inputs.arrays import as_array, check_valid, kernel_dtype, native, read_only
 from ssd_mining.inputs.labels import check_rows, check_targets
@@ -217,6 +217,13 @@ def check_classification(classification: Classification | None) -> Classificatio
         expected = "a Softmax, a Sigmoid, a Focal or None"
         refuse("classification", expected, type(classification).__name__, TypeError)
     return _SOFTMAX if classification is None else classification
+
+
+def check_class_axis(class_axis: object) -> None:
+    """Refuse an axis where no classes can stand."""
+    is_whole = isinstance(class_axis, int | np.integer) and not isinstance(class_axis, bool)
+    if not is_whole or class_axis not in (1, 2, -1):
+        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
 
 
 def normalized_background(background: int, num_classes: int, classification: Classification) -> int:
