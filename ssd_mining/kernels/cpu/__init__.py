@@ -5,17 +5,22 @@ Read `jit` (how a body becomes a serial and a parallel driver), `mining`, `analy
 and polynomials under them; `cache` keeps the machine code on disk.
 """
 
-from importlib import import_module
 from typing import Any
-
-_MODULES = {"mine": "mining", "losses": "logits", "gradients": "logits", "analyse": "analysis"}
 
 
 def __getattr__(name: str) -> Any:
     """Load a kernel when it is first called: each takes Numba a tenth of a second."""
-    if name not in _MODULES:
-        msg = f"module 'ssd_mining.kernels.cpu' has no attribute {name!r}"
-        raise AttributeError(msg)
-    function = getattr(import_module(f"ssd_mining.kernels.cpu.{_MODULES[name]}"), name)
-    globals()[name] = function
-    return function
+    match name:
+        case "mine":
+            from ssd_mining.kernels.cpu.mining import mine as kernel
+        case "losses":
+            from ssd_mining.kernels.cpu.logits import losses as kernel
+        case "gradients":
+            from ssd_mining.kernels.cpu.logits import gradients as kernel
+        case "analyse":
+            from ssd_mining.kernels.cpu.analysis import analyse as kernel
+        case _:
+            msg = f"module 'ssd_mining.kernels.cpu' has no attribute {name!r}"
+            raise AttributeError(msg)
+    globals()[name] = kernel
+    return kernel
