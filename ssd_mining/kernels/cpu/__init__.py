@@ -10,6 +10,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     """Load a kernel when it is first called: each takes Numba a tenth of a second."""
+    kernel: Any
     match name:
         case "mine":
             from ssd_mining.kernels.cpu.mining import mine as kernel
