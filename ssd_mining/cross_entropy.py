@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -28,36 +28,36 @@ def softmax_cross_entropy(
     backend: Backend | None = None,
     num_threads: int | None = None,
 ) -> NDArray[Any]:
-    """Compute the softmax cross-entropy of every anchor, accurate to its last digits however small it is.
+    """Compute the softmax cross-entropy of every anchor. Small losses keep their digits.
 
-    With integer labels the loss is ``-log(p)`` of the label's class, times its weight; with scores the sum over the
-    classes of ``weight * score * -log(p)``.
+    With integer labels the loss is ``-log(p)`` of the label, times the weight of its class. With scores it is the sum
+    over the classes of ``weight * score * -log(p)``.
 
     Parameters
     ----------
     logits : array_like, (B, A, C), float16, float32 or float64
         Unnormalised scores of C classes for every anchor. -inf masks a class.
     labels : array_like, (B, A) integer, or (B, A, C) of real dtypes of up to 64 bits
-        Classes 0 to C - 1, or one-hot or soft scores; a row of zeros has the loss 0 (`label_smoothing` aside).
+        Classes 0 to C - 1, or one-hot or soft scores. Without smoothing, a row of zeros has the loss 0.
     background : int, optional
-        The background class, from -C to C - 1. It is checked, and makes no difference to a softmax.
+        The background class, from -C to C - 1. It is checked, but a softmax does not depend on it.
     class_weights : sequence of float, (C,), optional
-        Weight of every class, finite and at least 0. A class of weight 0 counts nothing, whatever its logit.
+        Weight of every class, finite and at least 0. A class of weight 0 adds 0, whatever its logit.
     label_smoothing : float
         Share of the target, 0 to 1, that is spread evenly over all classes: scores ``q`` become
         ``(1 - label_smoothing) * q + label_smoothing / C``.
     prob_floor : float
-        No probability counts as less than this, 0 to below 1: every ``-log(p)`` is at most ``-log(prob_floor)``.
+        Smaller probabilities count as this one, 0 to below 1: every ``-log(p)`` is at most ``-log(prob_floor)``.
     ignore_index : int, optional
         Integer label of anchors to ignore: their loss is 0.
     valid : array_like of bool, (B, A), optional
-        False marks anchors to ignore; their labels are not looked at.
+        False marks anchors to ignore; their labels are not read.
     class_axis : {-1, 2, 1}
         The axis of the classes; 1 says that logits, and scores, are (B, C, A).
     backend : {None, "cpu", "cuda", "reference"}
-        Where to compute; None: where the arrays are. ``"reference"`` is the slow NumPy judge.
+        Where to compute. None: where the arrays are. ``"reference"`` is slow, plain NumPy.
     num_threads : int, optional
-        Threads to use, at most Numba's own count (the default). The results do not depend on it.
+        Threads to use, at most Numba's own number (the default). The results do not depend on it.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def softmax_cross_entropy(
     Raises
     ------
     TypeError
-        If an argument has the wrong kind: logits that are not floats, bool labels, an `ignore_index` with scores.
+        If an argument has a wrong type: logits that are not floats, bool labels, an `ignore_index` with scores.
     ValueError
         If a shape or a value is wrong: logits that are not (B, A, C), a label out of range, scores that do not add up
         to 1, a weight too many. The message names the argument, what was expected, and the first (sample, anchor).
@@ -78,9 +78,9 @@ def softmax_cross_entropy(
 
     Notes
     -----
-    A float32 loss has a relative error of 3e-7 at most, down to 1e-38: losses that other formulas round to 0 keep
-    their order. Scores are rounded to float32 where the losses are. The loss is NaN where a logit is NaN or +inf, or
-    all are -inf; it is inf where the label's logit is -inf.
+    A float32 loss has a relative error of at most 3e-7, down to 1e-38: losses that other formulas round to 0 keep
+    their order. Scores are rounded to float32 if the losses are float32. The loss is NaN if a logit is NaN or +inf, or
+    all are -inf; it is inf if the logit of the label is -inf.
 
     References
     ----------
@@ -94,17 +94,8 @@ def softmax_cross_entropy(
     array([[6.93147181e-01, 9.35762297e-14]])
     """
     spec = Softmax(class_weights=class_weights, label_smoothing=label_smoothing, prob_floor=prob_floor)
-    return _computed(
-        logits,
-        labels,
-        spec,
-        background=background,
-        ignore_index=ignore_index,
-        valid=valid,
-        class_axis=class_axis,
-        backend=backend,
-        num_threads=num_threads,
-    )
+    how = _How(background, ignore_index, valid, class_axis)
+    return _computed(logits, labels, spec, how, backend=backend, num_threads=num_threads)
 
 
 def sigmoid_cross_entropy(
@@ -119,20 +110,20 @@ def sigmoid_cross_entropy(
     backend: Backend | None = None,
     num_threads: int | None = None,
 ) -> NDArray[Any]:
-    """Compute the sigmoid cross-entropy of every anchor: one yes-or-no question per class, their losses summed.
+    """Compute the sigmoid cross-entropy of every anchor: the sum of one binary cross-entropy per class.
 
     Parameters
     ----------
     logits : array_like, (B, A, C), float16, float32 or float64
         Unnormalised scores of C classes for every anchor.
     labels : array_like, (B, A) integer, or (B, A, C) of real dtypes of up to 64 bits
-        Classes 0 to C - 1, whose target is 1 and that of the others 0; or a target from 0 to 1 for each class, of
-        which several may be 1.
+        Classes 0 to C - 1: the label has the target 1, the other classes have 0. Or a target from 0 to 1 for each
+        class; several of them may be 1.
     background : int, optional
-        The background class. C says that it has no logit: an anchor with that label has the target 0 for every class.
-        From -C to C - 1 it is a class as any other.
+        The background class. C: background has no logit, and an anchor with this label has the target 0 for every
+        class. From -C to C - 1 it is a class like any other.
     class_weights : sequence of float, (C,), optional
-        Weight of every class, finite and at least 0. A class of weight 0 counts nothing, whatever its logit.
+        Weight of every class, finite and at least 0. A class of weight 0 adds 0, whatever its logit.
     ignore_index, valid, class_axis, backend, num_threads
         As in `softmax_cross_entropy`.
 
@@ -143,14 +134,8 @@ def sigmoid_cross_entropy(
 
     Raises
     ------
-    TypeError
-        If an argument has the wrong kind; see `softmax_cross_entropy`.
-    ValueError
-        If a shape or a value is wrong; see `softmax_cross_entropy`.
-    RuntimeError
-        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
-    NotImplementedError
-        If device arrays come with one-hot scores, or more classes than a GPU's shared memory holds (docs/cuda.md).
+    TypeError, ValueError, RuntimeError, NotImplementedError
+        As in `softmax_cross_entropy`.
 
     Notes
     -----
@@ -166,17 +151,8 @@ def sigmoid_cross_entropy(
     >>> sm.sigmoid_cross_entropy([[[0.0, 0.0], [0.0, -30.0]]], [[1, 2]], background=2)
     array([[1.38629436, 0.69314718]])
     """
-    return _computed(
-        logits,
-        labels,
-        Sigmoid(class_weights=class_weights),
-        background=background,
-        ignore_index=ignore_index,
-        valid=valid,
-        class_axis=class_axis,
-        backend=backend,
-        num_threads=num_threads,
-    )
+    spec, how = Sigmoid(class_weights=class_weights), _How(background, ignore_index, valid, class_axis)
+    return _computed(logits, labels, spec, how, backend=backend, num_threads=num_threads)
 
 
 def focal_loss(
@@ -195,7 +171,7 @@ def focal_loss(
     """Compute the sigmoid focal loss of every anchor, summed over the classes.
 
     Each class costs ``alpha_t * (1 - p_t)**gamma * cross_entropy``, where ``p_t`` is the probability of the target:
-    ``p`` for a target of 1 and ``1 - p`` for one of 0.
+    ``p`` for a target of 1 and ``1 - p`` for a target of 0.
 
     Parameters
     ----------
@@ -204,7 +180,7 @@ def focal_loss(
     alpha : float, optional
         Weight of a target of 1, from 0 to 1; a target of 0 has ``1 - alpha``. None: both have 1.
     gamma : float
-        Focusing exponent, finite and at least 0; 0 leaves the cross-entropy as it is.
+        Focusing exponent, finite and at least 0; 0 gives the cross-entropy.
     ignore_index, valid, class_axis, backend, num_threads
         As in `softmax_cross_entropy`.
 
@@ -215,14 +191,8 @@ def focal_loss(
 
     Raises
     ------
-    TypeError
-        If an argument has the wrong kind; see `softmax_cross_entropy`.
-    ValueError
-        If a shape or a value is wrong; see `softmax_cross_entropy`.
-    RuntimeError
-        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
-    NotImplementedError
-        If device arrays come with one-hot scores, or more classes than a GPU's shared memory holds (docs/cuda.md).
+    TypeError, ValueError, RuntimeError, NotImplementedError
+        As in `softmax_cross_entropy`.
 
     Notes
     -----
@@ -238,32 +208,32 @@ def focal_loss(
     >>> sm.focal_loss([[[0.0, 0.0]]], [[1]])
     array([[0.1732868]])
     """
-    return _computed(
-        logits,
-        labels,
-        Focal(alpha=alpha, gamma=gamma),
-        background=background,
-        ignore_index=ignore_index,
-        valid=valid,
-        class_axis=class_axis,
-        backend=backend,
-        num_threads=num_threads,
-    )
+    spec, how = Focal(alpha=alpha, gamma=gamma), _How(background, ignore_index, valid, class_axis)
+    return _computed(logits, labels, spec, how, backend=backend, num_threads=num_threads)
+
+
+class _How(NamedTuple):
+    """What the three losses are told about logits and labels, by the names of `check_logits`."""
+
+    background: int | None
+    ignore_index: int | None
+    valid: ArrayLike | None
+    class_axis: int
 
 
 def _computed(
     logits: ArrayLike,
     labels: ArrayLike,
     classification: Classification,
+    how: _How,
     *,
     backend: Backend | None,
     num_threads: int | None,
-    **how: Any,
 ) -> NDArray[Any]:
     """Compute the losses (B, A), where the logits are."""
     if is_on_device(logits, backend):
         from ssd_mining.device import losses as device
 
-        return device.losses(logits, labels, classification, **how)
-    checked = check_logits(logits, labels, classification, **how)
+        return device.losses(logits, labels, classification, **how._asdict())
+    checked = check_logits(logits, labels, classification, **how._asdict())
     return losses(checked, call_of(backend, num_threads))

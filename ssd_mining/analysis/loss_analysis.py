@@ -161,9 +161,10 @@ class LossAnalysis:
         if again is not None:
             refuse("first_sample", "samples that were not seen before", f"sample {again} again")
         mined, found = self._analyser.analyse(batch)
-        loss = self.state.add(batch, mined, found, self._analyser, int(start), names)
+        columns = sample_columns(mined)
+        loss = self.state.add(batch, columns, found, self._analyser, int(start), names)
         self._analyser.clear()
-        return sample_table(sample_columns(mined), loss, start, None if names is None else id_array(names))
+        return sample_table(columns, loss, start, None if names is None else id_array(names))
 
     def merge(self, other: LossAnalysis) -> LossAnalysis:
         """Add the samples of another analysis to this one, and return this one. The other does not change.

@@ -11,23 +11,9 @@ from ssd_mining.analysis.exact_sums import Totals, by_sample
 from ssd_mining.analysis.one_pass import Analysed, Analyser, Found, bin_counts
 from ssd_mining.analysis.spec import AnalysisSpec
 from ssd_mining.analysis.top_k import TopK
-from ssd_mining.engine.run import sample_losses
+from ssd_mining.engine.run import Columns, sample_losses
 from ssd_mining.inputs.batch import Batch
-from ssd_mining.kernels.records import (
-    BINS,
-    EVEN,
-    KEPT,
-    NEGATIVE_SUM,
-    NUM_KEPT,
-    NUM_NEG,
-    NUM_POS,
-    ODD,
-    POSITIVE_SUM,
-    POSITIVES,
-    SAMPLES,
-    TABLES,
-    Mined,
-)
+from ssd_mining.kernels.records import BINS, EVEN, KEPT, ODD, POSITIVES, SAMPLES, TABLES
 
 POS_MASK = "a pos_mask"
 TOTALS = (
@@ -67,25 +53,25 @@ class State:
         }
 
     def add(
-        self, batch: Batch, mined: Mined, found: list[Analysed], counted: Analyser, start: int, ids: Ids
+        self, batch: Batch, columns: Columns, found: list[Analysed], counted: Analyser, start: int, ids: Ids
     ) -> NDArray[np.float64]:
         """Add the analysis of a batch whose first sample is number `start`. Return the losses of its samples."""
-        counts, sums, totals = mined.counts, mined.sums, self.totals
-        loss = sample_losses(sums[POSITIVE_SUM], sums[NEGATIVE_SUM])
+        totals, positive_sum, negative_sum = self.totals, columns["positive_sum"], columns["negative_sum"]
+        loss = sample_losses(positive_sum, negative_sum)
         tables, num_neg = counted.counted()
         self.tables += tables
         self.tables[SAMPLES] += bin_counts(loss)
         totals["samples"].add(loss)
-        totals["positives"].add(sums[POSITIVE_SUM], counts=counts[NUM_POS])
-        totals["kept"].add(sums[NEGATIVE_SUM], counts=counts[NUM_KEPT])
+        totals["positives"].add(positive_sum, counts=columns["num_pos"])
+        totals["kept"].add(negative_sum, counts=columns["num_kept"])
         totals["anchors"].add_counts([0], [int(batch.offsets[-1])])
-        totals["negatives"].add_counts([0], [int(counts[NUM_NEG].sum())])
-        totals["without positives"].add_counts([0], [np.count_nonzero(counts[NUM_POS] == 0)])
+        totals["negatives"].add_counts([0], [int(columns["num_neg"].sum())])
+        totals["without positives"].add_counts([0], [np.count_nonzero(columns["num_pos"] == 0)])
         if self.spec.levels is not None:
             totals["level negatives"].add_counts(range(num_neg.size), num_neg)
-        self._add_samples(mined, loss, start, ids)
+        self._add_samples(columns, loss, start, ids)
         for block in found:
-            self._add_sweep(block, sums[POSITIVE_SUM, block.samples])
+            self._add_sweep(block, positive_sum[block.samples])
             for role, anchors in (("positives", block.positives), ("kept", block.kept)):
                 for part in anchors.parts():
                     self._add_anchors(batch, role, part, block.samples.start, start, ids)
@@ -101,22 +87,19 @@ class State:
             self.totals["ratio samples"].add(loss.reshape(-1), ratio)
             self.totals["ratio kept"].add(sweep.negative_sum.reshape(-1), ratio, sweep.num_kept.reshape(-1))
 
-    def _add_samples(self, mined: Mined, loss: NDArray[np.float64], start: int, ids: Ids) -> None:
+    def _add_samples(self, columns: Columns, loss: NDArray[np.float64], start: int, ids: Ids) -> None:
         worst = self.worst["samples"]
         chosen = worst.candidates(loss)
         if not chosen.size:
             return
-        counts, sums, sample = mined.counts, mined.sums, start + chosen
+        sample = start + chosen
         worst.add(
             {
                 "loss": loss[chosen],
                 "sample": sample,
                 "anchor": np.zeros_like(chosen),
                 "id": sample if ids is None else np.array(ids, object)[chosen],
-                "positive_sum": sums[POSITIVE_SUM, chosen],
-                "negative_sum": sums[NEGATIVE_SUM, chosen],
-                "num_pos": counts[NUM_POS, chosen],
-                "num_kept": counts[NUM_KEPT, chosen],
+                **{name: columns[name][chosen] for name in _TOP_SAMPLES},
             }
         )
 
