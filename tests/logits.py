@@ -67,7 +67,7 @@ def expected(x: np.ndarray, labels: np.ndarray, spec: Any, *, gradient: bool = F
     scores = labels if labels.ndim == 3 else np.eye(num_classes)[labels]
     weights = getattr(spec, "class_weights", None) or (1.0,) * num_classes
     rule = spec.rule._asdict()
-    rule.pop("besides")
+    rule.pop("excluded")
     if isinstance(spec, Softmax):
         rule["label_smoothing"] = rule.pop("smoothing")
     name = ("softmax" if isinstance(spec, Softmax) else "sigmoid") + ("_gradient" if gradient else "_loss")

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.kernels.cuda import runtime as _cuda
+from ssd_mining.kernels.cuda import runtime
 from ssd_mining.losses import NORMALIZE
 from tests.batches import REAL_FILES, load_real
 from tests.device import needs_device, scalar_numpy_warns, to_device, to_host
 from tests.logits import function
 from tests.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, draw, selection_cases
 from tests.parity.test_cuda import library
-from tests.simulator import turns
 
-__all__ = ["library", "turns"]  # fixtures
+__all__ = ["library"]  # a fixture
 
 pytestmark = [needs_device, scalar_numpy_warns]
 
@@ -262,16 +261,16 @@ def test_recipes_are_compared_as_on_the_cpu():
     assert str(ours) == str(cpu)
 
 
-@pytest.mark.skipif(not _cuda.SIMULATED, reason="a GPU has the libraries themselves: pytest -m gpu")
+@pytest.mark.skipif(not runtime.SIMULATED, reason="a GPU has the libraries themselves: pytest -m gpu")
 @pytest.mark.parametrize("class_axis", [-1, 1])
 def test_torch_and_cupy_get_the_whole_loss_from_their_own_stream(library, class_axis, monkeypatch):
-    launched, launch = [], _cuda.Kernel.launch
+    launched, launch = [], runtime.Kernel.launch
 
     def watched(kernel, grid, stream, *arguments, **keywords):
         launched.append(stream)
         launch(kernel, grid, stream, *arguments, **keywords)
 
-    monkeypatch.setattr(_cuda.Kernel, "launch", watched)
+    monkeypatch.setattr(runtime.Kernel, "launch", watched)
     call = draw(rank_by="foreground_max", class_axis=class_axis)
     call.logits = np.ascontiguousarray(np.moveaxis(call.logits, -1, class_axis))
     expected = call.loss(with_gradients=True)
