@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssd_mining.kernels import rules
 from ssd_mining.kernels.cuda import runtime
 from ssd_mining.kernels.cuda.runtime import (
     DeviceArray,
@@ -24,9 +25,11 @@ from ssd_mining.kernels.cuda.runtime import (
     record,
     types,
 )
-from ssd_mining.kernels.records import BACKGROUND, BAD, HIGHEST, IGNORED, IGNORED_LABEL, NEGATIVE, POSITIVE
+from ssd_mining.kernels.records import BAD, IGNORED, NEGATIVE, POSITIVE
 
 THREADS = min(runtime.THREADS, 256)
+
+is_negative, is_positive, is_bad = helper(rules.is_negative), helper(rules.is_positive), helper(rules.is_bad)
 
 
 class Strided(NamedTuple):
@@ -152,11 +155,9 @@ def _class_recoder(dtype: np.dtype[Any]) -> Kernel:
         if i >= num_anchors:
             return
         label, codes = source.elements[place_of(source, i)], coding.codes
-        role = BAD if label > codes[HIGHEST] else POSITIVE
-        if label == codes[IGNORED_LABEL]:
-            role = IGNORED
-        if label == codes[BACKGROUND]:
-            role = NEGATIVE
+        role = NEGATIVE if is_negative(label, codes) else IGNORED
+        if is_positive(label, codes):
+            role = BAD if is_bad(label, codes) else POSITIVE
         if coding.has_valid and valid[i] == 0:
             role = IGNORED
         roles[i] = role

@@ -60,7 +60,8 @@ RAGGED_GROUP = 4
 # No anchor of a row comes after this one.
 LAST = 2**31 - 1
 
-_quota: Any = helper(rules.quota)
+quota: Any = helper(rules.quota)
+is_negative, is_positive, is_bad = helper(rules.is_negative), helper(rules.is_positive), helper(rules.is_bad)
 
 
 class DeviceRows(NamedTuple):
@@ -125,7 +126,6 @@ def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..
 
     @helper
     def load(rows, omit_nan, start, size, first, stop, keys, histogram, shared):
-        background, ignored, highest = rows.codes
         positive_sum, flaws = np.float64(0.0), np.uint32(0)
         for j in range(stop - 1, first - 1, -1):  # backwards: the last one alone has to know the size
             anchor = np.int32(cuda.threadIdx.x + j * THREADS)
@@ -133,10 +133,9 @@ def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..
             index = start + cuda.selp(j < whole, anchor, np.int32(min(anchor, np.int32(size - 1))))
             label, loss = rows.labels[index], rows.loss[index]
             rank = rows.rank[index] if ranked else loss
-            positive = (label != background) & (label != ignored) & inside
-            negative = (label == background) & inside
+            positive, negative = is_positive(label, rows.codes) & inside, is_negative(label, rows.codes) & inside
             nan = ((loss != loss) | (rank != rank)) & (positive | negative)
-            bad = positive & (label > highest)
+            bad = positive & is_bad(label, rows.codes)
             flaws = np.uint32(flaws + np.uint32(cuda.selp(nan, 1, 0)) + np.uint32(cuda.selp(bad, 1 << 16, 0)))
             competes = cuda.selp(nan, omit_nan, 0) == 0
             positive_sum += cuda.selp(positive & competes, loss, zero)
@@ -293,7 +292,7 @@ def keep(rows, rule, mined, num_pos, num_neg, shared):
     sample, num_samples = cuda.blockIdx.x, cuda.gridDim.x
     num_pos, num_neg = np.int64(num_pos), np.int64(num_neg)
     explicit = rows.quotas[sample] if rows.is_explicit else -1
-    num_kept = _quota(num_pos, num_neg, explicit, rule)
+    num_kept = quota(num_pos, num_neg, explicit, rule)
     if cuda.threadIdx.x == 0:
         mined.counts[NUM_POS * num_samples + sample] = num_pos
         mined.counts[NUM_NEG * num_samples + sample] = num_neg
