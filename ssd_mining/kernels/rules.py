@@ -59,7 +59,7 @@ def quota(num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
 
 def order_key(image, sign, ones):
     """Return the unsigned integer that has the order of a float: `image` are its bits, `sign` the highest of them."""
-    return image ^ (ones if image & sign else sign)
+    return image ^ ones if image & sign else image | sign
 
 
 def image_of_key(key, sign, ones):

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssd_mining.kernels import rules
 from ssd_mining.kernels.cuda.runtime import THREADS, cuda, helper
+
+order_key, image_of_key = helper(rules.order_key), helper(rules.image_of_key)
 
 DIGIT_BITS = 11
 MOST = 2**DIGIT_BITS - 1  # the largest digit
@@ -102,11 +105,10 @@ def codec(dtype: np.dtype[Any]) -> Codec:
     @helper
     def encode(rank):
         image = (rank + zero).view(unsigned)  # -0.0 + 0.0 is 0.0
-        key = cuda.selp((image & sign) != 0, unsigned(image ^ ones), unsigned(image | sign))
-        return cuda.selp(rank != rank, ones, key)
+        return cuda.selp(rank != rank, ones, unsigned(order_key(image, sign, ones)))
 
     @helper
     def decode(key):
-        return cuda.selp((key & sign) != 0, unsigned(key ^ sign), unsigned(key ^ ones)).view(real)
+        return unsigned(image_of_key(key, sign, ones)).view(real)
 
     return Codec(unsigned, bits, ones, encode, decode)
