@@ -17,9 +17,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from ssd_mining.kernels import loss_rules
 from ssd_mining.kernels.cuda.logit_gradients import THREADS, Anchors, anchors_type
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Kernel, Stream, cuda, helper, pointer, record, types
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
+
+rounded_off = helper(loss_rules.rounded_off)
 
 WARP = 32
 SHARED_BYTES = 48 * 1024  # what every device has for a block
@@ -124,7 +127,8 @@ def _softmax_loss(anchors, rule, label, tile):
         share = anchors.weights[i - begin] * (keep * target + spread)
         if share != zero:
             cost = _cost(rest, top, tile[i])
-            total, lost = _add(total, lost, share * (most if cost > most else cost))
+            more = share * (most if cost > most else cost)
+            total, lost = total + more, lost + rounded_off(total, more)
     return _sum(total, lost)
 
 
@@ -147,7 +151,8 @@ def _rest(tile, begin, end, top):
     for i in range(begin, end):
         x = tile[i]
         equal += one if x == top else zero
-        total, lost = _add(total, lost, zero if x == top else _exp_of_difference(x, top))
+        more = zero if x == top else _exp_of_difference(x, top)
+        total, lost = total + more, lost + rounded_off(total, more)
     return real(math.log1p(_sum(total, lost) + equal)) + (top - top)
 
 
@@ -165,13 +170,6 @@ def _exp_of_difference(x, top):
 def _cost(rest, top, x):
     """Compute what a class costs, rounded once."""
     return type(x)(rest + (np.float64(top) - x))
-
-
-@helper
-def _add(total, lost, more):
-    """Add to a sum, and keep what rounding takes from it: over 91 classes that would be half a digit."""
-    larger = total + more
-    return larger, lost + (more - (larger - total))
 
 
 @helper
@@ -194,7 +192,8 @@ def _sigmoid_loss(anchors, rule, label, tile):
         x, t = tile[i], tile[scores + i] if anchors.is_scored else (one if i == own else zero)
         share = anchors.weights[i - begin] * (positive * t + negative * (one - t))
         if share != zero:
-            total, lost = _add(total, lost, share * _focus(x, t, gamma) * _binary(x, t))
+            more = share * _focus(x, t, gamma) * _binary(x, t)
+            total, lost = total + more, lost + rounded_off(total, more)
     return _sum(total, lost)
 
 
