@@ -11,12 +11,15 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from ssd_mining.kernels import loss_rules
 from ssd_mining.kernels.cuda import runtime
 from ssd_mining.kernels.cuda.pack import Strided, place_of, source_type
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Kernel, Stream, cuda, helper, pointer, record, types
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
 THREADS = min(128, runtime.THREADS)
+
+softmax_share = helper(loss_rules.softmax_share)
 
 
 class Anchors(NamedTuple):
@@ -91,10 +94,10 @@ def _largest(anchors, first):
 
 
 @helper
-def _softmax_share(anchors, rule, anchor, c, cost):
-    """Return what one class costs the anchor per nat: nothing at the floor, where the loss is flat."""
-    target = (1.0 - rule.smoothing) * _target(anchors, anchor, c) + rule.smoothing / anchors.num_classes
-    return 0.0 if cost > rule.most else np.float64(anchors.weights[c]) * target
+def _share(anchors, rule, anchor, c, cost):
+    """Return what one class, which costs this much, weighs in the loss of its anchor."""
+    weight = np.float64(anchors.weights[c])
+    return softmax_share(_target(anchors, anchor, c), weight, cost, anchors.num_classes, rule)
 
 
 @helper
@@ -106,11 +109,11 @@ def _softmax_row(anchors, rule, anchor, factor, gradients, place, step):
         others += math.exp(x[first + c] - top) if c != largest else 0.0
     rest = math.log1p(others) + (top - top)
     for c in range(num_classes):
-        total += _softmax_share(anchors, rule, anchor, c, rest + (top - x[first + c]))
+        total += _share(anchors, rule, anchor, c, rest + (top - x[first + c]))
     if total == 0.0:
         return
     for c in range(num_classes):
-        share = _softmax_share(anchors, rule, anchor, c, rest + (top - x[first + c]))
+        share = _share(anchors, rule, anchor, c, rest + (top - x[first + c]))
         part = math.exp(x[first + c] - top)
         # The probability of all other classes is summed, not subtracted from 1, where it can be small.
         beside = others if c == largest else others + 1.0 - part
