@@ -19,7 +19,7 @@ from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
 THREADS = min(128, runtime.THREADS)
 
-softmax_share = helper(loss_rules.softmax_share)
+softmax_share, softmax_slope = helper(loss_rules.softmax_share), helper(loss_rules.softmax_slope)
 
 
 class Anchors(NamedTuple):
@@ -117,7 +117,7 @@ def _softmax_row(anchors, rule, anchor, factor, gradients, place, step):
         part = math.exp(x[first + c] - top)
         # The probability of all other classes is summed, not subtracted from 1, where it can be small.
         beside = others if c == largest else others + 1.0 - part
-        slope = (part * (total - share) - share * beside) / (others + math.exp(top - top))
+        slope = softmax_slope(part, beside, share, total, others + math.exp(top - top))
         gradients[place + c * step] = factor * slope
 
 
