@@ -20,6 +20,7 @@ from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 THREADS = min(128, runtime.THREADS)
 
 softmax_share, softmax_slope = helper(loss_rules.softmax_share), helper(loss_rules.softmax_slope)
+sigmoid_slope = helper(loss_rules.sigmoid_slope)
 
 
 class Anchors(NamedTuple):
@@ -128,24 +129,4 @@ def _sigmoid_row(anchors, rule, anchor, factor, gradients, place, step):
         t, x = _target(anchors, anchor, c), np.float64(anchors.logits[first + c])
         share = np.float64(anchors.weights[c]) * (rule.positive * t + rule.negative * (1.0 - t))
         if share != 0.0:
-            slope = _sigmoid_slope(x, t, rule.gamma)
-            gradients[place + c * step] = factor * share * slope
-
-
-@helper
-def _sigmoid_slope(x, t, gamma):
-    """Return the slope of the focal loss of one class."""
-    size = abs(x)
-    tail = math.exp(-size)
-    likely, unlikely = 1.0 / (1.0 + tail), tail / (1.0 + tail)
-    p, q = (likely, unlikely) if x > 0.0 else (unlikely, likely)
-    slope = p * (1.0 - t) - q * t  # of the cross-entropy
-    if gamma > 0.0:
-        wrong = 1.0 - t if x > 0.0 else t
-        cost = math.log1p(tail) + (size * wrong if wrong != 0.0 else 0.0)
-        missed = p * (1.0 - t) + q * t  # 1 - p_t
-        if missed == 0.0:
-            return 0.0
-        bend = gamma * math.pow(missed, gamma - 1.0) * p * q * (1.0 - 2.0 * t) * cost
-        slope = math.pow(missed, gamma) * slope + bend
-    return slope
+            gradients[place + c * step] = factor * share * sigmoid_slope(x, t, rule.gamma)
