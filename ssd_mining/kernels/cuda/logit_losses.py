@@ -22,7 +22,7 @@ from ssd_mining.kernels.cuda.logit_gradients import THREADS, Anchors, anchors_ty
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Kernel, Stream, cuda, helper, pointer, record, types
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
-rounded_off = helper(loss_rules.rounded_off)
+rounded_off, binary_cost = helper(loss_rules.rounded_off), helper(loss_rules.binary_cost)
 
 WARP = 32
 SHARED_BYTES = 48 * 1024  # what every device has for a block
@@ -202,8 +202,7 @@ def _binary(x, t):
     """Compute the binary cross-entropy of one class."""
     real = type(x)
     size, wrong = abs(x), real(1) - t if x > 0 else t  # how far the target is on the other side
-    cost = real(math.log1p(real(math.exp(-size))))
-    return cost + size * wrong if wrong != 0 else cost
+    return binary_cost(real(math.log1p(real(math.exp(-size)))), size, wrong)
 
 
 @helper
