@@ -23,6 +23,7 @@ from ssd_mining.kernels.cuda.runtime import DeviceArray, Kernel, Stream, cuda, h
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
 rounded_off, binary_cost = helper(loss_rules.rounded_off), helper(loss_rules.binary_cost)
+target_missed = helper(loss_rules.target_missed)
 
 WARP = 32
 SHARED_BYTES = 48 * 1024  # what every device has for a block
@@ -209,10 +210,7 @@ def _binary(x, t):
 def _focus(x, t, gamma):
     """Compute ``(1 - p_t) ** gamma`` of one class, where p_t is the probability that the target has."""
     real = type(x)
-    one, tail = real(1), real(math.exp(-abs(x)))
     if gamma == 0:
-        return one
-    likely = one / (one + tail)
-    p, q = (likely, tail * likely) if x > 0 else (tail * likely, likely)
-    missed = p * (one - t) + q * t
+        return real(1)
+    missed = target_missed(x, t, real(math.exp(-abs(x))))
     return missed * missed if gamma == 2 else real(math.pow(missed, gamma))
