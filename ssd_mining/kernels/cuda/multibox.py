@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssd_mining.kernels import loss_rules
 from ssd_mining.kernels.cuda.runtime import (
     THREADS,
     DeviceArray,
@@ -22,6 +23,8 @@ from ssd_mining.kernels.cuda.runtime import (
 )
 from ssd_mining.kernels.cuda.short_rows import span, totals
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_KEPT, NUM_POS, POSITIVE_SUM, Divisor
+
+smooth_l1_cost = helper(loss_rules.smooth_l1_cost)
 
 # The rows of the shares: d loss / d sum of every sample.
 CONF, LOC, NUM_SHARES = range(3)
@@ -76,13 +79,9 @@ def enqueue_factors(
 
 
 @helper
-def _cost(off, beta):
-    """Compute the loss of one coordinate."""
-    size = abs(off)
-    if beta == 0.0:
-        return size
-    inside = size if size < beta else beta  # of an infinite difference, the square alone would be inf - inf
-    return inside * (inside / beta) / 2.0 + (size - inside)
+def _off(boxes, i):
+    """Return how far a coordinate is off."""
+    return np.float64(boxes.pred[i]) - np.float64(boxes.target[i])
 
 
 @helper
@@ -107,7 +106,7 @@ def _localize(dtype: np.dtype[Any]) -> Kernel:
         for anchor in range(start + cuda.threadIdx.x, start + size, THREADS):
             if boxes.pos_mask[anchor]:
                 for i in range(anchor * boxes.width, (anchor + 1) * boxes.width):
-                    total += _cost(np.float64(boxes.pred[i]) - np.float64(boxes.target[i]), boxes.beta)
+                    total += smooth_l1_cost(abs(_off(boxes, i)), boxes.beta)
         lanes[0, cuda.threadIdx.x], lanes[1, cuda.threadIdx.x] = total, 0.0
         totals(lanes, sums)
         if cuda.threadIdx.x == 0:
@@ -182,8 +181,7 @@ def _weigh(dtype: np.dtype[Any]) -> Kernel:
             is_positive = boxes.pos_mask[anchor] != 0
             factors[anchor] = conf_share if is_positive or boxes.hard_negative_mask[anchor] != 0 else 0.0
             for i in range(anchor * boxes.width, (anchor + 1) * boxes.width):
-                off = np.float64(boxes.pred[i]) - np.float64(boxes.target[i])
-                loc_gradient[i] = loc_share * _slope(off, boxes.beta) if is_positive else 0.0
+                loc_gradient[i] = loc_share * _slope(_off(boxes, i), boxes.beta) if is_positive else 0.0
 
     return Kernel(weigh, _boxes_type(dtype), pointer(np.float64), pointer(np.float64), pointer(dtype))
 
