@@ -5,7 +5,6 @@ the gradient of each anchor is multiplied by. So a loss is launched from first t
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from ssd_mining.kernels.cuda.runtime import (
 from ssd_mining.kernels.cuda.short_rows import span, totals
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_KEPT, NUM_POS, POSITIVE_SUM, Divisor
 
-smooth_l1_cost = helper(loss_rules.smooth_l1_cost)
+smooth_l1_cost, smooth_l1_slope = helper(loss_rules.smooth_l1_cost), helper(loss_rules.smooth_l1_slope)
 
 # The rows of the shares: d loss / d sum of every sample.
 CONF, LOC, NUM_SHARES = range(3)
@@ -82,18 +81,6 @@ def enqueue_factors(
 def _off(boxes, i):
     """Return how far a coordinate is off."""
     return np.float64(boxes.pred[i]) - np.float64(boxes.target[i])
-
-
-@helper
-def _slope(off, beta):
-    """Compute d loss / d coordinate."""
-    if math.isnan(off):
-        return off
-    if off == 0.0:
-        return 0.0
-    if beta == 0.0:
-        return math.copysign(1.0, off)
-    return max(-1.0, min(1.0, off / beta))
 
 
 @functools.cache
@@ -181,7 +168,7 @@ def _weigh(dtype: np.dtype[Any]) -> Kernel:
             is_positive = boxes.pos_mask[anchor] != 0
             factors[anchor] = conf_share if is_positive or boxes.hard_negative_mask[anchor] != 0 else 0.0
             for i in range(anchor * boxes.width, (anchor + 1) * boxes.width):
-                loc_gradient[i] = loc_share * _slope(_off(boxes, i), boxes.beta) if is_positive else 0.0
+                loc_gradient[i] = loc_share * smooth_l1_slope(_off(boxes, i), boxes.beta) if is_positive else 0.0
 
     return Kernel(weigh, _boxes_type(dtype), pointer(np.float64), pointer(np.float64), pointer(dtype))
 
