@@ -23,6 +23,7 @@ from ssd_mining.kernels.cuda.runtime import (
 from ssd_mining.kernels.cuda.short_rows import span, totals
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_KEPT, NUM_POS, POSITIVE_SUM, Divisor
 
+divisor_count = helper(loss_rules.divisor_count)
 smooth_l1_cost, smooth_l1_slope = helper(loss_rules.smooth_l1_cost), helper(loss_rules.smooth_l1_slope)
 
 # The rows of the shares: d loss / d sum of every sample.
@@ -105,9 +106,8 @@ def _localize(dtype: np.dtype[Any]) -> Kernel:
 @helper
 def _count(given, by, sample):
     """Count what a sample is divided by, or adds to what the batch is."""
-    num_kept = given.counts[NUM_KEPT * given.num_samples + sample] if by.with_kept else 0
     num_pos = given.counts[NUM_POS * given.num_samples + sample]
-    return int(max(by.least, num_pos + num_kept))
+    return divisor_count(num_pos, given.counts[NUM_KEPT * given.num_samples + sample], by)
 
 
 @helper
