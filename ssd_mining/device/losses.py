@@ -114,9 +114,11 @@ def mine_checked(given: DeviceBatch, class_axis: int) -> MinedLogits:
     """Mine a checked batch by losses from its logits, with masks."""
     with given.library.current():
         logits = _on_device(cast("Logits", given.batch.logits), given.arrays, class_axis, given.library)
-        loss, ranked = logits.losses(), given.batch.ranks
+        ranked, classes = given.batch.ranks, logits.anchors.labels._replace(dtype=np.dtype(np.uint32))
         ranks = given.ranks if ranked is None else logits.ranks(ranked)
-        return MinedLogits(logits, given.mine(loss, ranks, masks=True))
+        # What is no class is one more than the highest.
+        codes = np.array([given.batch.mining.background, -1, logits.checked.num_classes], np.int32).view(np.uint32)
+        return MinedLogits(logits, given.mine(logits.losses(), ranks, classes, codes, masks=True))
 
 
 def _on_device(checked: Logits, arrays: dict[str, Foreign], class_axis: int, library: Library) -> DeviceLogits:

@@ -4,7 +4,6 @@ What costs no pass over the values is checked before anything is enqueued, by th
 is counted by the kernels, and read back only where an error could come of it; the host then says which one.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
@@ -20,12 +19,7 @@ from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, is_on_device
 from ssd_mining.inputs.batch import Batch, check_losses
 from ssd_mining.inputs.labels import SCORE_SUM_TOLERANCE, codes_of
 from ssd_mining.kernels.cuda.mining import enqueue
-from ssd_mining.kernels.cuda.pack import (
-    ClassCoding,
-    ScoreCoding,
-    enqueue_counts,
-    enqueue_roles,
-)
+from ssd_mining.kernels.cuda.pack import ClassCoding, ScoreCoding, enqueue_counts, enqueue_roles
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Library, nothing
 from ssd_mining.kernels.cuda.short_rows import DeviceMined, DeviceRows
 from ssd_mining.kernels.records import (
@@ -38,7 +32,6 @@ from ssd_mining.kernels.records import (
     NUM_SUMS,
     POSITIVE,
     Mined,
-    Rule,
 )
 from ssd_mining.kernels.rules import ROLE_CODES
 from ssd_mining.mining_rule import Extras, Mining
@@ -85,7 +78,7 @@ Arrays = dict[str, NDArray[Any]]  # of the host, by the names of the arguments
 
 @dataclass(frozen=True, eq=False)
 class DeviceBatch:
-    """A checked batch of device arrays."""
+    """A checked batch of device arrays; to mine it, their device has to be the current one."""
 
     batch: Batch  # of arrays that stand in for those of the device
     arrays: dict[str, Foreign]
@@ -97,15 +90,48 @@ class DeviceBatch:
         """The ranks that were given, (n,)."""
         return self.arrays["rank_by"].packed(self.library) if "rank_by" in self.arrays else None
 
-    def mine(self, loss: DeviceArray, ranks: DeviceArray | None, *, masks: bool) -> Resident:
-        """Mine losses (n,), by ranks (n,) where they are not the losses themselves; raise if a value is wrong."""
-        resident = enqueue_batch(self.batch, loss, ranks, self.arrays, self.library, masks=masks)
+    def mine(
+        self, loss: DeviceArray, ranks: DeviceArray | None, labels: DeviceArray, codes: NDArray[Any], *, masks: bool
+    ) -> Resident:
+        """Mine losses (n,), by ranks (n,) if they are not the losses themselves; raise if a value is wrong."""
+        batch, library = self.batch, self.library
+        num_samples, quotas = batch.offsets.size - 1, nothing(np.int64)
+        mined = _empty(num_samples, batch.shape if masks else (0,), library)
+        lengths = [batch.shape[1]] if batch.is_dense else np.diff(batch.offsets).tolist()
+        shortest, longest = min(lengths, default=0), max(lengths, default=0)
+        if batch.quotas is not None:
+            quotas = library.upload(batch.quotas)
+        rows = DeviceRows(
+            loss=loss,
+            rank=nothing(loss.dtype) if ranks is None else ranks,
+            labels=labels,
+            quotas=quotas,
+            offsets=nothing(np.int64) if shortest == longest else library.upload(batch.offsets),
+            codes=tuple(codes.tolist()),
+            num_anchors=longest if shortest == longest else -1,
+            is_explicit=int(batch.quotas is not None),
+        )
+        rule = batch.mining.rule_for(longest)
+        if batch.mining.scope == "batch":
+            rows, rule = self._by_quotas_of_batch(rows), rule.unbounded
+        enqueue(rows, rule, mined, library, shortest=shortest, longest=longest)
+        resident = Resident(mined, loss if ranks is None else ranks, batch.offsets, library)
         if self._has_bad_values(resident):
-            host = self.check({name: array.read(self.library) for name, array in self.arrays.items()})
+            host = self.check({name: array.read(library) for name, array in self.arrays.items()})
             run.mine(host, run.call_of("cpu", 1), masks=False)
             msg = "labels: expected labels and losses that nothing changes during the call, got other ones"
             raise ValueError(msg)
         return resident
+
+    def _by_quotas_of_batch(self, rows: DeviceRows) -> DeviceRows:
+        """Mine all rows as if they were one sample; every sample keeps as many as it has in that one's mask."""
+        library, num_samples, size = self.library, self.batch.offsets.size - 1, rows.loss.size
+        together, quotas = _empty(1, (size,), library), library.allocate((num_samples,), np.int64)
+        rule = self.batch.mining.rule_for(size)
+        rule = rule._replace(extra=rule.extra * num_samples)
+        enqueue(rows._replace(num_anchors=size), rule, together, library, shortest=size, longest=size)
+        enqueue_counts(together.hard_negative_mask, library.upload(self.batch.offsets), quotas, library.stream)
+        return rows._replace(quotas=quotas, is_explicit=1)
 
     def _has_bad_values(self, resident: Resident) -> bool:
         """Say whether a value is wrong; wait for the counts only where one can be."""
@@ -117,109 +143,6 @@ class DeviceBatch:
         return bool(counts[NUM_BAD].any() or (must_be_numbers and counts[NUM_NAN].any()))
 
 
-def mine(conf_loss: Any, labels: Any, mining: Mining, extras: Extras, *, masks: bool) -> Resident:
-    """Mine a batch whose losses and labels, and whatever else has their shape, are on one device."""
-
-    def check(host: Arrays, others: Extras) -> Batch:
-        return check_losses(host["conf_loss"], host["labels"], mining, others)
-
-    given = checked(check, extras, conf_loss=conf_loss, labels=labels)
-    with given.library.current():
-        return given.mine(given.arrays["conf_loss"].packed(given.library), given.ranks, masks=masks)
-
-
-def checked(check: Callable[[Arrays, Extras], Batch], extras: Extras, **given: Any) -> DeviceBatch:
-    """Check device arrays, of which the first is that of the losses or logits, by a check of the host's."""
-    refuse_unsupported(extras)
-    arrays = gathered(**given, rank_by=extras.rank_by, valid=extras.valid)
-    name, first = next(iter(arrays.items()))
-
-    def check_host(host: Arrays) -> Batch:
-        return check(host, extras._replace(valid=host.get("valid"), rank_by=host.get("rank_by")))
-
-    batch = check_host({name: array.stand_in for name, array in arrays.items()})
-    if first.dtype not in (FLOAT32, FLOAT64):
-        refuse(name, "float32 or float64 on a device", f"dtype {first.dtype}", TypeError)
-    if "rank_by" in arrays and arrays["rank_by"].dtype != first.dtype:
-        got = f"dtype {arrays['rank_by'].dtype}"
-        refuse("rank_by", f"{first.dtype} on a device, as {name}", got, TypeError)
-    if batch.labels.dtype == np.float16:
-        refuse("labels", "float32 or float64 scores on a device", "dtype float16", TypeError)
-    return DeviceBatch(batch, arrays, library_of(first), check_host)
-
-
-def refuse_unsupported(extras: Extras) -> None:
-    """Refuse what a batch of device arrays cannot have."""
-    for name in ("overlaps", "anchor_weights"):
-        if getattr(extras, name) is not None:
-            not_yet(name, "it")
-    for name in ("num_negatives", "sample_offsets"):
-        if is_on_device(getattr(extras, name)):
-            refuse(name, "whole numbers on the host", "a device array", TypeError)
-
-
-def not_yet(name: str, what: str) -> NoReturn:
-    """Raise for what device arrays cannot have in this version."""
-    msg = f"{name}: backend 'cuda' does not support {what} with device arrays; pass NumPy arrays"
-    raise NotImplementedError(msg)
-
-
-def enqueue_batch(
-    batch: Batch,
-    loss: DeviceArray,
-    rank: DeviceArray | None,
-    arrays: dict[str, Foreign],
-    library: Library,
-    *,
-    masks: bool,
-) -> Resident:
-    """Enqueue the mining of losses (n,), by ranks (n,) where they are not the losses; the current device is theirs.
-
-    Of the `arrays`, the labels are looked at, and `valid` if there is one.
-    """
-    lengths = [batch.shape[1]] if batch.is_dense else np.diff(batch.offsets).tolist()
-    shortest, longest, size = min(lengths, default=0), max(lengths, default=0), loss.size
-    rule, num_samples = (
-        _rule_of(batch.mining, batch.offsets.size - 1, shortest, longest, size),
-        batch.offsets.size - 1,
-    )
-    mined = _empty(num_samples, batch.shape if masks else (0,), library)
-    labels, codes = _labels(batch, arrays, library)
-    offsets = library.upload(batch.offsets) if shortest != longest else nothing(np.int64)
-    rows = DeviceRows(
-        loss=loss,
-        rank=nothing(loss.dtype) if rank is None else rank,
-        labels=labels,
-        quotas=nothing(np.int64) if batch.quotas is None else library.upload(batch.quotas),
-        offsets=offsets,
-        codes=tuple(codes.tolist()),
-        num_anchors=longest if shortest == longest else -1,
-        is_explicit=int(batch.quotas is not None),
-    )
-    if batch.mining.scope == "batch":  # mined as if it were one sample: so many does each of its samples keep
-        together, quotas = _empty(1, (size,), library), library.allocate((num_samples,), np.int64)
-        enqueue(rows._replace(num_anchors=size), rule, together, library, shortest=size, longest=size)
-        enqueue_counts(together.hard_negative_mask, library.upload(batch.offsets), quotas, library.stream)
-        rows, rule = rows._replace(quotas=quotas, is_explicit=1), batch.mining.rule.unbounded
-    enqueue(rows, rule, mined, library, shortest=shortest, longest=longest)
-    return Resident(mined, loss if rank is None else rank, batch.offsets, library)
-
-
-def _rule_of(mining: Mining, num_samples: int, shortest: int, longest: int, num_anchors: int) -> Rule:
-    """Return the rule for the samples, or for a batch that is mined as one; refuse what takes several passes."""
-    for name in ("skip_hardest", "pool_size", "tie_policy"):
-        if getattr(mining, name) != getattr(Mining, name):
-            not_yet(name, f"{name}={getattr(mining, name)!r}")
-    if mining.scope == "batch":
-        rule = mining.rule_for(num_anchors)
-        return rule._replace(extra=rule.extra * num_samples)
-    if mining.scope != "sample":
-        not_yet("scope", f"scope={mining.scope!r}")
-    if mining.is_share and shortest != longest:
-        not_yet("min_negatives", "a share of the anchors of samples of unequal length")
-    return mining.rule_for(longest)
-
-
 def _empty(num_samples: int, shape: tuple[int, ...], library: Library) -> DeviceMined:
     return DeviceMined(
         counts=library.allocate((NUM_COUNTS, num_samples), np.int64),
@@ -229,12 +152,23 @@ def _empty(num_samples: int, shape: tuple[int, ...], library: Library) -> Device
     )
 
 
-def _labels(batch: Batch, arrays: dict[str, Foreign], library: Library) -> tuple[DeviceArray, NDArray[Any]]:
+def mine(conf_loss: Any, labels: Any, mining: Mining, extras: Extras, *, masks: bool) -> Resident:
+    """Mine a batch whose losses and labels, and whatever else has their shape, are on one device."""
+
+    def check(host: Arrays, others: Extras) -> Batch:
+        return check_losses(host["conf_loss"], host["labels"], mining, others)
+
+    given = checked(check, extras, conf_loss=conf_loss, labels=labels)
+    with given.library.current():
+        unsigned, codes = _labels(given)
+        return given.mine(given.arrays["conf_loss"].packed(given.library), given.ranks, unsigned, codes, masks=masks)
+
+
+def _labels(given: DeviceBatch) -> tuple[DeviceArray, NDArray[Any]]:
     """Return labels as unsigned integers, and their codes, as `Batch.rows` does on the host."""
-    labels, mining, has_valid = arrays["labels"], batch.mining, int("valid" in arrays)
-    valid = arrays["valid"].packed(library) if has_valid else nothing(np.bool_)
+    labels, mining, has_valid = given.arrays["labels"], given.batch.mining, int("valid" in given.arrays)
     coding: ClassCoding | ScoreCoding
-    if batch.labels.ndim > len(batch.shape):
+    if given.batch.labels.ndim > len(given.batch.shape):
         source = labels.strided(-1)
         coding = ScoreCoding(
             background=(-1 if mining.background is None else mining.background) % source.num_classes,
@@ -246,8 +180,53 @@ def _labels(batch: Batch, arrays: dict[str, Foreign], library: Library) -> tuple
         codes = codes_of(labels.dtype, mining.background, mining.ignore_index)
         labels = labels.viewed(codes.dtype)
         if not has_valid:
-            return labels.packed(library), codes
+            return labels.packed(given.library), codes
         source, coding = labels.strided(), ClassCoding(codes=tuple(codes.tolist()), has_valid=has_valid)
-    roles = library.allocate((math.prod(batch.shape),), np.uint8)
-    enqueue_roles(source, valid, coding, roles, library.stream)
+    valid = given.arrays["valid"].packed(given.library) if has_valid else nothing(np.bool_)
+    roles = given.library.allocate((int(given.batch.offsets[-1]),), np.uint8)
+    enqueue_roles(source, valid, coding, roles, given.library.stream)
     return roles, ROLE_CODES
+
+
+def checked(check: Callable[[Arrays, Extras], Batch], extras: Extras, **given: Any) -> DeviceBatch:
+    """Check device arrays by a check of the host's; the first of them are the losses, or the logits."""
+    arrays = gathered(**given, rank_by=extras.rank_by, valid=extras.valid)
+    name, first = next(iter(arrays.items()))
+
+    def check_host(host: Arrays) -> Batch:
+        return check(host, extras._replace(valid=host.get("valid"), rank_by=host.get("rank_by")))
+
+    for extra in ("overlaps", "anchor_weights"):
+        if getattr(extras, extra) is not None:
+            not_yet(extra, "it")
+    for extra in ("num_negatives", "sample_offsets"):
+        if is_on_device(getattr(extras, extra)):
+            refuse(extra, "whole numbers on the host", "a device array", TypeError)
+    batch = check_host({name: array.stand_in for name, array in arrays.items()})
+    _refuse_unsupported(batch)
+    if first.dtype not in (FLOAT32, FLOAT64):
+        refuse(name, "float32 or float64 on a device", f"dtype {first.dtype}", TypeError)
+    if "rank_by" in arrays and arrays["rank_by"].dtype != first.dtype:
+        got = f"dtype {arrays['rank_by'].dtype}"
+        refuse("rank_by", f"{first.dtype} on a device, as {name}", got, TypeError)
+    if batch.labels.dtype == np.float16:
+        refuse("labels", "float32 or float64 scores on a device", "dtype float16", TypeError)
+    return DeviceBatch(batch, arrays, library_of(first), check_host)
+
+
+def _refuse_unsupported(batch: Batch) -> None:
+    """Refuse what device arrays cannot have in this version."""
+    mining = batch.mining
+    for name in ("skip_hardest", "pool_size", "tie_policy"):
+        if getattr(mining, name) != getattr(Mining, name):
+            not_yet(name, f"{name}={getattr(mining, name)!r}")
+    if mining.scope not in ("sample", "batch"):
+        not_yet("scope", f"scope={mining.scope!r}")
+    if mining.scope == "sample" and mining.is_share and np.unique(np.diff(batch.offsets)).size > 1:
+        not_yet("min_negatives", "a share of the anchors of samples of unequal length")
+
+
+def not_yet(name: str, what: str) -> NoReturn:
+    """Raise for what device arrays cannot have in this version."""
+    msg = f"{name}: backend 'cuda' does not support {what} with device arrays; pass NumPy arrays"
+    raise NotImplementedError(msg)
