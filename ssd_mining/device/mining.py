@@ -18,25 +18,16 @@ from ssd_mining.engine.result import Kept
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, is_on_device
 from ssd_mining.inputs.batch import Batch, check_losses
 from ssd_mining.inputs.labels import SCORE_SUM_TOLERANCE, codes_of
+from ssd_mining.kernels import records
 from ssd_mining.kernels.cuda.mining import enqueue
 from ssd_mining.kernels.cuda.pack import ClassCoding, ScoreCoding, enqueue_counts, enqueue_roles
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Library, nothing
 from ssd_mining.kernels.cuda.short_rows import DeviceMined, DeviceRows
-from ssd_mining.kernels.records import (
-    BAD,
-    IGNORED,
-    NUM_BAD,
-    NUM_COUNTS,
-    NUM_KEPT,
-    NUM_NAN,
-    NUM_SUMS,
-    POSITIVE,
-    Mined,
-)
+from ssd_mining.kernels.records import Mined
 from ssd_mining.kernels.rules import ROLE_CODES
 from ssd_mining.mining_rule import Extras, Mining
 
-_ROLE_OF_EMPTY = {"positive": POSITIVE, "ignore": IGNORED, "raise": BAD}
+_ROLE_OF_EMPTY = {"positive": records.POSITIVE, "ignore": records.IGNORED, "raise": records.BAD}
 
 
 class Resident(NamedTuple):
@@ -65,7 +56,7 @@ class Resident(NamedTuple):
             counts, mask, ranks = (self.library.download(array) for array in arrays)
         kept = np.flatnonzero(mask)
         anchors = kept - self.offsets[np.searchsorted(self.offsets, kept, "right") - 1]
-        return Kept(counts[NUM_KEPT], anchors, ranks.reshape(-1)[kept])
+        return Kept(counts[records.NUM_KEPT], anchors, ranks.reshape(-1)[kept])
 
     def like(self, array: NDArray[Any]) -> Any:
         """Copy an array to the device, into one of the caller's library."""
@@ -140,13 +131,13 @@ class DeviceBatch:
         if not (can_be_bad or must_be_numbers):
             return False
         counts = self.library.download(resident.mined.counts)
-        return bool(counts[NUM_BAD].any() or (must_be_numbers and counts[NUM_NAN].any()))
+        return bool(counts[records.NUM_BAD].any() or (must_be_numbers and counts[records.NUM_NAN].any()))
 
 
 def _empty(num_samples: int, shape: tuple[int, ...], library: Library) -> DeviceMined:
     return DeviceMined(
-        counts=library.allocate((NUM_COUNTS, num_samples), np.int64),
-        sums=library.allocate((NUM_SUMS, num_samples), np.float64),
+        counts=library.allocate((records.NUM_COUNTS, num_samples), np.int64),
+        sums=library.allocate((records.NUM_SUMS, num_samples), np.float64),
         pos_mask=library.allocate(shape, np.bool_),
         hard_negative_mask=library.allocate(shape, np.bool_),
     )

@@ -13,18 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssd_mining.kernels.cuda.digits import (
-    DIGIT_BITS,
-    NUM_BINS,
-    NUM_SHARED,
-    SEGMENTS,
-    WITH_BAD,
-    WITH_NAN,
-    bin_of,
-    clear,
-    codec,
-    find,
-)
+from ssd_mining.kernels.cuda import digits, short_rows
+from ssd_mining.kernels.cuda.digits import DIGIT_BITS, NUM_BINS, NUM_SHARED, SEGMENTS, codec
 from ssd_mining.kernels.cuda.runtime import (
     THREADS,
     DeviceArray,
@@ -36,18 +26,7 @@ from ssd_mining.kernels.cuda.runtime import (
     helper,
     record,
 )
-from ssd_mining.kernels.cuda.short_rows import (
-    RAGGED_GROUP,
-    DeviceMined,
-    DeviceRows,
-    finish,
-    keep,
-    keeper,
-    loader,
-    signature,
-    span,
-    totals,
-)
+from ssd_mining.kernels.cuda.short_rows import DeviceMined, DeviceRows, span
 from ssd_mining.kernels.records import IGNORED, POSITIVE, Rule
 
 NUM_KEYS = 8
@@ -74,19 +53,24 @@ class Workspace(NamedTuple):
 
 
 class Digit(NamedTuple):
-    """State of the radix select: shift and width of the current digit, and whether it is one of the anchor index."""
+    """State of the radix select: shift and width of the current digit, and where it stands."""
 
     shift: int
     width: int
-    of_index: int
+    is_first: int  # 1: the highest digit of the key
+    of_index: int  # 1: a digit of the anchor index, after those of the key
 
 
 def digits_of(bits: int) -> list[Digit]:
     """Return the digits of a key, from its highest on, then those of an index."""
-    shifts = [*range(bits - DIGIT_BITS, 0, -DIGIT_BITS), 0]
-    widths = [above - shift for above, shift in zip([bits, *shifts], shifts, strict=False)]
-    of_key = [Digit(shift, width, 0) for shift, width in zip(shifts, widths, strict=True)]
-    return of_key + [Digit(shift, DIGIT_BITS, 1) for shift in range(INDEX_BITS - DIGIT_BITS, -1, -DIGIT_BITS)]
+    found: list[Digit] = []
+    shift = bits
+    while shift > 0:
+        width = min(DIGIT_BITS, shift)
+        shift -= width
+        found.append(Digit(shift, width, is_first=int(not found), of_index=0))
+    index_shifts = range(INDEX_BITS - DIGIT_BITS, -1, -DIGIT_BITS)
+    return found + [Digit(shift, DIGIT_BITS, is_first=0, of_index=1) for shift in index_shifts]
 
 
 @helper
@@ -119,10 +103,10 @@ def hand_over(histogram, workspace, sample):
             atomic_add(workspace.histograms, sample * NUM_BINS + i, histogram[i])
 
 
-def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[..., None]:
-    """Return the kernel that counts one digit of every chunk; the first also looks for flaws."""
+def build_count(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., None]:
+    """Return the kernel that counts one digit of every chunk, and at the first one the flaws."""
     unsigned = codec(dtype).unsigned
-    load = loader(dtype, ranked=ranked)
+    load = short_rows.loader(dtype, ranked=ranked)
 
     def count(rows, rule, workspace, digit):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
@@ -130,34 +114,34 @@ def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[
         keys = cuda.local.array(NUM_KEYS, unsigned)
         sample, chunk, start, size = chunk_of(rows, workspace)
         thread, state = cuda.threadIdx.x, sample * NUM_STATE
-        if size == 0 or (not first and workspace.states[state + WANTED] == 0):
+        if size == 0 or workspace.states[state + WANTED] == 0:
             return
         if thread < NUM_SHARED:
             shared[thread] = 0
-        clear(histogram)
-        for stop in range(NUM_KEYS, 0, -RAGGED_GROUP):
-            load(rows, rule.omit_nan, start, size, stop - RAGGED_GROUP, stop, keys, histogram, shared)
+        digits.clear(histogram)
+        for stop in range(NUM_KEYS, 0, -short_rows.RAGGED_GROUP):
+            load(rows, rule.omit_nan, start, size, stop - short_rows.RAGGED_GROUP, stop, keys, histogram, shared)
             cuda.syncthreads()
-        if first:
+        if digit.is_first:  # which was counted on the way
             if thread == 0:
-                atomic_add(workspace.states, state + ROW_NAN, np.int64(shared[WITH_NAN]))
-                atomic_add(workspace.states, state + ROW_BAD, np.int64(shared[WITH_BAD]))
+                atomic_add(workspace.states, state + ROW_NAN, np.int64(shared[digits.WITH_NAN]))
+                atomic_add(workspace.states, state + ROW_BAD, np.int64(shared[digits.WITH_BAD]))
         else:
-            clear(histogram)
+            digits.clear(histogram)
             key_prefix, index_prefix = workspace.keys[sample], workspace.states[state + INDEX_PREFIX]
             for j in range(NUM_KEYS):
                 index = LAST - (chunk * CHUNK + thread + j * THREADS)
                 fits, value = digit_of(keys[j], index, key_prefix, index_prefix, digit)
                 if fits:
-                    cuda.atomic.add(histogram, bin_of(value), 1)
+                    cuda.atomic.add(histogram, digits.bin_of(value), 1)
             cuda.syncthreads()
         hand_over(histogram, workspace, sample)
 
     return count
 
 
-def build_advance(dtype: np.dtype[Any], *, first: bool) -> Callable[..., None]:
-    """Return the kernel that looks up one digit for every row; the first also says how many negatives are kept."""
+def build_advance(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """Return the kernel that looks up one digit for every row, and at the first one how many negatives are kept."""
     unsigned, _, highest, _, _ = codec(dtype)
 
     def advance(rows, rule, mined, workspace, digit):
@@ -172,21 +156,22 @@ def build_advance(dtype: np.dtype[Any], *, first: bool) -> Callable[..., None]:
         for i in range(thread, NUM_BINS, THREADS):
             histogram[i] = workspace.histograms[sample * NUM_BINS + i]
             workspace.histograms[sample * NUM_BINS + i] = 0
-        shared[WITH_NAN], shared[WITH_BAD] = workspace.states[state + ROW_NAN], workspace.states[state + ROW_BAD]
+        shared[digits.WITH_NAN] = workspace.states[state + ROW_NAN]
+        shared[digits.WITH_BAD] = workspace.states[state + ROW_BAD]
         wanted, index_prefix = workspace.states[state + WANTED], workspace.states[state + INDEX_PREFIX]
         key_prefix = workspace.keys[sample]
         cuda.syncthreads()
-        if first:
+        if digit.is_first:
             num_pos = histogram[POSITIVE]
             num_neg = (size + CHUNK - 1) // CHUNK * CHUNK - histogram[IGNORED] - num_pos
-            wanted = np.int64(keep(rows, rule, mined, num_pos, num_neg, shared))
-            key_prefix, index_prefix = unsigned(0), 0
+            wanted = np.int64(short_rows.keep(rows, rule, mined, num_pos, num_neg, shared))
+            key_prefix = unsigned(0)
         if wanted == 0:  # of the row, or of the ties: then all of those are kept
-            if first and thread == 0:
+            if digit.is_first and thread == 0:
                 workspace.keys[sample] = highest
                 workspace.states[state + WANTED], workspace.states[state + CUT] = 0, -1
             return
-        value, above, number = find(histogram, segments, shared, np.int32(wanted))
+        value, above, number = digits.find(histogram, segments, shared, np.int32(wanted))
         if thread == 0:
             workspace.states[state + WANTED] = wanted - above
             if digit.of_index:
@@ -205,8 +190,8 @@ def build_advance(dtype: np.dtype[Any], *, first: bool) -> Callable[..., None]:
 
 def build_sum(dtype: np.dtype[Any], *, ranked: bool, masked: bool) -> Callable[..., None]:
     """Return the kernel that sums every chunk, and writes its masks."""
-    unsigned, load = codec(dtype).unsigned, loader(dtype, ranked=ranked)
-    sum_kept = keeper(dtype, ranked=ranked, masked=masked)
+    unsigned, load = codec(dtype).unsigned, short_rows.loader(dtype, ranked=ranked)
+    sum_kept = short_rows.keeper(dtype, ranked=ranked, masked=masked)
 
     def sum_chunks(rows, rule, mined, workspace):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
@@ -221,7 +206,7 @@ def build_sum(dtype: np.dtype[Any], *, ranked: bool, masked: bool) -> Callable[.
         lanes[0, thread] = load(rows, rule.omit_nan, start, size, 0, NUM_KEYS, keys, histogram, shared)
         own_cut = workspace.states[sample * NUM_STATE + CUT] - chunk * CHUNK  # as the chunk counts its anchors
         lanes[1, thread] = sum_kept(rows, mined, keys, start, size, workspace.keys[sample], own_cut)
-        totals(lanes, sums)
+        short_rows.totals(lanes, sums)
         if thread < 2:
             workspace.sums[2 * cuda.blockIdx.x + thread] = sums[thread]
 
@@ -242,28 +227,26 @@ def build_finish(dtype: np.dtype[Any]) -> Callable[..., None]:
         for chunk in range(first, first + (size + CHUNK - 1) // CHUNK):
             positive_sum += workspace.sums[2 * chunk]
             negative_sum += workspace.sums[2 * chunk + 1]
-        finish(mined, sample, positive_sum, negative_sum, decode(workspace.keys[sample]))
+        short_rows.finish(mined, sample, positive_sum, negative_sum, decode(workspace.keys[sample]))
 
     return finish_rows
 
 
 def erase(workspace):
-    """Set the histogram and the state of every row to 0: a kernel."""
+    """Clear the histogram and the state of every row, of which an element is wanted: a kernel."""
     sample, thread = cuda.blockIdx.x, cuda.threadIdx.x
     for i in range(thread, NUM_BINS, THREADS):
         workspace.histograms[sample * NUM_BINS + i] = 0
     if thread < NUM_STATE:
-        workspace.states[sample * NUM_STATE + thread] = 0
+        workspace.states[sample * NUM_STATE + thread] = 1 if thread == WANTED else 0
 
 
 class Kernels(NamedTuple):
     """The kernels of long rows of one type of loss and labels."""
 
     erase: Kernel
-    count_first: Kernel
-    count_next: Kernel
-    advance_first: Kernel
-    advance_next: Kernel
+    count_digit: Kernel
+    advance: Kernel
     sum_chunks: Kernel
     finish_rows: Kernel
 
@@ -271,22 +254,12 @@ class Kernels(NamedTuple):
 @functools.cache
 def kernels(dtype: np.dtype[Any], labels: np.dtype[Any], *, ranked: bool, masked: bool) -> Kernels:
     """Return the kernels of long rows."""
-    rows, rule, mined = signature(dtype, labels)
+    rows, rule, mined = short_rows.signature(dtype, labels)
     workspace = record(Workspace, histograms=np.uint32, keys=codec(dtype).unsigned, states=np.int64, sums=np.float64)
-    digit = record(Digit)
-
-    def count(*, first: bool) -> Kernel:
-        return Kernel(build_count(dtype, ranked=ranked, first=first), rows, rule, workspace, digit)
-
-    def advance(*, first: bool) -> Kernel:
-        return Kernel(build_advance(dtype, first=first), rows, rule, mined, workspace, digit)
-
     return Kernels(
         erase=Kernel(erase, workspace),
-        count_first=count(first=True),
-        count_next=count(first=False),
-        advance_first=advance(first=True),
-        advance_next=advance(first=False),
+        count_digit=Kernel(build_count(dtype, ranked=ranked), rows, rule, workspace, record(Digit)),
+        advance=Kernel(build_advance(dtype), rows, rule, mined, workspace, record(Digit)),
         sum_chunks=Kernel(build_sum(dtype, ranked=ranked, masked=masked), rows, rule, mined, workspace),
         finish_rows=Kernel(build_finish(dtype), rows, mined, workspace),
     )
@@ -316,10 +289,8 @@ def launch(
     taken_rows, taken_mined, workspace = addresses(rows), addresses(mined), addresses(owned)
     stream, num_blocks = library.stream, num_samples * num_chunks
     kernels.erase.launch(num_samples, stream, workspace)
-    count, advance = kernels.count_first, kernels.advance_first
     for digit in digits_of(8 * dtype.itemsize):
-        count.launch(num_blocks, stream, taken_rows, rule, workspace, digit)
-        advance.launch(num_samples, stream, taken_rows, rule, taken_mined, workspace, digit)
-        count, advance = kernels.count_next, kernels.advance_next
+        kernels.count_digit.launch(num_blocks, stream, taken_rows, rule, workspace, digit)
+        kernels.advance.launch(num_samples, stream, taken_rows, rule, taken_mined, workspace, digit)
     kernels.sum_chunks.launch(num_blocks, stream, taken_rows, rule, taken_mined, workspace)
     kernels.finish_rows.launch(num_samples, stream, taken_rows, taken_mined, workspace)

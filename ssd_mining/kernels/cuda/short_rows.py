@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssd_mining.kernels import rules
+from ssd_mining.kernels import records, rules
 from ssd_mining.kernels.cuda.digits import (
     DIGIT_BITS,
     MOST,
@@ -32,20 +32,7 @@ from ssd_mining.kernels.cuda.digits import (
     find,
 )
 from ssd_mining.kernels.cuda.runtime import THREADS, DeviceArray, Kernel, cuda, element, helper, record, types
-from ssd_mining.kernels.records import (
-    DONE,
-    IGNORED,
-    NEGATIVE_SUM,
-    NUM_BAD,
-    NUM_KEPT,
-    NUM_NAN,
-    NUM_NEG,
-    NUM_POS,
-    POSITIVE,
-    POSITIVE_SUM,
-    THRESHOLD,
-    Rule,
-)
+from ssd_mining.kernels.records import IGNORED, POSITIVE, Rule
 
 CHAINS = min(32, THREADS // 4)
 
@@ -294,11 +281,11 @@ def keep(rows, rule, mined, num_pos, num_neg, shared):
     explicit = rows.quotas[sample] if rows.is_explicit else -1
     num_kept = quota(num_pos, num_neg, explicit, rule)
     if cuda.threadIdx.x == 0:
-        mined.counts[NUM_POS * num_samples + sample] = num_pos
-        mined.counts[NUM_NEG * num_samples + sample] = num_neg
-        mined.counts[NUM_KEPT * num_samples + sample] = num_kept
-        mined.counts[NUM_NAN * num_samples + sample] = shared[WITH_NAN]
-        mined.counts[NUM_BAD * num_samples + sample] = shared[WITH_BAD]
+        mined.counts[records.NUM_POS * num_samples + sample] = num_pos
+        mined.counts[records.NUM_NEG * num_samples + sample] = num_neg
+        mined.counts[records.NUM_KEPT * num_samples + sample] = num_kept
+        mined.counts[records.NUM_NAN * num_samples + sample] = shared[WITH_NAN]
+        mined.counts[records.NUM_BAD * num_samples + sample] = shared[WITH_BAD]
     return num_kept
 
 
@@ -306,10 +293,10 @@ def keep(rows, rule, mined, num_pos, num_neg, shared):
 def finish(mined, sample, positive_sum, negative_sum, threshold):
     """Write the sums of a sample; that it is done, last."""
     num_samples = cuda.gridDim.x
-    mined.sums[POSITIVE_SUM * num_samples + sample] = positive_sum
-    mined.sums[NEGATIVE_SUM * num_samples + sample] = negative_sum
-    mined.sums[THRESHOLD * num_samples + sample] = threshold
-    mined.counts[DONE * num_samples + sample] = 1
+    mined.sums[records.POSITIVE_SUM * num_samples + sample] = positive_sum
+    mined.sums[records.NEGATIVE_SUM * num_samples + sample] = negative_sum
+    mined.sums[records.THRESHOLD * num_samples + sample] = threshold
+    mined.counts[records.DONE * num_samples + sample] = 1
 
 
 def signature(dtype: np.dtype[Any], labels: np.dtype[Any]) -> tuple[Any, Any, Any]:
