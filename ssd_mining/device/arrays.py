@@ -5,6 +5,7 @@ what an array comes from is loaded already.
 """
 
 import ctypes
+import math
 import sys
 from typing import Any, NamedTuple, NoReturn
 
@@ -14,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from ssd_mining.checks import refuse
 from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.kernels.cuda import runtime
-from ssd_mining.kernels.cuda.pack import Strided, contiguous, enqueue_packed, strided
+from ssd_mining.kernels.cuda.pack import Strided, enqueue_packed
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Library, Stream, current_device
 
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # of DLPack's type codes
@@ -56,7 +57,11 @@ class Foreign(NamedTuple):
 
     def strided(self, class_axis: int | None = None) -> Strided:
         """Describe it as kernels take it; `class_axis` is the axis of its classes, if it has one."""
-        return strided(self.array, self.strides, class_axis, elements=self.memory)
+        axes = list(zip(self.shape, self.strides, strict=True))
+        num_classes, of_class = (1, 0) if class_axis is None else axes.pop(class_axis)
+        num_anchors, of_anchor = axes[-1]
+        of_sample = axes[0][1] if len(axes) == 2 else 0  # a ragged batch has one axis of anchors
+        return Strided(self.memory, max(1, num_anchors), of_sample, of_anchor, of_class, num_classes)
 
     def packed(self, library: Library, class_axis: int | None = None) -> DeviceArray:
         """Return all anchors on one axis, (N,) or (N, C): the memory itself, or a copy where the layout wants one."""
@@ -77,6 +82,11 @@ class Foreign(NamedTuple):
         flat = library.download(self.memory)
         in_bytes = [stride * flat.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(flat, self.shape, in_bytes, writeable=False)
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides, in elements, of an array in C order."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def gathered(**given: Any) -> dict[str, Foreign]:

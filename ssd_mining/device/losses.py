@@ -11,14 +11,14 @@ import numpy as np
 
 from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification
-from ssd_mining.device.arrays import Foreign, gathered, library_of
+from ssd_mining.device.arrays import Foreign, contiguous, gathered, library_of
 from ssd_mining.device.mining import Arrays, DeviceBatch, Resident, checked, not_yet
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64
 from ssd_mining.inputs.batch import Batch, check_logit_batch
 from ssd_mining.inputs.logits import Logits, check_logits
 from ssd_mining.kernels.cuda.logit_gradients import Anchors, enqueue_gradients
 from ssd_mining.kernels.cuda.logit_losses import enqueue_losses, enqueue_negation
-from ssd_mining.kernels.cuda.pack import NO_MASK, Meaning, contiguous, enqueue_classes, strided
+from ssd_mining.kernels.cuda.pack import NO_MASK, Meaning, enqueue_classes
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Library, nothing, numba_library
 from ssd_mining.mining_rule import Extras, Mining
 
@@ -56,7 +56,7 @@ class DeviceLogits(NamedTuple):
     def gradients(self, factors: DeviceArray) -> DeviceArray:
         """Enqueue the gradients of anchors with these factors, (N,), in the shape of the logits."""
         gradients = self.library.allocate(self.logits.shape, self.checked.dtype)
-        layout = strided(gradients, contiguous(gradients.shape), self.class_axis)
+        layout = self.logits._replace(array=gradients, strides=contiguous(gradients.shape)).strided(self.class_axis)
         enqueue_gradients(self.anchors, self.checked.classification.rule, factors, layout, self.library.stream)
         return gradients
 
@@ -88,12 +88,7 @@ def losses(
 
 
 def mine(
-    logits: Any,
-    labels: Any,
-    mining: Mining,
-    extras: Extras,
-    classification: Classification | None,
-    class_axis: int,
+    logits: Any, labels: Any, mining: Mining, extras: Extras, classification: Classification | None, class_axis: int
 ) -> Resident:
     """Mine a batch by losses from logits, with masks."""
 

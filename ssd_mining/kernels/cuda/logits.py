@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from ssd_mining.kernels.cuda.logit_gradients import Anchors, enqueue_gradients
 from ssd_mining.kernels.cuda.logit_losses import enqueue_losses
-from ssd_mining.kernels.cuda.pack import contiguous, strided
+from ssd_mining.kernels.cuda.pack import Strided
 from ssd_mining.kernels.cuda.runtime import Library, numba_library
 from ssd_mining.kernels.records import Computed, LogitRows, SigmoidRule, SoftmaxRule
 
@@ -32,7 +32,15 @@ def gradients(
     library = numba_library()
     with library.current():
         values = library.allocate(computed.values.shape, computed.values.dtype)
-        layout = strided(values, contiguous(values.shape), -1)
+        _, num_anchors, num_classes = values.shape
+        layout = Strided(
+            elements=values,
+            num_anchors=num_anchors,
+            of_sample=num_anchors * num_classes,
+            of_anchor=num_classes,
+            of_class=1,
+            num_classes=num_classes,
+        )
         enqueue_gradients(_anchors(rows, library), rule, library.upload(factors), layout, library.stream)
         computed.values[...] = library.download(values)
     computed.done[...] = 1

@@ -142,7 +142,7 @@ def build_count(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., None]:
 
 def build_advance(dtype: np.dtype[Any]) -> Callable[..., None]:
     """Return the kernel that looks up one digit for every row, and at the first one how many negatives are kept."""
-    unsigned, _, highest, _, _ = codec(dtype)
+    unsigned, highest = codec(dtype).unsigned, codec(dtype).highest
 
     def advance(rows, rule, mined, workspace, digit):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
@@ -265,18 +265,12 @@ def kernels(dtype: np.dtype[Any], labels: np.dtype[Any], *, ranked: bool, masked
     )
 
 
-def launch(
-    kernels: Kernels,
-    rows: DeviceRows,
-    rule: Rule,
-    mined: DeviceMined,
-    library: Library,
-    *,
-    shortest: int,
-    longest: int,
+def enqueue_long(
+    rows: DeviceRows, rule: Rule, mined: DeviceMined, library: Library, *, shortest: int, longest: int
 ) -> None:
     """Enqueue the mining of the rows of at least `shortest` anchors, the longest of which has `longest`."""
     num_samples, num_chunks, dtype = mined.counts.shape[1], -(-longest // CHUNK), rows.loss.dtype
+    ours = kernels(dtype, rows.labels.dtype, ranked=rows.rank.size > 0, masked=mined.pos_mask.size > 0)
     owned = Workspace(
         histograms=library.allocate((num_samples, NUM_BINS), np.uint32),
         keys=library.allocate((num_samples,), codec(dtype).unsigned),
@@ -288,9 +282,9 @@ def launch(
     # Once for all launches.
     taken_rows, taken_mined, workspace = addresses(rows), addresses(mined), addresses(owned)
     stream, num_blocks = library.stream, num_samples * num_chunks
-    kernels.erase.launch(num_samples, stream, workspace)
+    ours.erase.launch(num_samples, stream, workspace)
     for digit in digits_of(8 * dtype.itemsize):
-        kernels.count_digit.launch(num_blocks, stream, taken_rows, rule, workspace, digit)
-        kernels.advance.launch(num_samples, stream, taken_rows, rule, taken_mined, workspace, digit)
-    kernels.sum_chunks.launch(num_blocks, stream, taken_rows, rule, taken_mined, workspace)
-    kernels.finish_rows.launch(num_samples, stream, taken_rows, taken_mined, workspace)
+        ours.count_digit.launch(num_blocks, stream, taken_rows, rule, workspace, digit)
+        ours.advance.launch(num_samples, stream, taken_rows, rule, taken_mined, workspace, digit)
+    ours.sum_chunks.launch(num_blocks, stream, taken_rows, rule, taken_mined, workspace)
+    ours.finish_rows.launch(num_samples, stream, taken_rows, taken_mined, workspace)

@@ -1,8 +1,8 @@
 """Mining by the CUDA twin: which kernels mine which rows, and the way of host arrays to the device and back."""
 
-from ssd_mining.kernels.cuda import long_rows, short_rows
+from ssd_mining.kernels.cuda.long_rows import enqueue_long
 from ssd_mining.kernels.cuda.runtime import THREADS, Library, numba_library
-from ssd_mining.kernels.cuda.short_rows import MAX_KEYS, DeviceMined, DeviceRows
+from ssd_mining.kernels.cuda.short_rows import MAX_KEYS, DeviceMined, DeviceRows, enqueue_short
 from ssd_mining.kernels.records import Mined, Rows, Rule
 
 
@@ -30,14 +30,8 @@ def enqueue(
     rows: DeviceRows, rule: Rule, mined: DeviceMined, library: Library, *, shortest: int, longest: int
 ) -> None:
     """Enqueue the mining of rows of `shortest` to `longest` anchors, on the current device."""
-    dtype, labels, num_samples = rows.loss.dtype, rows.labels.dtype, mined.counts.shape[1]
-    ranked, masked = rows.rank.size > 0, mined.pos_mask.size > 0
-    most = MAX_KEYS[dtype.itemsize] * THREADS  # that the registers of a block hold
-    if shortest <= most:
-        num_keys = max(1, -(-min(longest, most) // THREADS))
-        dense = rows.num_anchors >= 0
-        kernel = short_rows.kernel(dtype, labels, num_keys, dense=dense, ranked=ranked, masked=masked)
-        kernel.launch(num_samples, library.stream, rows, rule, mined)
-    if longest > most and num_samples:
-        kernels = long_rows.kernels(dtype, labels, ranked=ranked, masked=masked)
-        long_rows.launch(kernels, rows, rule, mined, library, shortest=most + 1, longest=longest)
+    most, num_samples = MAX_KEYS[rows.loss.dtype.itemsize] * THREADS, mined.counts.shape[1]
+    if num_samples and shortest <= most:
+        enqueue_short(rows, rule, mined, library.stream, longest=min(longest, most))
+    if num_samples and longest > most:
+        enqueue_long(rows, rule, mined, library, shortest=most + 1, longest=longest)

@@ -10,16 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssd_mining.kernels import loss_rules
-from ssd_mining.kernels.cuda.runtime import (
-    THREADS,
-    DeviceArray,
-    Kernel,
-    Stream,
-    cuda,
-    helper,
-    pointer,
-    record,
-)
+from ssd_mining.kernels.cuda.runtime import THREADS, DeviceArray, Kernel, Stream, cuda, helper, pointer, record
 from ssd_mining.kernels.cuda.short_rows import span, totals
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_KEPT, NUM_POS, POSITIVE_SUM, Divisor
 

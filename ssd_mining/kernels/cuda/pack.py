@@ -5,7 +5,6 @@ an int32 its class. Nothing raises: what is wrong becomes a role, or a class, th
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,31 +42,8 @@ class Strided(NamedTuple):
     num_classes: int  # 1 where there is no such axis
 
 
-def strided(
-    array: DeviceArray,
-    strides: tuple[int, ...],
-    class_axis: int | None = None,
-    *,
-    elements: DeviceArray | None = None,
-) -> Strided:
-    """Describe an array by its strides; `class_axis` is the axis of its classes, if it has one.
-
-    `elements` are all of its memory, if that is more than its elements.
-    """
-    axes = list(zip(array.shape, strides, strict=True))
-    num_classes, of_class = (1, 0) if class_axis is None else axes.pop(class_axis)
-    num_anchors, of_anchor = axes[-1]
-    of_sample = axes[0][1] if len(axes) == 2 else 0
-    return Strided(elements or array, max(1, num_anchors), of_sample, of_anchor, of_class, num_classes)
-
-
-def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides, in elements, of an array in C order."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
 # Of anchors all of which count.
-NO_MASK = Strided(nothing(np.bool_), 1, 0, 0, 0, 1)
+NO_MASK = Strided(nothing(np.bool_), num_anchors=1, of_sample=0, of_anchor=0, of_class=0, num_classes=1)
 
 
 @helper

@@ -31,7 +31,7 @@ from ssd_mining.kernels.cuda.digits import (
     codec,
     find,
 )
-from ssd_mining.kernels.cuda.runtime import THREADS, DeviceArray, Kernel, cuda, element, helper, record, types
+from ssd_mining.kernels.cuda.runtime import THREADS, DeviceArray, Kernel, Stream, cuda, element, helper, record, types
 from ssd_mining.kernels.records import IGNORED, POSITIVE, Rule
 
 CHAINS = min(32, THREADS // 4)
@@ -107,9 +107,8 @@ def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..
 
     It makes the keys `first` to `stop` of every thread; the first `whole` of them are known to have an anchor.
     """
-    unsigned, bits, _, encode, _ = codec(dtype)
+    unsigned, encode, shift = codec(dtype).unsigned, codec(dtype).encode, codec(dtype).bits - DIGIT_BITS
     ignored_key, positive_key, zero = unsigned(IGNORED), unsigned(POSITIVE), dtype.type(0.0)
-    shift = bits - DIGIT_BITS
 
     @helper
     def load(rows, omit_nan, start, size, first, stop, keys, histogram, shared):
@@ -169,7 +168,7 @@ def last_tie(keys, histogram, segments, shared, easiest, wanted):
 @functools.cache
 def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
     """Return the second stage: the key of the easiest kept negative, and the last anchor whose tie is kept."""
-    unsigned, bits, highest, _, _ = codec(dtype)
+    unsigned, bits, highest = codec(dtype).unsigned, codec(dtype).bits, codec(dtype).highest
 
     @helper
     def select(keys, histogram, segments, shared, easiest, wanted):
@@ -230,7 +229,7 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
 
     If `dense`, no sample could do with a key less per thread.
     """
-    unsigned, _, _, _, decode = codec(dtype)
+    unsigned, decode = codec(dtype).unsigned, codec(dtype).decode
     whole, group = (num_keys - 1, GROUP[dtype.itemsize]) if dense else (0, RAGGED_GROUP)
     load, select = loader(dtype, ranked=ranked, whole=whole), selector(dtype)
     sum_kept = keeper(dtype, ranked=ranked, masked=masked, whole=whole)
@@ -314,3 +313,11 @@ def kernel(
     """Return the kernel of one block per sample."""
     function = build(dtype, num_keys, dense=dense, ranked=ranked, masked=masked)
     return Kernel(function, *signature(dtype, labels))
+
+
+def enqueue_short(rows: DeviceRows, rule: Rule, mined: DeviceMined, stream: Stream, *, longest: int) -> None:
+    """Enqueue the mining of the rows of at most `longest` anchors."""
+    num_keys, dense = max(1, -(-longest // THREADS)), rows.num_anchors >= 0
+    ranked, masked = rows.rank.size > 0, mined.pos_mask.size > 0
+    ours = kernel(rows.loss.dtype, rows.labels.dtype, num_keys, dense=dense, ranked=ranked, masked=masked)
+    ours.launch(mined.counts.shape[1], stream, rows, rule, mined)
