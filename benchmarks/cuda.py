@@ -16,6 +16,8 @@ import numpy as np
 
 import ssd_mining as sm
 from benchmarks import data
+from ssd_mining.device import mining as device
+from ssd_mining.mining_rule import NO_EXTRAS
 
 RESULTS = Path(__file__).parent / "cuda.json"
 BATCHES, ANCHORS, LABELS = (1, 32, 256, 4096), (8732, 24564), ("int64", "uint8")
@@ -135,10 +137,9 @@ def row(torch: Any, bandwidth: float, shape: tuple[int, int], kind: str) -> Row:
 
 def _kernel(torch: Any, loss: Any, labels: Any) -> float:
     """Time the kernel that sums: within a graph, where nothing is read back, so labels are taken as unsigned."""
-    device: Any = importlib.import_module("ssd_mining.device.mining")
     mining = sm.Mining(background=0, nan_policy="propagate")
     bits = labels.view(torch.uint64) if labels.dtype == torch.int64 else labels
-    return graphed(torch, lambda: device.mine(loss, bits, mining, {}, masks=False))
+    return graphed(torch, lambda: device.mine(loss, bits, mining, NO_EXTRAS, masks=False))
 
 
 def copy_bandwidth(torch: Any, size: int = 2**28) -> float:

@@ -35,6 +35,8 @@ class MultiboxLoss(Result):
         ``conf_loss + loc_weight * loc_loss``, in nats.
     conf_loss, loc_loss : float
         The two parts, each divided by its own divisor; `loc_loss` is 0 without locations.
+    per_sample : ndarray of float64, (B,)
+        Confidence loss of every sample, before any division, in nats.
     positive_sum, negative_sum : ndarray of float64, (B,)
         Sum of the confidence losses of the positives, and of the kept negatives, of every sample, in nats.
     loc_sum : ndarray of float64, (B,)
@@ -59,6 +61,7 @@ class MultiboxLoss(Result):
     loss: float
     conf_loss: float
     loc_loss: float
+    per_sample: NDArray[np.float64]
     positive_sum: NDArray[np.float64]
     negative_sum: NDArray[np.float64]
     loc_sum: NDArray[np.float64]
@@ -67,11 +70,6 @@ class MultiboxLoss(Result):
     num_kept: NDArray[np.int64]
     logits_gradient: NDArray[Any] | None = None
     loc_gradient: NDArray[Any] | None = None
-
-    @property
-    def per_sample(self) -> NDArray[np.float64]:
-        """Confidence loss of every sample, (B,), before any division, in nats."""
-        return sample_losses(self.positive_sum, self.negative_sum)
 
 
 def multibox_loss(
@@ -169,12 +167,13 @@ def multibox_loss(
     if type(logits) is not np.ndarray and is_on_device(logits, backend):
         from ssd_mining.device import multibox as device
 
-        resident = device.mine(logits, labels, loc_pred, loc_target, spec, extras, classification, class_axis)
-        located = _paired_locations(resident.shape, *resident.stand_ins) is not None
-        result = MultiboxLoss(**device.divided(resident, *how, with_gradients=with_gradients))
+        arrays = logits, labels, loc_pred, loc_target
+        given = device.check(*arrays, spec, extras, classification=classification, class_axis=class_axis)
+        located = _paired_locations(given.shape, *given.stand_ins) is not None
+        mined_there = device.mine(given)
         if zero_positives == "raise":  # this alone has to wait for the counts
-            _refuse_no_divisors(resident.on_host().counts, resident.num_anchors, how, located=located)
-        return result
+            _refuse_no_divisors(mined_there.resident.on_host().counts, given.num_anchors, how, located=located)
+        return MultiboxLoss(**device.divided(given, mined_there, **how._asdict(), with_gradients=with_gradients))
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
     locations = _paired_locations(batch.shape, loc_pred, loc_target)
     call = call_of(backend, num_threads)
@@ -185,7 +184,8 @@ def multibox_loss(
         _refuse_no_divisors(mined.counts, num_anchors, how, located=locations is not None)
     by = divisor_of(how.normalize, zero_positives, num_samples, num_anchors)
     divisors = loss_divisors(mined.counts, by)
-    conf_loss = normalized_loss(sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM]), divisors)
+    per_sample = sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM])
+    conf_loss = normalized_loss(per_sample, divisors)
     loc_sum: NDArray[np.float64] = np.zeros(num_samples)
     loc_loss, loc_gradient, logits_gradient = 0.0, None, None
     if locations is not None:
@@ -208,6 +208,7 @@ def multibox_loss(
         loss=conf_loss + loc_weight * loc_loss,
         conf_loss=conf_loss,
         loc_loss=loc_loss,
+        per_sample=per_sample,
         loc_sum=loc_sum,
         **columns,
         logits_gradient=logits_gradient,

@@ -1,6 +1,14 @@
-"""One profile for all generated tests: fixed seeds, no deadline (the first call compiles)."""
+"""One profile for all generated tests: fixed seeds, no deadline (the first call compiles). And the CUDA simulator."""
 
+import numba
 from hypothesis import HealthCheck, settings
+
+from tests.support.simulator import install, turns
+
+__all__ = ["turns"]  # a fixture
+
+if numba.config.ENABLE_CUDASIM:
+    install()
 
 settings.register_profile(
     "ssd_mining",

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssd_mining.kernels.cuda import runtime as _cuda
+from ssd_mining.kernels.cuda import runtime
 
 
 def _missing() -> str | None:
     try:
-        _cuda.check()
+        runtime.check()
     except RuntimeError as error:
         return f"{error}, or the simulator (NUMBA_ENABLE_CUDASIM=1)"
     return None
@@ -23,7 +23,7 @@ scalar_numpy_warns = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 def to_device(array: np.ndarray) -> Any:
     """Copy an array to the device."""
-    return _cuda.cuda.to_device(np.ascontiguousarray(array))
+    return runtime.cuda.to_device(np.ascontiguousarray(array))
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -5,16 +5,18 @@ what an array comes from is loaded already.
 """
 
 import ctypes
+import math
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from ssd_mining.checks import refuse
-from ssd_mining.kernels.cuda import runtime as _cuda
-from ssd_mining.kernels.cuda.runtime import DeviceArray, Stream
+from ssd_mining.inputs.arrays import is_on_device
+from ssd_mining.kernels.cuda import runtime
+from ssd_mining.kernels.cuda.pack import Strided, enqueue_packed
+from ssd_mining.kernels.cuda.runtime import DeviceArray, Library, Stream, current_device
 
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # of DLPack's type codes
 
@@ -27,20 +29,81 @@ class Foreign(NamedTuple):
     stream: Stream  # that its producer works on
 
     @property
-    def is_contiguous(self) -> bool:
-        """Whether the elements lie one after the other, in C order."""
-        expected = 1
-        for length, stride in zip(reversed(self.array.shape), reversed(self.strides), strict=True):
-            if length != 1 and stride != expected:
-                return self.array.size == 0
-            expected *= length
-        return True
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the elements."""
+        return self.array.dtype
 
     @property
-    def elements(self) -> DeviceArray:
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return self.array.shape
+
+    @property
+    def stand_in(self) -> NDArray[Any]:
+        """A host array of the same dtype and shape, which takes no memory."""
+        return np.broadcast_to(np.zeros((), self.dtype), self.shape)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie one after the other, in C order."""
+        places = zip(self.shape, self.strides, contiguous(self.shape), strict=True)
+        return self.array.size == 0 or all(length == 1 or stride == expected for length, stride, expected in places)
+
+    @property
+    def memory(self) -> DeviceArray:
         """All memory from the first to the last element."""
-        last = sum(stride * (length - 1) for stride, length in zip(self.strides, self.array.shape, strict=True))
+        last = sum(stride * (length - 1) for stride, length in zip(self.strides, self.shape, strict=True))
         return self.array._replace(shape=(last + 1 if self.array.size else 0,))
+
+    def strided(self, class_axis: int | None = None) -> Strided:
+        """Describe it as kernels take it; `class_axis` is the axis of its classes, if it has one."""
+        axes = list(zip(self.shape, self.strides, strict=True))
+        num_classes, of_class = (1, 0) if class_axis is None else axes.pop(class_axis)
+        num_anchors, of_anchor = axes[-1]
+        of_sample = axes[0][1] if len(axes) == 2 else 0  # a ragged batch has one axis of anchors
+        return Strided(self.memory, max(1, num_anchors), of_sample, of_anchor, of_class, num_classes)
+
+    def packed(self, library: Library, class_axis: int | None = None) -> DeviceArray:
+        """Return all anchors on one axis, (N,) or (N, C): the memory itself, or a copy where the layout wants one."""
+        source, size = self.strided(class_axis), self.array.size
+        shape = (size,) if class_axis is None else (size // max(1, source.num_classes), source.num_classes)
+        if self.is_contiguous and class_axis != 1:
+            return self.array._replace(shape=shape)
+        copy = library.allocate(shape, self.dtype)
+        enqueue_packed(source, copy, library.stream)
+        return copy
+
+    def viewed(self, dtype: DTypeLike) -> "Foreign":
+        """Take the elements for those of another dtype of the same size."""
+        return self._replace(array=self.array._replace(dtype=np.dtype(dtype)))
+
+    def read(self, library: Library) -> NDArray[Any]:
+        """Copy it to the host, after waiting for the stream."""
+        flat = library.download(self.memory)
+        in_bytes = [stride * flat.itemsize for stride in self.strides]
+        return np.lib.stride_tricks.as_strided(flat, self.shape, in_bytes, writeable=False)
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides, in elements, of an array in C order."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def gathered(**given: Any) -> dict[str, Foreign]:
+    """Describe device arrays, those that are None left out; all must be on the device of the first."""
+    runtime.check()
+    arrays: dict[str, Foreign] = {}
+    leader = next(iter(given))
+    for name, value in given.items():
+        if value is None:
+            continue
+        if not is_on_device(value):
+            refuse(name, f"a device array, as {leader} is one", type(value).__name__, TypeError)
+        arrays[name] = foreign(name, value)
+        ours, device = arrays[name].stream.device, arrays[leader].stream.device
+        if ours != device:
+            refuse(name, f"an array on the device of {leader} ({device})", f"one on device {ours}")
+    return arrays
 
 
 def foreign(name: str, value: Any) -> Foreign:
@@ -55,10 +118,6 @@ def _foreign(name: str, value: Any) -> Foreign:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _from_torch(name, value, torch)
-    if _cuda.SIMULATED and getattr(type(value), "__cuda_ndarray__", False):
-        array = value._ary  # noqa: SLF001 - the simulator's arrays have no interface
-        described = DeviceArray(array.ctypes.data, array.shape, array.dtype, value)
-        return Foreign(described, _elements(name, array.strides, array.dtype), Stream())
     if hasattr(value, "__cuda_array_interface__"):
         return _from_interface(name, value)
     return _from_dlpack(name, value)
@@ -86,8 +145,8 @@ def _from_interface(name: str, value: Any) -> Foreign:
     if cupy is not None and isinstance(value, cupy.ndarray):
         stream = cupy.cuda.get_current_stream().ptr
     stream = 0 if stream in (None, 1) else int(stream)  # 1: the default stream by another name
-    queue = Stream(_cuda.current_device() if device is None else int(device), stream)
-    in_elements = _contiguous(array.shape) if strides is None else _elements(name, strides, array.dtype)
+    queue = Stream(current_device() if device is None else int(device), stream)
+    in_elements = contiguous(array.shape) if strides is None else _elements(name, strides, array.dtype)
     return Foreign(array, in_elements, queue)
 
 
@@ -117,17 +176,10 @@ def _from_dlpack(name: str, value: Any) -> Foreign:
         refuse(name, "real numbers", f"DLPack's type code {tensor.code} of {tensor.lanes} lanes", TypeError)
     dtype = np.dtype(np.bool_ if tensor.code == 6 else f"{_KINDS[tensor.code]}{tensor.bits // 8}")
     shape = tuple(tensor.shape[: tensor.ndim])
-    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _contiguous(shape)
+    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else contiguous(shape)
     # The capsule is not renamed: it still owns the memory, and gives it back when nobody holds it.
     array = DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, (value, capsule))
     return Foreign(array, strides, Stream(tensor.device_id))
-
-
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = [1]
-    for length in reversed(shape[1:]):
-        strides.append(strides[-1] * length)
-    return tuple(reversed(strides))
 
 
 def _elements(name: str, strides: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
@@ -140,12 +192,9 @@ def _refuse_half(name: str, dtype: str) -> NoReturn:
     refuse(name, "float32 or float64 on a device", f"{dtype}; pass it as float32", TypeError)
 
 
-Allocate = Callable[[tuple[int, ...], DTypeLike], DeviceArray]
-
-
-def allocator(like: Foreign) -> Allocate:
-    """Return what allocates memory of the library of an array, on its device; `DeviceArray.owner` is its array."""
-    owner, torch, cupy = like.array.owner, sys.modules.get("torch"), sys.modules.get("cupy")
+def library_of(array: Foreign) -> Library:
+    """Return the library of an array, on the stream of its producer: what it allocates is `DeviceArray.owner`."""
+    owner, torch, cupy = array.array.owner, sys.modules.get("torch"), sys.modules.get("cupy")
     if torch is not None and isinstance(owner, torch.Tensor):
 
         def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
@@ -160,9 +209,9 @@ def allocator(like: Foreign) -> Allocate:
             return DeviceArray(made.data.ptr, shape, np.dtype(dtype), made)
 
     else:
-        return _cuda.empty
-    return allocate
+        allocate = runtime.empty
+    return Library(array.stream, allocate)
 
 
-# Scratch is unsigned, which old versions of torch have not: its bits are what counts.
+# A workspace is unsigned, which old versions of torch have not: its bits are what counts.
 _SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}

@@ -85,9 +85,9 @@ def smooth_l1_cost(size: Scalar, beta: Scalar) -> Scalar:
 
 def smooth_l1_slope(off: Scalar, beta: Scalar) -> Scalar:
     """Compute d loss / d coordinate of a coordinate that is off by `off`."""
-    if beta == 0:
-        return np.sign(off)
-    return np.minimum(np.maximum(off / beta, -1.0), 1.0)
+    # The sign where beta is 0, for numba.cuda has no np.sign: what is not 0 goes beyond 1, and -0.0 becomes 0.0.
+    steep = off / beta if beta > 0 else (off + 0.0) * 1e300 * 1e300
+    return np.minimum(np.maximum(steep, -1.0), 1.0)
 
 
 def selected_smooth_l1(

@@ -59,7 +59,7 @@ def quota(num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
 
 def order_key(image: Scalar, sign: Scalar, ones: Scalar) -> Scalar:
     """Return the unsigned integer that sorts as a float does: `image` are its bits, `sign` is the highest bit."""
-    return image ^ (ones if image & sign else sign)
+    return image ^ ones if image & sign else image | sign
 
 
 def image_of_key(key: Scalar, sign: Scalar, ones: Scalar) -> Scalar:

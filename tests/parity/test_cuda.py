@@ -12,9 +12,6 @@ from hypothesis import given, settings
 import ssd_mining as sm
 from tests.batches import REAL_FILES, Batch, batches, load_real, losses
 from tests.parity.test_generated import check as check_parity
-from tests.simulator import turns
-
-__all__ = ["turns"]  # a fixture
 
 pytestmark = [
     pytest.mark.skipif(not numba.config.ENABLE_CUDASIM, reason="the simulator is off: set NUMBA_ENABLE_CUDASIM=1"),
@@ -23,16 +20,14 @@ pytestmark = [
 if numba.config.ENABLE_CUDASIM:
     from numba import cuda
 
-    from ssd_mining.kernels.cuda import long_rows as cuda_long
+    from ssd_mining.kernels.cuda import long_rows, runtime, short_rows
     from ssd_mining.kernels.cuda import mining as twin
-    from ssd_mining.kernels.cuda import runtime as _cuda
-    from ssd_mining.kernels.cuda import short_rows as cuda_rows
 
 KINDS = ["gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending"]
 
 
 @pytest.fixture
-def long_rows(monkeypatch):
+def all_long(monkeypatch):
     """Make every row of more anchors than threads a long one."""
     monkeypatch.setattr(twin, "MAX_KEYS", {4: 1, 8: 1})
 
@@ -67,20 +62,20 @@ def test_hostile_rows_are_right(kind, num_anchors, dtype):
 @pytest.mark.parametrize(
     ("kind", "dtype"), [("gamma", np.float32), ("ties", np.float32), ("special", np.float64), ("equal", np.float32)]
 )
-def test_long_rows_are_right(kind, dtype, long_rows):  # noqa: ARG001 - for its effect
-    num_anchors = cuda_long.CHUNK + 7
+def test_long_rows_are_right(kind, dtype, all_long):  # noqa: ARG001 - for its effect
+    num_anchors = long_rows.CHUNK + 7
     conf_loss = losses(kind, (3, num_anchors), np.random.default_rng(3)).astype(dtype)
     check_parity(batch_of(conf_loss, [1, num_anchors // 3, num_anchors]), "cuda")
 
 
 @pytest.mark.parametrize(("dtype", "beyond"), [(np.float32, 0), (np.float64, 0), (np.float64, 1)])
 def test_rows_about_as_long_as_a_block_holds_are_right(beyond, dtype):
-    num_anchors = cuda_rows.MAX_KEYS[np.dtype(dtype).itemsize] * cuda_rows.THREADS + beyond
+    num_anchors = short_rows.MAX_KEYS[np.dtype(dtype).itemsize] * short_rows.THREADS + beyond
     conf_loss = losses("ties", (1, num_anchors), np.random.default_rng(4)).astype(dtype)
     check_parity(batch_of(conf_loss, [num_anchors // 3]), "cuda")
 
 
-def test_nan_is_the_hardest_and_ties_with_nan(long_rows):  # noqa: ARG001
+def test_nan_is_the_hardest_and_ties_with_nan(all_long):  # noqa: ARG001
     for num_anchors in (30, 90):
         conf_loss = np.random.default_rng(1).random((4, num_anchors)).astype(np.float32)
         conf_loss[:, ::3] = np.nan
@@ -99,10 +94,10 @@ def test_neither_the_sign_of_zero_nor_the_bits_of_nan_decide(is_long, monkeypatc
     check_parity(batch_of(conf_loss, [1, 7, 30], nan_policy="propagate"), "cuda")
 
 
-def test_a_row_has_the_same_bits_whatever_stands_beside_it(long_rows):  # noqa: ARG001
+def test_a_row_has_the_same_bits_whatever_stands_beside_it(all_long):  # noqa: ARG001
     rng = np.random.default_rng(2)
-    most = cuda_rows.THREADS  # one more is a long row
-    lengths = [3, most, most + 1, 2 * cuda_long.CHUNK - 5, 0, most - 2]
+    most = short_rows.THREADS  # one more is a long row
+    lengths = [3, most, most + 1, 2 * long_rows.CHUNK - 5, 0, most - 2]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     conf_loss, pos_mask = rng.gamma(0.3, 1.0, offsets[-1]), rng.random(offsets[-1]) < 0.1
     together = sm.confidence_loss(conf_loss, pos_mask, sample_offsets=offsets, backend="cuda")
@@ -200,6 +195,9 @@ FORMS = {
     "one-hot": lambda d: (np.eye(2, dtype=np.float32)[d.classes], {"background": 0}),
     "one-hot integers": lambda d: (np.eye(3, dtype=np.int8)[d.classes], {"background": -3, "valid": d.valid}),
     "empty rows": lambda d: (np.eye(3)[d.classes] * d.valid[..., None], {"background": 0, "all_zero": "ignore"}),
+    "the highest class": lambda d: ((127 * d.classes).astype(np.int8), {"background": 0}),
+    "a fraction": lambda d: (d.classes, {"background": 0, "neg_pos_ratio": 1.3, "extra_negatives": 1}),
+    "a fraction, rounded up": lambda d: (d.classes, {"background": 0, "neg_pos_ratio": 1.3, "rounding": "ceil"}),
     "ranks": lambda d: (d.classes, {"background": 0, "rank_by": -d.conf_loss}),
     "quotas": lambda d: (d.classes, {"background": 0, "num_negatives": [3, 0, 99]}),
     "a share": lambda d: (d.classes, {"background": 0, "min_negatives": 0.5}),
@@ -219,8 +217,8 @@ def test_device_arrays_are_mined_where_they_are(wrap, form):
 
 def test_no_input_is_copied_and_the_results_are_device_arrays(monkeypatch):
     data, allocated = drawn(), []
-    empty = _cuda.empty
-    monkeypatch.setattr(_cuda, "empty", lambda *shape: allocated.append(shape[0]) or empty(*shape))
+    empty = runtime.empty
+    monkeypatch.setattr(runtime, "empty", lambda *shape: allocated.append(shape[0]) or empty(*shape))
     res = sm.mine_hard_negatives(Interface(data.conf_loss), Interface(data.classes), background=0)
     assert allocated == [(6, 3), (3, 3), (3, 70), (3, 70)]
     assert hasattr(res.hard_negative_mask, "copy_to_host")
@@ -233,8 +231,8 @@ def test_no_input_is_copied_and_the_results_are_device_arrays(monkeypatch):
 
 def test_nothing_is_read_back_where_no_value_can_be_wrong(monkeypatch):
     data, read = drawn(), []
-    download = _cuda.download
-    monkeypatch.setattr(_cuda, "download", lambda *given: read.append(given) or download(*given))
+    download = runtime.Library.download
+    monkeypatch.setattr(runtime.Library, "download", lambda *given: read.append(given) or download(*given))
     labels = data.classes.astype(np.uint8)
     on_device(Interface, data.conf_loss, labels, background=0, nan_policy="propagate")
     assert not read
@@ -292,9 +290,6 @@ class Tensor:
     def __getitem__(self, row):
         return Tensor(self.array[row])
 
-    def permute(self, *axes):
-        return Tensor(self.array.transpose(axes))
-
 
 class Chunk(Interface):
     """What CuPy's arrays show of themselves, likewise."""
@@ -310,9 +305,6 @@ class Chunk(Interface):
 
     def __getitem__(self, row):
         return Chunk(self.array[row])
-
-    def transpose(self, axes):
-        return Chunk(self.array.transpose(axes))
 
 
 @pytest.fixture(params=["torch", "cupy"])
@@ -338,9 +330,11 @@ def library(request, monkeypatch):
 @pytest.mark.parametrize("form", ["classes", "valid classes", "one-hot", "a batch"])
 def test_torch_and_cupy_get_arrays_of_their_own_from_their_own_stream(library, form, monkeypatch):
     launched = []
-    launch = _cuda.Kernel.launch
+    launch = runtime.Kernel.launch
     monkeypatch.setattr(
-        _cuda.Kernel, "launch", lambda kernel, *given: launched.append(given[1]) or launch(kernel, *given)
+        runtime.Kernel,
+        "launch",
+        lambda kernel, *given, **others: launched.append(given[1]) or launch(kernel, *given, **others),
     )
     data = drawn()
     labels, keywords = FORMS[form](data)
@@ -469,16 +463,16 @@ def boundary(digit, above, size):
 
 
 def no_barrier(lanes, sums):
-    thread = cuda_rows.cuda.threadIdx.x
+    thread = short_rows.cuda.threadIdx.x
     if thread < 2:
-        sums[thread] = sum(lanes[thread, i] for i in range(cuda_rows.CHAINS))
+        sums[thread] = sum(lanes[thread, i] for i in range(short_rows.CHAINS))
 
 
 FAULTS = {
     "a tie too many": ("last_tie", barely),
     "a count too many": ("keep", barely),
     "the boundary of a digit": ("find", lambda find: lambda *given: boundary(*find(*given))),
-    "bins that are not cleared": ("clear", lambda _: lambda _: cuda_rows.cuda.syncthreads()),
+    "bins that are not cleared": ("clear", lambda _: lambda _: short_rows.cuda.syncthreads()),
     "a segment too narrow": ("bin_of", lambda _: lambda digit: 2 + digit + (digit >> 6)),
     "a missing barrier": ("totals", lambda _: no_barrier),
 }
@@ -494,6 +488,6 @@ def test_a_planted_fault_is_seen(fault, monkeypatch):
     name, plant = FAULTS[fault]
     batch = hostile("ties", 60, np.float32)
     check_parity(batch, "cuda")
-    monkeypatch.setattr(cuda_rows, name, plant(getattr(cuda_rows, name)))
+    monkeypatch.setattr(short_rows, name, plant(getattr(short_rows, name)))
     with pytest.raises((AssertionError, IndexError)):
         check_parity(batch, "cuda")

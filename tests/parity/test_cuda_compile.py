@@ -4,10 +4,7 @@ import re
 
 import pytest
 
-from ssd_mining.kernels.cuda import long_rows as cuda_long
-from ssd_mining.kernels.cuda import pack as cuda_pack
-from ssd_mining.kernels.cuda import short_rows as cuda_rows
-from ssd_mining.kernels.records import Mined
+from ssd_mining.kernels.cuda import long_rows, pack, short_rows
 from ssd_mining.mining_rule import Mining
 from tests.compiled import FLOAT32, FLOAT64, UINT8, UINT64, assert_taken, capability, compiled, handed_over, usage
 
@@ -15,7 +12,7 @@ __all__ = ["capability"]  # a fixture
 
 
 def row_kernel(dtype, labels, num_keys, *, full, dense=True):
-    return cuda_rows.kernel(dtype, labels, num_keys, dense=dense, ranked=full, masked=full)
+    return short_rows.kernel(dtype, labels, num_keys, dense=dense, ranked=full, masked=full)
 
 
 # SSD300 has 8732 anchors, 9 for each thread.
@@ -25,7 +22,7 @@ def row_kernel(dtype, labels, num_keys, *, full, dense=True):
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "ragged"])
 def test_the_rows_of_ssd300_stay_in_registers(dense, num_keys, labels, full, capability):
     registers, memory = usage(row_kernel(FLOAT32, labels, num_keys, full=full, dense=dense), capability)
-    assert registers <= 65536 // cuda_rows.THREADS
+    assert registers <= 65536 // short_rows.THREADS
     assert memory == (0, 0, 0)
 
 
@@ -37,24 +34,24 @@ def test_the_rows_of_ssd300_stay_in_registers(dense, num_keys, labels, full, cap
     + [(FLOAT64, num_keys) for num_keys in (9, 12, 14, 15, 16)],
 )
 def test_the_longest_rows_stay_in_registers_too(dtype, num_keys, full, capability):
-    assert num_keys <= cuda_rows.MAX_KEYS[dtype.itemsize]
+    assert num_keys <= short_rows.MAX_KEYS[dtype.itemsize]
     assert usage(row_kernel(dtype, UINT64, num_keys, full=full), capability)[1] == (0, 0, 0)
-    if num_keys >= cuda_rows.MAX_KEYS[dtype.itemsize] - 2:
+    if num_keys >= short_rows.MAX_KEYS[dtype.itemsize] - 2:
         assert usage(row_kernel(dtype, UINT64, num_keys, full=full, dense=False), capability)[1] == (0, 0, 0)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
-@pytest.mark.parametrize("name", cuda_long.Kernels._fields)
+@pytest.mark.parametrize("name", long_rows.Kernels._fields)
 def test_the_kernels_of_long_rows_spill_nothing(name, dtype, capability):
-    kernel = getattr(cuda_long.kernels(dtype, UINT64, ranked=False, masked=True), name)
+    kernel = getattr(long_rows.kernels(dtype, UINT64, ranked=False, masked=True), name)
     assert usage(kernel, capability)[1] == (0, 0, 0)
 
 
 PACKERS = {
-    "packer": lambda: cuda_pack.packer(FLOAT32),
-    "counter": cuda_pack.counter,
-    "recoder of classes": lambda: cuda_pack.recoder(UINT64, scores=False),
-    "recoder of scores": lambda: cuda_pack.recoder(FLOAT32, scores=True),
+    "packer": lambda: pack._packer(FLOAT32, with_classes=False),
+    "counter": pack._counter,
+    "recoder of classes": lambda: pack._class_recoder(UINT64),
+    "recoder of scores": lambda: pack._score_recoder(FLOAT32),
 }
 
 
@@ -80,8 +77,8 @@ def test_the_loads_of_ten_keys_are_under_way_at_once(num_keys, group, full, capa
 @pytest.mark.parametrize("labels", [UINT8, UINT64], ids=str)
 def test_a_launch_hands_over_what_the_kernel_takes(labels, capability):
     kernel = row_kernel(FLOAT32, labels, 1, full=True)
-    rows = cuda_rows.Input(1, 2, 3, 4, 5, codes=(0, 0, 255), num_anchors=8732, is_explicit=0)
-    arguments = rows, Mining(background=0).rule, Mined(6, 7, 8, 9)
+    rows = short_rows.DeviceRows(1, 2, 3, 4, 5, codes=(0, 0, 255), num_anchors=8732, is_explicit=0)
+    arguments = rows, Mining(background=0).rule, short_rows.DeviceMined(6, 7, 8, 9)
     addresses = [value for value in handed_over(kernel, *arguments) if isinstance(value, int)]
     assert addresses == list(range(1, 10))  # as they are
     assert_taken(kernel, capability, *arguments)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.engine import run as _backends
+from ssd_mining.engine.run import call_of
 from tests.batches import REAL_FILES, load_real, losses
 
 KINDS = ["gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending"]
@@ -16,7 +16,7 @@ def why_not():
     if numba.config.ENABLE_CUDASIM:
         return "the simulator stands in for the GPU"
     try:
-        _backends.load("cuda")
+        call_of("cuda", None)
     except RuntimeError as error:
         return str(error)
     return ""

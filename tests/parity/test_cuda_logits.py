@@ -7,22 +7,16 @@ from hypothesis import strategies as st
 
 import ssd_mining as sm
 from ssd_mining.classification import Focal, Sigmoid, Softmax
-from ssd_mining.inputs import logits as _logit_inputs
-from ssd_mining.kernels.cuda import classes as cuda_classes
-from ssd_mining.kernels.cuda import losses as cuda_logits
-from ssd_mining.kernels.cuda import runtime as _cuda
-from ssd_mining.kernels.cuda.classes import Meaning
-from ssd_mining.kernels.cuda.pack import Strided
+from ssd_mining.engine import lazy_losses
+from ssd_mining.engine.run import call_of
+from ssd_mining.inputs.logits import check_logits
+from ssd_mining.kernels.cuda import logit_losses, pack, runtime
 from tests.device import needs_device, scalar_numpy_warns
 from tests.logits import KINDS, TARGETS, expected, function, logits, targets
 from tests.parity.test_logits import calls, relative
-from tests.simulator import turns
-
-__all__ = ["turns"]  # a fixture
 
 pytestmark = [needs_device, scalar_numpy_warns]
 
-STREAM = _cuda.Stream()
 RNG = np.random.default_rng(7)
 LOGITS = RNG.normal(0, 3, (2, 40, 5)).astype(np.float32)
 CLASSES = RNG.integers(0, 5, LOGITS.shape[:2])
@@ -37,8 +31,24 @@ SPECS = [
 ]
 
 
+class Checked:
+    """Checked logits, and where to compute."""
+
+    def __init__(self, logits, backend):
+        self.logits, self.backend = logits, backend
+
+    def losses(self):
+        return lazy_losses.losses(self.logits, call_of(self.backend, None))
+
+    def gradients(self, factors):
+        return lazy_losses.gradients(self.logits, factors, call_of(self.backend, None))
+
+    def ranks(self, kind, background):
+        return Checked(self.logits.ranks(kind, background), self.backend)
+
+
 def checked(x, y, spec, backend="cuda", **keywords):
-    return _logit_inputs.check_logits(x, y, spec, backend=backend, **keywords)
+    return Checked(check_logits(x, y, spec, **keywords), backend)
 
 
 @settings(max_examples=150)
@@ -62,7 +72,7 @@ def test_the_gradients_equal_the_reference(call, seed):
         y = y.astype(np.float64 if dtype == np.float64 else np.float32).astype(np.float64)
     rng = np.random.default_rng(seed)
     factors = np.where(rng.random(x.shape[:2]) < 0.3, rng.normal(size=x.shape[:2]), 0.0)
-    got = checked(x.astype(dtype), y, spec).gradients(slice(None), factors)
+    got = checked(x.astype(dtype), y, spec).gradients(factors)
     judged = np.where(factors[..., None] != 0, expected(x, y, spec, gradient=True) * factors[..., None], 0.0)
     cancels = y.ndim == 3 or getattr(spec, "label_smoothing", 0) > 0
     tolerance = {"rtol": 1e-11, "atol": 1e-300} if dtype == np.float64 else {"rtol": 1e-6, "atol": 1e-36}
@@ -78,8 +88,8 @@ def test_every_kind_of_logits_meets_every_loss(kind, form, dtype):
     y = y.astype(dtype).astype(np.float64) if y.ndim == 3 else y
     for spec in SPECS:
         whole = checked(x.astype(dtype), y, spec)
-        np.testing.assert_allclose(whole[:], expected(x, y, spec), rtol=relative(spec, dtype), atol=1e-36)
-        gradients, slopes = whole.gradients(slice(None), np.full((1, 33), 2.0)), expected(x, y, spec, gradient=True)
+        np.testing.assert_allclose(whole.losses(), expected(x, y, spec), rtol=relative(spec, dtype), atol=1e-36)
+        gradients, slopes = whole.gradients(np.full((1, 33), 2.0)), expected(x, y, spec, gradient=True)
         # Where several classes have targets their slopes cancel; where one has, every digit of a tail counts.
         least = 1e-36 if form == "classes" and not getattr(spec, "label_smoothing", 0) else 1e-14
         np.testing.assert_allclose(gradients, 2.0 * slopes, rtol=1e-6 if dtype == np.float32 else 1e-11, atol=least)
@@ -91,10 +101,10 @@ def test_the_cpu_agrees(spec, y):
     valid = np.arange(40) % 7 != 3
     factors = np.where(CLASSES % 3 == 0, 0.5, 0.0)
     ours, cpu = (checked(LOGITS, y, spec, backend, valid=np.tile(valid, (2, 1))) for backend in ("cuda", "cpu"))
-    np.testing.assert_allclose(ours[:], cpu[:], rtol=1e-6)
-    np.testing.assert_allclose(ours.gradients(slice(None), factors), cpu.gradients(slice(None), factors), rtol=1e-6)
-    assert not ours[:][:, ~valid].any()
-    assert not ours.gradients(slice(None), factors)[:, ~valid].any()
+    np.testing.assert_allclose(ours.losses(), cpu.losses(), rtol=1e-6)
+    np.testing.assert_allclose(ours.gradients(factors), cpu.gradients(factors), rtol=1e-6)
+    assert not ours.losses()[:, ~valid].any()
+    assert not ours.gradients(factors)[:, ~valid].any()
 
 
 @pytest.mark.parametrize("spec", [Softmax(), Sigmoid()], ids=repr)
@@ -104,18 +114,18 @@ def test_the_ranks_equal_the_reference(spec, kind, background):
     got, judged = (
         checked(LOGITS, CLASSES, spec, backend).ranks(kind, background) for backend in ("cuda", "reference")
     )
-    np.testing.assert_allclose(got[:], judged[:], rtol=1e-6)
+    np.testing.assert_allclose(got.losses(), judged.losses(), rtol=1e-6)
 
 
 def test_nan_and_masked_classes_rank_as_on_the_cpu():
     x = logits("special", (1, 60, 3), RNG).astype(np.float32)
     for spec, background in ((Softmax(), 1), (Sigmoid(), 1), (Sigmoid(), 3)):
         got, cpu = (
-            checked(x, np.zeros((1, 60), int), spec, backend).ranks("foreground_max", background)[:]
+            checked(x, np.zeros((1, 60), int), spec, backend).ranks("foreground_max", background).losses()
             for backend in ("cuda", "cpu")
         )
         np.testing.assert_allclose(got, cpu, rtol=1e-6)
-    alone = checked(x[..., :1], np.zeros((1, 60), int), Softmax(), "cuda").ranks("foreground_max", 0)[:]
+    alone = checked(x[..., :1], np.zeros((1, 60), int), Softmax(), "cuda").ranks("foreground_max", 0).losses()
     np.testing.assert_array_equal(alone, np.where(np.isfinite(x[..., 0]), -np.inf, np.nan))
 
 
@@ -133,7 +143,7 @@ def test_a_block_fits_into_shared_memory():
     for num_classes in range(1, 3072):
         for dtype in (np.float32, np.float64):
             for is_scored in (False, True):
-                threads, shared_bytes = cuda_logits.block(num_classes, np.dtype(dtype), is_scored=is_scored)
+                threads, shared_bytes = logit_losses.block(num_classes, np.dtype(dtype), is_scored=is_scored)
                 tiles = threads * (num_classes | 1) * np.dtype(dtype).itemsize * (1 + is_scored)
                 assert 1 <= threads <= 128
                 assert threads < 32 or threads % 32 == 0
@@ -163,7 +173,7 @@ def test_tails_and_sums_over_many_classes_keep_their_digits(gap, num_classes, na
     labels = np.zeros(x.shape[:2], int)
     got, exact = (getattr(sm, name)(logits, labels, backend="cuda") for logits in (x, x.astype(np.float64)))
     # The simulator rounds every step as float32 does, but has float64's exponential and logarithm.
-    np.testing.assert_allclose(got, exact, rtol=1.2e-7 if _cuda.SIMULATED else 5e-7)
+    np.testing.assert_allclose(got, exact, rtol=1.2e-7 if runtime.SIMULATED else 5e-7)
 
 
 def test_unlikely_labels_are_rounded_once():
@@ -171,7 +181,7 @@ def test_unlikely_labels_are_rounded_once():
     x[..., 0] -= 20
     labels = np.zeros(x.shape[:2], int)
     got, exact = (sm.softmax_cross_entropy(logits, labels, backend="cuda") for logits in (x, x.astype(np.float64)))
-    np.testing.assert_allclose(got, exact, rtol=6e-8 if _cuda.SIMULATED else 2e-7)
+    np.testing.assert_allclose(got, exact, rtol=6e-8 if runtime.SIMULATED else 2e-7)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
@@ -179,12 +189,12 @@ def test_an_anchor_has_the_same_bits_wherever_it_stands(spec, monkeypatch):
     order, factors = RNG.permutation(80), np.full((2, 40), 0.5)
     whole = checked(LOGITS, CLASSES, spec)
     moved = checked(LOGITS.reshape(1, 80, 5)[:, order], CLASSES.reshape(1, 80)[:, order], spec)
-    np.testing.assert_array_equal(moved[:][0], whole[:].reshape(80)[order])
-    gradients = whole.gradients(slice(None), factors).reshape(80, 5)
-    np.testing.assert_array_equal(moved.gradients(slice(None), factors.reshape(1, 80))[0], gradients[order])
-    losses = whole[:]
+    np.testing.assert_array_equal(moved.losses()[0], whole.losses().reshape(80)[order])
+    gradients = whole.gradients(factors).reshape(80, 5)
+    np.testing.assert_array_equal(moved.gradients(factors.reshape(1, 80))[0], gradients[order])
+    losses = whole.losses()
     monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", 1)
-    np.testing.assert_array_equal(whole[:], losses)
+    np.testing.assert_array_equal(whole.losses(), losses)
 
 
 def test_inputs_are_not_written_and_empty_batches_are_no_launch():
@@ -201,13 +211,15 @@ def test_labels_of_every_type_become_classes(dtype):
     labels = np.arange(80).astype(dtype)
     labels[[6, 10]] = np.iinfo(dtype).max, np.iinfo(dtype).min
     valid = np.arange(40) % 8 != 1
-    uploaded, mask, classes = _cuda.upload(labels, STREAM), _cuda.upload(valid, STREAM), _cuda.empty((40,), np.int32)
-    every_other = Strided(_cuda.argument(uploaded), 10, 20, 2, 0, 1)  # 4 samples of 10 anchors
-    validity = Strided(_cuda.argument(mask), 10, 10, 1, 0, 1)
+    numba_s = runtime.numba_library()
+    uploaded, mask = numba_s.upload(labels), numba_s.upload(valid)
+    classes = numba_s.allocate((40,), np.int32)
+    every_other = pack.Strided(uploaded, 10, 20, 2, 0, 1)  # 4 samples of 10 anchors
+    validity = pack.Strided(mask, 10, 10, 1, 0, 1)
     for may_ignore, has_valid in ((0, 0), (1, 0), (0, 1), (1, 1)):
         judged = np.where((labels >= 0) & (labels < 30), labels, 31).astype(np.int32)[::2]
         judged[(labels[::2] == 14) & (may_ignore == 1)] = -1
         judged[~valid & (has_valid == 1)] = -1
-        meaning = Meaning(num_legal=30, illegal=31, ignore_index=14, may_ignore=may_ignore, has_valid=has_valid)
-        cuda_classes.enqueue_classes((every_other, labels.dtype), validity, meaning, classes, STREAM)
-        np.testing.assert_array_equal(_cuda.download(classes, STREAM), judged)
+        meaning = pack.Meaning(num_legal=30, illegal=31, ignore_index=14, may_ignore=may_ignore, has_valid=has_valid)
+        pack.enqueue_classes(every_other, validity, meaning, classes, numba_s.stream)
+        np.testing.assert_array_equal(numba_s.download(classes), judged)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.inputs import logits as _logit_inputs
+from ssd_mining.engine import lazy_losses
+from ssd_mining.engine.run import call_of
+from ssd_mining.inputs.logits import check_logits
 from tests.batches import REAL_FILES, ROOT, load_real
 from tests.multibox import CLASSIFICATIONS
 from tests.parity.test_cuda_gpu import gpu
@@ -31,10 +33,11 @@ def test_losses_and_gradients_are_those_of_the_cpu(num_classes, dtype):
     logits, labels, _ = draw(num_classes, dtype)
     factors = np.where(labels > 0, 0.25, 0.0)
     for spec in (sm.Softmax(), sm.Softmax(label_smoothing=0.1), sm.Sigmoid(), sm.Focal()):
-        ours, cpu = (_logit_inputs.check_logits(logits, labels, spec, backend=backend) for backend in ("cuda", "cpu"))
+        checked, calls = check_logits(logits, labels, spec), (call_of("cuda", None), call_of("cpu", None))
         tolerance = 1e-6 if dtype == np.float32 else 1e-12
-        np.testing.assert_allclose(ours[:], cpu[:], rtol=tolerance, atol=1e-36, err_msg=repr(spec))
-        gradients = [each.gradients(slice(None), factors) for each in (ours, cpu)]
+        losses = [lazy_losses.losses(checked, call) for call in calls]
+        np.testing.assert_allclose(*losses, rtol=tolerance, atol=1e-36, err_msg=repr(spec))
+        gradients = [lazy_losses.gradients(checked, factors, call) for call in calls]
         np.testing.assert_allclose(*gradients, rtol=tolerance, atol=1e-14, err_msg=repr(spec))
 
 

@@ -1,21 +1,21 @@
 """Device arrays of logits: their losses, their mining and the whole loss of them, against the CPU."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.kernels.cuda import runtime as _cuda
+from ssd_mining.kernels.cuda import runtime
 from ssd_mining.losses import NORMALIZE
 from tests.batches import REAL_FILES, load_real
 from tests.device import needs_device, scalar_numpy_warns, to_device, to_host
 from tests.logits import function
-from tests.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, draw, selection_cases
+from tests.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, divided, draw, selection_cases, smooth_l1
 from tests.parity.test_cuda import library
-from tests.simulator import turns
 
-__all__ = ["library", "turns"]  # fixtures
+__all__ = ["library"]  # a fixture
 
 pytestmark = [needs_device, scalar_numpy_warns]
 
@@ -107,6 +107,27 @@ def test_localization_is_that_of_the_cpu(beta, dtype):
     first, second, *_ = np.flatnonzero(call.labels[2])
     call.loc_pred[1, ::2], call.loc_pred[2, first], call.loc_target[2, second] = np.inf, np.nan, -np.inf
     check(call)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.6])
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_localization_and_division_are_those_of_plain_numpy(normalize, beta):
+    call = draw(positives=(3, 0, 5), num_anchors=9, normalize=normalize, beta=beta)
+    got = on_device(call, with_gradients=True)
+    off, is_positive = call.loc_pred - call.loc_target, call.labels > 0
+    loc_sum = np.where(is_positive, smooth_l1(call, beta), 0.0).sum(axis=1)
+    np.testing.assert_allclose(to_host(got.loc_sum), loc_sum, rtol=1e-12)
+    counts = SimpleNamespace(num_pos=to_host(got.num_pos), num_kept=to_host(got.num_kept))
+    conf_sum = to_host(got.positive_sum) + to_host(got.negative_sum)
+    np.testing.assert_allclose(to_host(got.per_sample), conf_sum, rtol=1e-15)
+    for name, sums in (("conf_loss", conf_sum), ("loc_loss", loc_sum)):
+        expected = divided(sums, normalize, counts, off[..., 0].size, "clamp")
+        np.testing.assert_allclose(to_host(getattr(got, name)), expected, rtol=1e-12)
+    # Of a sum of 1 in one sample, the loss is the slope.
+    shares = [divided(one, normalize, counts, off[..., 0].size, "clamp") for one in np.eye(3)]
+    slopes = np.clip(off / beta, -1, 1) if beta else np.sign(off)
+    expected = np.where(is_positive[..., None], np.array(shares)[:, None, None] * slopes, 0.0)
+    np.testing.assert_allclose(to_host(got.loc_gradient), expected, rtol=1e-12)
 
 
 def test_losses_of_inf_and_nan_are_divided_as_on_the_cpu():
@@ -262,16 +283,16 @@ def test_recipes_are_compared_as_on_the_cpu():
     assert str(ours) == str(cpu)
 
 
-@pytest.mark.skipif(not _cuda.SIMULATED, reason="a GPU has the libraries themselves: pytest -m gpu")
+@pytest.mark.skipif(not runtime.SIMULATED, reason="a GPU has the libraries themselves: pytest -m gpu")
 @pytest.mark.parametrize("class_axis", [-1, 1])
 def test_torch_and_cupy_get_the_whole_loss_from_their_own_stream(library, class_axis, monkeypatch):
-    launched, launch = [], _cuda.Kernel.launch
+    launched, launch = [], runtime.Kernel.launch
 
     def watched(kernel, grid, stream, *arguments, **keywords):
         launched.append(stream)
         launch(kernel, grid, stream, *arguments, **keywords)
 
-    monkeypatch.setattr(_cuda.Kernel, "launch", watched)
+    monkeypatch.setattr(runtime.Kernel, "launch", watched)
     call = draw(rank_by="foreground_max", class_axis=class_axis)
     call.logits = np.ascontiguousarray(np.moveaxis(call.logits, -1, class_axis))
     expected = call.loss(with_gradients=True)

@@ -1,4 +1,4 @@
-"""Rows too long for the registers of one block, a chunk of them in each: the stages of `cuda_rows`, one by one.
+"""Rows too long for the registers of one block, a chunk of them in each: the stages of `short_rows`, one by one.
 
 Between two launches a histogram of every long row is in the memory of the device. *Count*: every block adds the
 digits of its chunk. *Advance*: one block per row looks up the next digit of the easiest kept negative; after the
@@ -13,195 +13,202 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssd_mining.kernels.cuda import runtime as _cuda
-from ssd_mining.kernels.cuda.digits import (
-    BAD,
-    DIGIT_BITS,
-    IGNORED,
-    NAN,
-    NUM_BINS,
-    NUM_SHARED,
-    POSITIVE,
-    SEGMENTS,
+from ssd_mining.kernels.cuda import digits, short_rows
+from ssd_mining.kernels.cuda.digits import DIGIT_BITS, NUM_BINS, NUM_SHARED, SEGMENTS, codec
+from ssd_mining.kernels.cuda.runtime import (
     THREADS,
-    bin_of,
-    clear,
-    codec,
-    find,
+    DeviceArray,
+    Kernel,
+    Library,
+    addresses,
+    atomic_add,
+    cuda,
+    helper,
+    record,
 )
-from ssd_mining.kernels.cuda.runtime import Stream, cuda
-from ssd_mining.kernels.cuda.short_rows import RAGGED_GROUP, finish, keep, keeper, loader, signature, span, totals
-
-Allocate = Callable[[tuple[int, ...], Any], _cuda.DeviceArray]
+from ssd_mining.kernels.cuda.short_rows import DeviceMined, DeviceRows, span
+from ssd_mining.kernels.records import IGNORED, POSITIVE, Rule
 
 NUM_KEYS = 8
 CHUNK = NUM_KEYS * THREADS
 
-# An anchor index, counted from behind, in three digits.
+# An anchor index, counted from the end, in three digits.
 INDEX_BITS = 3 * DIGIT_BITS
 LAST = 2**INDEX_BITS - 1
 
-# What is known of a row between two launches.
-WANTED, BACK, CUT, FLAWS_NAN, FLAWS_BAD, NUM_STATE = range(6)
+# What is known of a row between two launches: how many elements of the current bin are wanted, the digits of the
+# index found so far, the last anchor whose tie is kept, and how many anchors have NaN or a bad label.
+WANTED, INDEX_PREFIX, CUT, ROW_NAN, ROW_BAD, NUM_STATE = range(6)
 
 
-class Scratch(NamedTuple):
-    """What a row remembers from launch to launch: addresses, and a few numbers."""
+class Workspace(NamedTuple):
+    """What long rows remember from launch to launch."""
 
-    histograms: Any  # (B, NUM_BINS)
-    keys: Any  # (B,) the digits found so far, in the end the key of the easiest kept negative
-    states: Any  # (B, NUM_STATE)
-    sums: Any  # (B, chunks, 2)
+    histograms: DeviceArray  # (B, NUM_BINS)
+    keys: DeviceArray  # (B,) the digits found so far, in the end the key of the easiest kept negative
+    states: DeviceArray  # (B, NUM_STATE)
+    sums: DeviceArray  # (B, chunks, 2)
     num_chunks: int  # of the longest row
-    shortest: int  # rows of at least so many anchors are long
+    shortest: int  # rows of at least this many anchors are long
 
 
-class Stage(NamedTuple):
-    """Which digit is looked for: how far up it and what is known above it begin; whether it is one of the index."""
+class Digit(NamedTuple):
+    """State of the radix select: shift and width of the current digit, and where it stands."""
 
-    low: int
+    shift: int
     width: int
-    of_index: int
+    is_first: int  # 1: the highest digit of the key
+    of_index: int  # 1: a digit of the anchor index, after those of the key
 
 
-def stages(bits: int) -> list[Stage]:
-    """Return the digits of a key, then those of an index."""
-    lows = [*range(bits - DIGIT_BITS, 0, -DIGIT_BITS), 0]
-    widths = [high - low for high, low in zip([bits, *lows], lows, strict=False)]
-    of_key = [Stage(low, width, 0) for low, width in zip(lows, widths, strict=True)]
-    return of_key + [Stage(low, DIGIT_BITS, 1) for low in range(INDEX_BITS - DIGIT_BITS, -1, -DIGIT_BITS)]
+def digits_of(bits: int) -> list[Digit]:
+    """Return the digits of a key, from its highest on, then those of an index."""
+    found: list[Digit] = []
+    shift = bits
+    while shift > 0:
+        width = min(DIGIT_BITS, shift)
+        shift -= width
+        found.append(Digit(shift, width, is_first=int(not found), of_index=0))
+    index_shifts = range(INDEX_BITS - DIGIT_BITS, -1, -DIGIT_BITS)
+    return found + [Digit(shift, DIGIT_BITS, is_first=0, of_index=1) for shift in index_shifts]
 
 
-@_cuda.helper
-def chunk_of(rows, scratch):
+@helper
+def chunk_of(rows, workspace):
     """Say which sample and chunk this block has, where it begins, and how many anchors it has; 0: none."""
-    sample, chunk = cuda.blockIdx.x // scratch.num_chunks, cuda.blockIdx.x % scratch.num_chunks
+    sample, chunk = cuda.blockIdx.x // workspace.num_chunks, cuda.blockIdx.x % workspace.num_chunks
     start, size = span(rows, sample)
-    size = min(size - chunk * CHUNK, CHUNK) if size >= scratch.shortest else 0
+    size = min(size - chunk * CHUNK, CHUNK) if size >= workspace.shortest else 0
     return sample, chunk, start + chunk * CHUNK, np.int32(max(size, 0))
 
 
-@_cuda.helper
-def digit_of(key, place, known, stage):
-    """Say whether an anchor has the digits that are known, and which one it has at this stage."""
-    prefix, back = known
-    if stage.of_index:
-        fits, rest = key == prefix and (place >> (stage.low + stage.width)) == back, place >> stage.low
+@helper
+def digit_of(key, index, key_prefix, index_prefix, digit):
+    """Say whether an anchor has the digits that are known, and return its current one."""
+    if digit.of_index:
+        fits, rest = (
+            key == key_prefix and (index >> (digit.shift + digit.width)) == index_prefix,
+            index >> digit.shift,
+        )
     else:
-        fits, rest = (key >> (stage.low + stage.width)) == prefix, np.int64(key >> stage.low)
-    return fits, rest & ((1 << stage.width) - 1)
+        fits, rest = (key >> (digit.shift + digit.width)) == key_prefix, np.int64(key >> digit.shift)
+    return fits, rest & ((1 << digit.width) - 1)
 
 
-@_cuda.helper
-def hand_over(histogram, scratch, sample):
+@helper
+def hand_over(histogram, workspace, sample):
     """Add the histogram of a chunk to that of its row."""
     for i in range(cuda.threadIdx.x, NUM_BINS, THREADS):
         if histogram[i] > 0:
-            _cuda.atomic_add(scratch.histograms, sample * NUM_BINS + i, histogram[i])
+            atomic_add(workspace.histograms, sample * NUM_BINS + i, histogram[i])
 
 
-def build_count(dtype: np.dtype[Any], *, ranked: bool, first: bool) -> Callable[..., None]:
-    """Return the kernel that counts one digit of every chunk; the first also looks for flaws."""
+def build_count(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., None]:
+    """Return the kernel that counts one digit of every chunk, and at the first one the flaws."""
     unsigned = codec(dtype).unsigned
-    load = loader(dtype, ranked=ranked)
+    load = short_rows.loader(dtype, ranked=ranked)
 
-    def count(rows, rule, scratch, stage):
+    def count(rows, rule, workspace, digit):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
         shared = cuda.shared.array(NUM_SHARED, np.int32)
         keys = cuda.local.array(NUM_KEYS, unsigned)
-        sample, chunk, start, size = chunk_of(rows, scratch)
+        sample, chunk, start, size = chunk_of(rows, workspace)
         thread, state = cuda.threadIdx.x, sample * NUM_STATE
-        if size == 0 or (not first and scratch.states[state + WANTED] == 0):
+        if size == 0 or workspace.states[state + WANTED] == 0:
             return
         if thread < NUM_SHARED:
             shared[thread] = 0
-        clear(histogram)
-        for last in range(NUM_KEYS, 0, -RAGGED_GROUP):
-            load(rows, rule.omit_nan, (start, size, (last - RAGGED_GROUP, last)), keys, histogram, shared)
+        digits.clear(histogram)
+        for stop in range(NUM_KEYS, 0, -short_rows.RAGGED_GROUP):
+            load(rows, rule.omit_nan, start, size, stop - short_rows.RAGGED_GROUP, stop, keys, histogram, shared)
             cuda.syncthreads()
-        if first:
+        if digit.is_first:  # which was counted on the way
             if thread == 0:
-                _cuda.atomic_add(scratch.states, state + FLAWS_NAN, np.int64(shared[NAN]))
-                _cuda.atomic_add(scratch.states, state + FLAWS_BAD, np.int64(shared[BAD]))
+                atomic_add(workspace.states, state + ROW_NAN, np.int64(shared[digits.WITH_NAN]))
+                atomic_add(workspace.states, state + ROW_BAD, np.int64(shared[digits.WITH_BAD]))
         else:
-            clear(histogram)
-            prefix, back = scratch.keys[sample], scratch.states[state + BACK]
+            digits.clear(histogram)
+            key_prefix, index_prefix = workspace.keys[sample], workspace.states[state + INDEX_PREFIX]
             for j in range(NUM_KEYS):
-                place = LAST - (chunk * CHUNK + thread + j * THREADS)
-                fits, digit = digit_of(keys[j], place, (prefix, back), stage)
+                index = LAST - (chunk * CHUNK + thread + j * THREADS)
+                fits, value = digit_of(keys[j], index, key_prefix, index_prefix, digit)
                 if fits:
-                    cuda.atomic.add(histogram, bin_of(digit), 1)
+                    cuda.atomic.add(histogram, digits.bin_of(value), 1)
             cuda.syncthreads()
-        hand_over(histogram, scratch, sample)
+        hand_over(histogram, workspace, sample)
 
     return count
 
 
-def build_advance(dtype: np.dtype[Any], *, first: bool) -> Callable[..., None]:
-    """Return the kernel that looks up one digit for every row; the first also says how many negatives are kept."""
-    unsigned, _, highest, _, _ = codec(dtype)
+def build_advance(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """Return the kernel that looks up one digit for every row, and at the first one how many negatives are kept."""
+    unsigned, highest = codec(dtype).unsigned, codec(dtype).highest
 
-    def advance(rows, rule, mined, scratch, stage):
+    def advance(rows, rule, mined, workspace, digit):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
         segments = cuda.shared.array(SEGMENTS, np.int32)
         shared = cuda.shared.array(NUM_SHARED, np.int32)
         sample, thread = cuda.blockIdx.x, cuda.threadIdx.x
         _, size = span(rows, sample)
         state = sample * NUM_STATE
-        if size < scratch.shortest:
+        if size < workspace.shortest:
             return
         for i in range(thread, NUM_BINS, THREADS):
-            histogram[i] = scratch.histograms[sample * NUM_BINS + i]
-            scratch.histograms[sample * NUM_BINS + i] = 0
-        shared[NAN], shared[BAD] = scratch.states[state + FLAWS_NAN], scratch.states[state + FLAWS_BAD]
-        wanted, prefix, back = scratch.states[state + WANTED], scratch.keys[sample], scratch.states[state + BACK]
+            histogram[i] = workspace.histograms[sample * NUM_BINS + i]
+            workspace.histograms[sample * NUM_BINS + i] = 0
+        shared[digits.WITH_NAN] = workspace.states[state + ROW_NAN]
+        shared[digits.WITH_BAD] = workspace.states[state + ROW_BAD]
+        wanted, index_prefix = workspace.states[state + WANTED], workspace.states[state + INDEX_PREFIX]
+        key_prefix = workspace.keys[sample]
         cuda.syncthreads()
-        if first:
+        if digit.is_first:
             num_pos = histogram[POSITIVE]
             num_neg = (size + CHUNK - 1) // CHUNK * CHUNK - histogram[IGNORED] - num_pos
-            wanted, prefix, back = np.int64(keep(rows, rule, mined, (num_pos, num_neg), shared)), unsigned(0), 0
+            wanted = np.int64(short_rows.keep(rows, rule, mined, num_pos, num_neg, shared))
+            key_prefix = unsigned(0)
         if wanted == 0:  # of the row, or of the ties: then all of those are kept
-            if first and thread == 0:
-                scratch.keys[sample], scratch.states[state + WANTED], scratch.states[state + CUT] = highest, 0, -1
+            if digit.is_first and thread == 0:
+                workspace.keys[sample] = highest
+                workspace.states[state + WANTED], workspace.states[state + CUT] = 0, -1
             return
-        digit, above, number = find(histogram, segments, shared, np.int32(wanted))
+        value, above, number = digits.find(histogram, segments, shared, np.int32(wanted))
         if thread == 0:
-            scratch.states[state + WANTED] = wanted - above
-            if stage.of_index:
-                back = (back << stage.width) | digit
-                scratch.states[state + BACK] = back
-                scratch.states[state + CUT] = LAST - back
+            workspace.states[state + WANTED] = wanted - above
+            if digit.of_index:
+                index_prefix = (index_prefix << digit.width) | value
+                workspace.states[state + INDEX_PREFIX] = index_prefix
+                workspace.states[state + CUT] = LAST - index_prefix
             else:
-                scratch.keys[sample] = unsigned(unsigned(prefix << stage.width) | unsigned(digit))
-                scratch.states[state + BACK] = 0
-                scratch.states[state + CUT] = LAST
-                if stage.low == 0 and number == wanted - above:
-                    scratch.states[state + WANTED] = 0
+                workspace.keys[sample] = unsigned(unsigned(key_prefix << digit.width) | unsigned(value))
+                workspace.states[state + INDEX_PREFIX] = 0
+                workspace.states[state + CUT] = LAST
+                if digit.shift == 0 and number == wanted - above:
+                    workspace.states[state + WANTED] = 0
 
     return advance
 
 
 def build_sum(dtype: np.dtype[Any], *, ranked: bool, masked: bool) -> Callable[..., None]:
     """Return the kernel that sums every chunk, and writes its masks."""
-    unsigned, load = codec(dtype).unsigned, loader(dtype, ranked=ranked)
-    sum_kept = keeper(dtype, ranked=ranked, masked=masked)
+    unsigned, load = codec(dtype).unsigned, short_rows.loader(dtype, ranked=ranked)
+    sum_kept = short_rows.keeper(dtype, ranked=ranked, masked=masked)
 
-    def sum_chunks(rows, rule, mined, scratch):
+    def sum_chunks(rows, rule, mined, workspace):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
         lanes = cuda.shared.array((2, THREADS), np.float64)
         sums = cuda.shared.array(2, np.float64)
         shared = cuda.shared.array(NUM_SHARED, np.int32)
         keys = cuda.local.array(NUM_KEYS, unsigned)
-        sample, chunk, start, size = chunk_of(rows, scratch)
+        sample, chunk, start, size = chunk_of(rows, workspace)
         if size == 0:
             return
         thread = cuda.threadIdx.x
-        lanes[0, thread] = load(rows, rule.omit_nan, (start, size, (0, NUM_KEYS)), keys, histogram, shared)
-        own_cut = scratch.states[sample * NUM_STATE + CUT] - chunk * CHUNK  # as the chunk counts its anchors
-        lanes[1, thread] = sum_kept(rows, mined, keys, (start, size), (scratch.keys[sample], own_cut))
-        totals(lanes, sums)
+        lanes[0, thread] = load(rows, rule.omit_nan, start, size, 0, NUM_KEYS, keys, histogram, shared)
+        own_cut = workspace.states[sample * NUM_STATE + CUT] - chunk * CHUNK  # as the chunk counts its anchors
+        lanes[1, thread] = sum_kept(rows, mined, keys, start, size, workspace.keys[sample], own_cut)
+        short_rows.totals(lanes, sums)
         if thread < 2:
-            scratch.sums[2 * cuda.blockIdx.x + thread] = sums[thread]
+            workspace.sums[2 * cuda.blockIdx.x + thread] = sums[thread]
 
     return sum_chunks
 
@@ -210,93 +217,74 @@ def build_finish(dtype: np.dtype[Any]) -> Callable[..., None]:
     """Return the kernel that adds up the chunks of every row in their order."""
     decode = codec(dtype).decode
 
-    def finish_rows(rows, mined, scratch):
+    def finish_rows(rows, mined, workspace):
         sample = cuda.blockIdx.x
         _, size = span(rows, sample)
-        if size < scratch.shortest or cuda.threadIdx.x > 0:
+        if size < workspace.shortest or cuda.threadIdx.x > 0:
             return
         positive_sum, negative_sum = np.float64(0.0), np.float64(0.0)
-        first = sample * scratch.num_chunks
+        first = sample * workspace.num_chunks
         for chunk in range(first, first + (size + CHUNK - 1) // CHUNK):
-            positive_sum += scratch.sums[2 * chunk]
-            negative_sum += scratch.sums[2 * chunk + 1]
-        finish(mined, sample, (positive_sum, negative_sum, decode(scratch.keys[sample])))
+            positive_sum += workspace.sums[2 * chunk]
+            negative_sum += workspace.sums[2 * chunk + 1]
+        short_rows.finish(mined, sample, positive_sum, negative_sum, decode(workspace.keys[sample]))
 
     return finish_rows
 
 
-def erase(scratch):
-    """Set the histogram and the state of every row to 0: a kernel."""
+def erase(workspace):
+    """Clear the histogram and the state of every row, of which an element is wanted: a kernel."""
     sample, thread = cuda.blockIdx.x, cuda.threadIdx.x
     for i in range(thread, NUM_BINS, THREADS):
-        scratch.histograms[sample * NUM_BINS + i] = 0
+        workspace.histograms[sample * NUM_BINS + i] = 0
     if thread < NUM_STATE:
-        scratch.states[sample * NUM_STATE + thread] = 0
+        workspace.states[sample * NUM_STATE + thread] = 1 if thread == WANTED else 0
 
 
 class Kernels(NamedTuple):
     """The kernels of long rows of one type of loss and labels."""
 
-    erase: _cuda.Kernel
-    count_first: _cuda.Kernel
-    count_next: _cuda.Kernel
-    advance_first: _cuda.Kernel
-    advance_next: _cuda.Kernel
-    sum_chunks: _cuda.Kernel
-    finish_rows: _cuda.Kernel
+    erase: Kernel
+    count_digit: Kernel
+    advance: Kernel
+    sum_chunks: Kernel
+    finish_rows: Kernel
 
 
 @functools.cache
 def kernels(dtype: np.dtype[Any], labels: np.dtype[Any], *, ranked: bool, masked: bool) -> Kernels:
     """Return the kernels of long rows."""
-    rows, rule, mined = signature(dtype, labels)
-    integer = _cuda.types.int64
-    scratch = _cuda.record(
-        Scratch,
-        histograms=_cuda.pointer(np.uint32),
-        keys=_cuda.pointer(codec(dtype).unsigned),
-        states=_cuda.pointer(np.int64),
-        sums=_cuda.pointer(np.float64),
-        num_chunks=integer,
-        shortest=integer,
+    rows, rule, mined = short_rows.signature(dtype, labels)
+    workspace = record(Workspace, histograms=np.uint32, keys=codec(dtype).unsigned, states=np.int64, sums=np.float64)
+    return Kernels(
+        erase=Kernel(erase, workspace),
+        count_digit=Kernel(build_count(dtype, ranked=ranked), rows, rule, workspace, record(Digit)),
+        advance=Kernel(build_advance(dtype), rows, rule, mined, workspace, record(Digit)),
+        sum_chunks=Kernel(build_sum(dtype, ranked=ranked, masked=masked), rows, rule, mined, workspace),
+        finish_rows=Kernel(build_finish(dtype), rows, mined, workspace),
     )
-    stage = _cuda.record(Stage, **dict.fromkeys(Stage._fields, integer))
-    counts = [build_count(dtype, ranked=ranked, first=first) for first in (True, False)]
-    advances = [build_advance(dtype, first=first) for first in (True, False)]
-    all_kernels = (
-        _cuda.Kernel(erase, scratch),
-        *(_cuda.Kernel(function, rows, rule, scratch, stage) for function in counts),
-        *(_cuda.Kernel(function, rows, rule, mined, scratch, stage) for function in advances),
-        _cuda.Kernel(build_sum(dtype, ranked=ranked, masked=masked), rows, rule, mined, scratch),
-        _cuda.Kernel(build_finish(dtype), rows, mined, scratch),
-    )
-    return Kernels(*all_kernels)
 
 
-def scratch(shape: tuple[int, int], dtype: np.dtype[Any], shortest: int, allocate: Allocate) -> Scratch:
-    """Allocate what so many rows, of which the longest has so many anchors, remember between launches."""
-    num_samples, longest = shape
-    num_chunks = -(-longest // CHUNK)
-    return Scratch(
-        histograms=allocate((num_samples, NUM_BINS), np.uint32),
-        keys=allocate((num_samples,), codec(dtype).unsigned),
-        states=allocate((num_samples, NUM_STATE), np.int64),
-        sums=allocate((num_samples, num_chunks, 2), np.float64),
+def enqueue_long(
+    rows: DeviceRows, rule: Rule, mined: DeviceMined, library: Library, *, shortest: int, longest: int
+) -> None:
+    """Enqueue the mining of the rows of at least `shortest` anchors, the longest of which has `longest`."""
+    num_samples, num_chunks, dtype = mined.counts.shape[1], -(-longest // CHUNK), rows.loss.dtype
+    ours = kernels(dtype, rows.labels.dtype, ranked=rows.rank.size > 0, masked=mined.pos_mask.size > 0)
+    owned = Workspace(
+        histograms=library.allocate((num_samples, NUM_BINS), np.uint32),
+        keys=library.allocate((num_samples,), codec(dtype).unsigned),
+        states=library.allocate((num_samples, NUM_STATE), np.int64),
+        sums=library.allocate((num_samples, num_chunks, 2), np.float64),
         num_chunks=num_chunks,
         shortest=shortest,
     )
-
-
-def launch(kernels: Kernels, arguments: tuple[Any, Any, Any], own: Scratch, num_samples: int, stream: Stream) -> None:
-    """Enqueue all launches for the long ones of some rows."""
-    rows, rule, mined = arguments
-    remembered = own._replace(**{name: _cuda.argument(getattr(own, name)) for name in Scratch._fields[:4]})
-    num_blocks = num_samples * own.num_chunks
-    kernels.erase.launch(num_samples, stream, remembered)
-    for number, stage in enumerate(stages(8 * own.keys.dtype.itemsize)):
-        count = kernels.count_next if number else kernels.count_first
-        advance = kernels.advance_next if number else kernels.advance_first
-        count.launch(num_blocks, stream, rows, rule, remembered, stage)
-        advance.launch(num_samples, stream, rows, rule, mined, remembered, stage)
-    kernels.sum_chunks.launch(num_blocks, stream, rows, rule, mined, remembered)
-    kernels.finish_rows.launch(num_samples, stream, rows, mined, remembered)
+    # Once for all launches.
+    taken_rows, taken_mined, workspace = addresses(rows), addresses(mined), addresses(owned)
+    stream, num_blocks = library.stream, num_samples * num_chunks
+    ours.erase.launch(num_samples, stream, workspace)
+    for digit in digits_of(8 * dtype.itemsize):
+        ours.count_digit.launch(num_blocks, stream, taken_rows, rule, workspace, digit)
+        ours.advance.launch(num_samples, stream, taken_rows, rule, taken_mined, workspace, digit)
+    ours.sum_chunks.launch(num_blocks, stream, taken_rows, rule, taken_mined, workspace)
+    ours.finish_rows.launch(num_samples, stream, taken_rows, taken_mined, workspace)

@@ -1,138 +1,204 @@
-"""Device arrays of any layout become rows as the mining kernels take them: one thread per anchor, one pass.
+"""Arrays of any layout on a device become arrays as the other kernels take them: one thread per anchor, one pass.
 
-What `_labels` does to labels on the host, `recode` does here: a byte for every anchor says whether it is negative,
-ignored, positive or wrong. Nothing raises: what is wrong is counted while mining, and told by the host.
+What `inputs.labels` does to labels on the host, is done here: a byte for every anchor says what it is (`records`), or
+an int32 its class. Nothing raises: what is wrong becomes a role, or a class, that is none.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssd_mining.inputs.labels import BAD, IGNORED, NEGATIVE, SCORE_SUM_TOLERANCE
-from ssd_mining.kernels.cuda import runtime as _cuda
-from ssd_mining.kernels.cuda.runtime import cuda
+from ssd_mining.kernels import rules
+from ssd_mining.kernels.cuda import runtime
+from ssd_mining.kernels.cuda.runtime import (
+    DeviceArray,
+    Kernel,
+    Stream,
+    cuda,
+    element,
+    helper,
+    nothing,
+    pointer,
+    record,
+    types,
+)
+from ssd_mining.kernels.records import BAD, IGNORED, NEGATIVE, POSITIVE
 
-POSITIVE = 1
-THREADS = min(_cuda.THREADS, 256)
+THREADS = min(runtime.THREADS, 256)
+
+is_negative, is_positive, is_bad = helper(rules.is_negative), helper(rules.is_positive), helper(rules.is_bad)
 
 
 class Strided(NamedTuple):
-    """A source of any layout: (B, A) or (B, A, C), with strides in elements."""
+    """An array of any layout, (B, A) or (B, A, C), or (N,) or (N, C), by its strides in elements."""
 
-    elements: Any
-    num_anchors: int  # A
+    elements: DeviceArray
+    num_anchors: int  # A, or N
     of_sample: int
     of_anchor: int
     of_class: int
-    num_classes: int  # C
+    num_classes: int  # 1 where there is no such axis
 
 
-class Coding(NamedTuple):
-    """What the labels of a source mean."""
-
-    background: Any  # a label; of scores, the class
-    ignored: Any
-    highest: Any
-    has_valid: int
-    is_empty_ignored: int  # an all-zero row of scores
-    is_empty_wrong: int
+# Of anchors all of which count.
+NO_MASK = Strided(nothing(np.bool_), num_anchors=1, of_sample=0, of_anchor=0, of_class=0, num_classes=1)
 
 
-@_cuda.helper
-def place_of(source, i):
-    """Say where the i-th anchor is, or the first of its scores."""
-    return i // source.num_anchors * source.of_sample + i % source.num_anchors * source.of_anchor
+@helper
+def place_of(source, anchor):
+    """Say where an anchor is, or the first of its classes."""
+    return anchor // source.num_anchors * source.of_sample + anchor % source.num_anchors * source.of_anchor
 
 
-def pack(source, packed, num_anchors):
-    """Copy anchors to consecutive places: a kernel."""
-    i = cuda.blockIdx.x * np.int64(THREADS) + cuda.threadIdx.x
-    if i < num_anchors:
-        packed[i] = source.elements[place_of(source, i)]
-
-
-def count(mask, offsets, counts):
-    """Count the anchors of a mask in every sample: a kernel of one block per sample."""
-    partial = cuda.shared.array(THREADS, np.int64)
-    sample, thread = cuda.blockIdx.x, cuda.threadIdx.x
-    total = 0
-    for i in range(offsets[sample] + thread, offsets[sample + 1], THREADS):
-        total += mask[i]
-    partial[thread] = total
-    cuda.syncthreads()
-    if thread == 0:
-        for other in range(1, THREADS):
-            total += partial[other]
-        counts[sample] = total
-
-
-def recode_classes(source, valid, coding, codes, num_anchors):
-    """Write the code of every class label: a kernel."""
-    i = cuda.blockIdx.x * np.int64(THREADS) + cuda.threadIdx.x
-    if i >= num_anchors:
-        return
-    label = source.elements[place_of(source, i)]
-    code = BAD if label > coding.highest else POSITIVE
-    if label == coding.ignored:
-        code = IGNORED
-    if label == coding.background:
-        code = NEGATIVE
-    if coding.has_valid and valid[i] == 0:
-        code = IGNORED
-    codes[i] = code
-
-
-def recode_scores(source, valid, coding, codes, num_anchors):
-    """Write the code of every row of scores: a kernel."""
-    i = cuda.blockIdx.x * np.int64(THREADS) + cuda.threadIdx.x
-    if i >= num_anchors:
-        return
-    first = place_of(source, i)
-    total, is_wrong, is_empty = np.float64(0.0), False, True
-    for c in range(source.num_classes):
-        score = source.elements[first + c * source.of_class]
-        total += score
-        is_wrong = is_wrong or not score >= 0  # also true of NaN
-        is_empty = is_empty and score == 0
-    code = NEGATIVE
-    if source.elements[first + coding.background * source.of_class] == 0:
-        code = POSITIVE
-    if is_empty and coding.is_empty_ignored:
-        code = IGNORED
-    is_wrong = is_wrong or not (is_empty or abs(total - 1.0) <= SCORE_SUM_TOLERANCE)
-    if is_wrong or (is_empty and coding.is_empty_wrong):
-        code = BAD
-    if coding.has_valid and valid[i] == 0:
-        code = IGNORED
-    codes[i] = code
-
-
-def source_of(dtype: np.dtype[Any]) -> Any:
+def source_type(dtype: np.dtype[Any]) -> Any:
     """Return the type of a source of elements of a type."""
-    integers = dict.fromkeys(Strided._fields[1:], _cuda.types.int64)
-    return _cuda.record(Strided, elements=_cuda.pointer(dtype), **integers)
+    return record(Strided, elements=dtype)
+
+
+def enqueue_packed(source: Strided, packed: DeviceArray, stream: Stream) -> None:
+    """Copy (B, A, C) of any layout to (N, C)."""
+    kernel = _packer(packed.dtype, with_classes=source.num_classes > 1)
+    kernel.launch_each(packed.size, stream, source, packed, packed.size)
 
 
 @functools.cache
-def packer(dtype: np.dtype[Any]) -> _cuda.Kernel:
-    """Return the kernel that copies elements of a type."""
-    return _cuda.Kernel(pack, source_of(dtype), _cuda.pointer(dtype), _cuda.types.int64, threads=THREADS)
+def _packer(dtype: np.dtype[Any], *, with_classes: bool) -> Kernel:
+    def pack(source, packed, size):
+        i = cuda.grid(1)
+        if i < size:
+            anchor, c = (i // source.num_classes, i % source.num_classes) if with_classes else (i, 0)
+            packed[i] = source.elements[place_of(source, anchor) + c * source.of_class]
+
+    return Kernel(pack, source_type(dtype), pointer(dtype), types.int64, threads=THREADS)
+
+
+def enqueue_counts(mask: DeviceArray, offsets: DeviceArray, counts: DeviceArray, stream: Stream) -> None:
+    """Count the anchors of a mask in every sample."""
+    _counter().launch(counts.size, stream, mask, offsets, counts)
 
 
 @functools.cache
-def counter() -> _cuda.Kernel:
-    """Return the kernel that counts."""
-    offsets = _cuda.pointer(np.int64)
-    return _cuda.Kernel(count, _cuda.pointer(np.bool_), offsets, offsets, threads=THREADS)
+def _counter() -> Kernel:
+    def count(mask, offsets, counts):
+        partial = cuda.shared.array(THREADS, np.int64)
+        sample, thread = cuda.blockIdx.x, cuda.threadIdx.x
+        total = 0
+        for i in range(offsets[sample] + thread, offsets[sample + 1], THREADS):
+            total += mask[i]
+        partial[thread] = total
+        cuda.syncthreads()
+        if thread == 0:
+            for other in range(1, THREADS):
+                total += partial[other]
+            counts[sample] = total
+
+    return Kernel(count, pointer(np.bool_), pointer(np.int64), pointer(np.int64), threads=THREADS)
+
+
+# --- labels
+
+
+class ClassCoding(NamedTuple):
+    """What class labels mean to the miner."""
+
+    codes: tuple[int, int, int]  # as those of `Rows`
+    has_valid: int  # 1: a mask says which anchors count
+
+
+class ScoreCoding(NamedTuple):
+    """What rows of scores mean to the miner."""
+
+    background: int  # a class, from 0
+    role_of_empty: int  # of a row of zeros
+    tolerance: float  # by which the sum of a row may miss 1
+    has_valid: int  # 1: a mask says which anchors count
+
+
+def enqueue_roles(
+    labels: Strided, valid: DeviceArray, coding: ClassCoding | ScoreCoding, roles: DeviceArray, stream: Stream
+) -> None:
+    """Write the roles of anchors, a byte each, by unsigned labels or by scores of any type; `valid` is (N,)."""
+    kind = _class_recoder if isinstance(coding, ClassCoding) else _score_recoder
+    kind(labels.elements.dtype).launch_each(roles.size, stream, labels, valid, coding, roles, roles.size)
 
 
 @functools.cache
-def recoder(dtype: np.dtype[Any], *, scores: bool) -> _cuda.Kernel:
-    """Return the kernel for class labels of an unsigned type, or for scores of any."""
-    label = _cuda.types.int64 if scores else _cuda.element(dtype)
-    integers = dict.fromkeys(Coding._fields[3:], _cuda.types.int64)
-    coding = _cuda.record(Coding, background=label, ignored=label, highest=label, **integers)
-    byte = _cuda.pointer(np.uint8)
-    function = recode_scores if scores else recode_classes
-    return _cuda.Kernel(function, source_of(dtype), byte, coding, byte, _cuda.types.int64, threads=THREADS)
+def _class_recoder(dtype: np.dtype[Any]) -> Kernel:
+    def recode(source, valid, coding, roles, num_anchors):
+        i = cuda.grid(1)
+        if i >= num_anchors:
+            return
+        label, codes = source.elements[place_of(source, i)], coding.codes
+        role = NEGATIVE if is_negative(label, codes) else IGNORED
+        if is_positive(label, codes):
+            role = BAD if is_bad(label, codes) else POSITIVE
+        if coding.has_valid and valid[i] == 0:
+            role = IGNORED
+        roles[i] = role
+
+    return _recoder(recode, dtype, record(ClassCoding, codes=types.UniTuple(element(dtype), 3)))
+
+
+@functools.cache
+def _score_recoder(dtype: np.dtype[Any]) -> Kernel:
+    def recode(source, valid, coding, roles, num_anchors):
+        i = cuda.grid(1)
+        if i >= num_anchors:
+            return
+        first = place_of(source, i)
+        total, is_wrong, is_empty = np.float64(0.0), False, True
+        for c in range(source.num_classes):
+            score = source.elements[first + c * source.of_class]
+            total += score
+            is_wrong = is_wrong or not score >= 0  # also true of NaN
+            is_empty = is_empty and score == 0
+        role = POSITIVE if source.elements[first + coding.background * source.of_class] == 0 else NEGATIVE
+        if is_wrong or not abs(total - 1.0) <= coding.tolerance:
+            role = BAD
+        if is_empty:
+            role = coding.role_of_empty
+        if coding.has_valid and valid[i] == 0:
+            role = IGNORED
+        roles[i] = role
+
+    return _recoder(recode, dtype, record(ScoreCoding))
+
+
+def _recoder(function: Callable[..., None], dtype: np.dtype[Any], coding: Any) -> Kernel:
+    arguments = source_type(dtype), pointer(np.bool_), coding, pointer(np.uint8), types.int64
+    return Kernel(function, *arguments, threads=THREADS)
+
+
+class Meaning(NamedTuple):
+    """What class labels mean to the losses from logits."""
+
+    num_legal: int  # classes that a label may name
+    illegal: int  # what others become
+    ignore_index: int
+    may_ignore: int  # 1: there is an ignore_index
+    has_valid: int  # 1: a mask says which anchors count
+
+
+def enqueue_classes(labels: Strided, valid: Strided, meaning: Meaning, classes: DeviceArray, stream: Stream) -> None:
+    """Write classes (N,) int32, -1 where an anchor is ignored, by labels of any integer type."""
+    kernel = _classifier(labels.elements.dtype)
+    kernel.launch_each(classes.size, stream, labels, valid, meaning, classes, classes.size)
+
+
+@functools.cache
+def _classifier(dtype: np.dtype[Any]) -> Kernel:
+    def classify(labels, valid, meaning, classes, num_anchors):
+        anchor = cuda.grid(1)
+        if anchor >= num_anchors:
+            return
+        label = np.int64(labels.elements[place_of(labels, anchor)])
+        ignored = meaning.may_ignore and label == meaning.ignore_index
+        if meaning.has_valid:
+            ignored = ignored or valid.elements[place_of(valid, anchor)] == 0
+        is_legal = 0 <= label < meaning.num_legal
+        classes[anchor] = -1 if ignored else (label if is_legal else meaning.illegal)
+
+    arguments = source_type(dtype), source_type(np.dtype(np.bool_)), record(Meaning), pointer(np.int32), types.int64
+    return Kernel(classify, *arguments, threads=THREADS)

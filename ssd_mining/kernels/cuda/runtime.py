@@ -1,18 +1,15 @@
-"""The one file that names an option of ``numba.cuda``: what is missing here, kernels, launches, device memory.
+"""The one file that names an option of ``numba.cuda``: what is missing here, streams, memory of a device, kernels.
 
 Only a call for a device loads it. Whatever is wrong with the CUDA packages, importing this module works, and `check`
 says in one sentence what is missing. Kernels take addresses and plain numbers: no array is converted at a launch, and
 no layout needs a compilation of its own (docs/decisions/0008-cuda.md).
 """
 
-import ctypes
 import functools
 import math
-import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 
 import numba
@@ -23,74 +20,31 @@ from numpy.typing import DTypeLike, NDArray
 F = TypeVar("F", bound=Callable[..., object])
 types: Any = numba_types  # mypy sees half of its names
 
+cuda: Any = None  # numba wants it to be called so in kernels
+SIMULATED = COMPILES = False
+_problem = "numba-cuda, which is not installed; pip install ssd_mining[cuda13], or [cuda12] for an older driver"
 try:
-    from numba import cuda as _module
+    from numba import cuda as _cuda
+
+    cuda, _kind = _cuda, getattr(_cuda, "implementation", None)
+    # The numba.cuda that comes with numba cannot compile our kernels. Nor can Numba's simulator run them as it comes:
+    # our tests put in its place one that can.
+    SIMULATED = _kind == "simulated"
+    COMPILES = SIMULATED or (_kind == "NVIDIA" and not numba.config.ENABLE_CUDASIM)
+    if numba.config.ENABLE_CUDASIM and not SIMULATED:
+        _problem = "numba-cuda without its simulator; unset NUMBA_ENABLE_CUDASIM"
+    if COMPILES:
+        from numba.cuda.np.numpy_support import carray
 except Exception as error:  # noqa: BLE001 - old versions of numba-cuda raise AttributeError, broken ones anything
-    _module, _problem = None, f"numba-cuda, which cannot be imported here ({type(error).__name__}: {error})"
-else:
-    _problem = "numba-cuda, which is not installed; pip install ssd_mining[cuda13], or [cuda12] for an older driver"
+    COMPILES, _problem = False, f"numba-cuda, which cannot be imported here ({type(error).__name__}: {error})"
 
-SIMULATED = bool(numba.config.ENABLE_CUDASIM) and _module is not None
-
-if SIMULATED:
-    from numba.cuda.simulator import kernel as _simulator
-
-# Of a block; the simulator runs a Python thread for each.
+# Of a block; simulated ones are threads of Python.
 THREADS = 16 if SIMULATED else 1024
 
 
-class _Simulated:
-    """``numba.cuda`` as simulated threads see it.
-
-    The simulator itself exchanges the globals of the kernel's module, so that helpers elsewhere miss it, and makes a
-    shared array twice where two threads ask for it at the same moment.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    @property
-    def shared(self) -> "_Simulated":
-        """Where shared arrays come from."""
-        return self
-
-    def array(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """Return the shared array of the line that asks for it."""
-        if shape == 0:  # as many as fit into the bytes that the launch asks for
-            every: NDArray[Any] = _running().shared.array(0, np.dtype(dtype))
-            return every
-        frame = sys._getframe(1)  # noqa: SLF001 - as the simulator does
-        with self._lock:
-            arrays: dict[Any, NDArray[Any]] = _running().shared._allocations  # noqa: SLF001
-            place = frame.f_code, frame.f_lineno
-            if place not in arrays:
-                arrays[place] = np.zeros(shape, dtype)
-                arrays[place].view(np.uint8)[...] = 0xA5  # nobody may count on zeros
-            return arrays[place]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_running() or _module, name)
-
-
-def _running() -> Any:
-    return _simulator._get_kernel_context()  # noqa: SLF001 - where the simulator keeps the kernel that runs
-
-
-# What kernels mean by `cuda`: numba wants it to be called so.
-cuda: Any = _Simulated() if SIMULATED else _module
-
-# The numba.cuda that comes with numba cannot compile our kernels, and gets no new work.
-COMPILES = not SIMULATED and getattr(cuda, "implementation", None) == "NVIDIA"
-
-
+@functools.cache  # an error is not kept: the next call asks again
 def check() -> None:
     """Raise a RuntimeError that says what is missing here, unless kernels can run."""
-    if not SIMULATED:
-        _check()
-
-
-@functools.cache  # an error is not kept: the next call asks again
-def _check() -> None:
     if not COMPILES:
         missing = f"the package {_problem}"
     elif cuda.cuda_error() is not None:
@@ -110,6 +64,9 @@ def _num_devices() -> int:
         return 0
 
 
+# --- streams
+
+
 class Stream(NamedTuple):
     """A queue of a device, by the number of the device and the raw handle."""
 
@@ -117,29 +74,15 @@ class Stream(NamedTuple):
     handle: int = 0  # 0: the default stream
 
 
-@contextmanager
-def current(device: int) -> Iterator[None]:
-    """Make a device the current one of this thread."""
-    with cuda.gpus[device]:
-        yield
-
-
 def current_device() -> int:
     """Return the number of the device that this thread would use by itself."""
-    return 0 if SIMULATED else int(cuda.current_context().device.id)
+    return int(cuda.current_context().device.id)
 
 
 @functools.lru_cache(maxsize=128)
 def _queue(stream: Stream) -> Any:
     """Return what numba calls the stream; one object for each handle, for numba's caches go by the object."""
-    return cuda.external_stream(stream.handle) if stream.handle and not SIMULATED else 0
-
-
-def synchronize(stream: Stream) -> None:
-    """Wait until a stream has done what was asked of it."""
-    if not SIMULATED:
-        with current(stream.device):
-            (_queue(stream) or cuda.default_stream()).synchronize()
+    return cuda.external_stream(stream.handle) if stream.handle else 0
 
 
 # --- memory
@@ -151,7 +94,7 @@ class DeviceArray(NamedTuple):
     address: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    owner: Any = None
+    owner: Any = None  # an array of the library that allocated it
 
     @property
     def size(self) -> int:
@@ -164,27 +107,10 @@ def nothing(dtype: DTypeLike) -> DeviceArray:
     return DeviceArray(0, (0,), np.dtype(dtype))
 
 
-def argument(array: DeviceArray) -> Any:
-    """Return what a kernel takes for an array: its address; in the simulator, the elements themselves, flat."""
-    if not SIMULATED:
-        return array.address
-    if not array.size:
-        return np.empty(0, array.dtype)
-    memory: Any = (ctypes.c_char * (array.size * array.dtype.itemsize)).from_address(array.address)
-    return np.frombuffer(memory, array.dtype)
-
-
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
     """Allocate memory of the current device through numba."""
-    return described(cuda.device_array(shape, np.dtype(dtype)))
-
-
-def described(owner: Any) -> DeviceArray:
-    """Describe a C-contiguous device array of numba's."""
-    if SIMULATED:  # simulated memory is the host's
-        return DeviceArray(owner._ary.ctypes.data, tuple(owner.shape), owner.dtype, owner)  # noqa: SLF001
-    address = owner.__cuda_array_interface__["data"][0]
-    return DeviceArray(address, tuple(owner.shape), np.dtype(owner.dtype), owner)
+    owner = cuda.device_array(shape, np.dtype(dtype))
+    return DeviceArray(owner.__cuda_array_interface__["data"][0], shape, np.dtype(dtype), owner)
 
 
 def _wrapped(array: DeviceArray) -> Any:
@@ -193,23 +119,40 @@ def _wrapped(array: DeviceArray) -> Any:
     return cuda.from_cuda_array_interface(shown, array.owner, sync=False)
 
 
-def upload(array: NDArray[Any], stream: Stream, allocate: Any = empty) -> DeviceArray:
-    """Copy a C-contiguous array to the current device; the caller's may change as soon as this returns."""
-    copy: DeviceArray = allocate(array.shape, array.dtype)
-    if SIMULATED:
-        argument(copy)[...] = array.reshape(-1)
-    elif array.size:
-        _wrapped(copy).copy_to_device(array, stream=_queue(stream))
-    return copy
+class Library(NamedTuple):
+    """Whose arrays a call works with: the stream that queues its work, and what allocates more of its arrays."""
+
+    stream: Stream
+    allocate: Callable[[tuple[int, ...], DTypeLike], DeviceArray]
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Make the device of the stream the current one of this thread, as all that follows here wants it."""
+        device: AbstractContextManager[Any] = cuda.gpus[self.stream.device]
+        return device
+
+    def upload(self, array: NDArray[Any]) -> DeviceArray:
+        """Copy an array to the device; the caller's may change as soon as this returns."""
+        copy = self.allocate(array.shape, array.dtype)
+        if array.size:
+            _wrapped(copy).copy_to_device(np.ascontiguousarray(array), stream=_queue(self.stream))
+        return copy
+
+    def download(self, array: DeviceArray) -> NDArray[Any]:
+        """Copy a C-contiguous array to the host, after what the stream was asked before, and wait for it."""
+        if not array.size:
+            return np.empty(array.shape, array.dtype)
+        host: NDArray[Any] = _wrapped(array).copy_to_host(stream=_queue(self.stream))
+        self.synchronize()
+        return host
+
+    def synchronize(self) -> None:
+        """Wait until the stream has done what was asked of it."""
+        (_queue(self.stream) or cuda.default_stream()).synchronize()
 
 
-def download(array: DeviceArray, stream: Stream) -> NDArray[Any]:
-    """Copy a C-contiguous device array to the host, after what its stream was asked before, and wait for it."""
-    if SIMULATED or not array.size:
-        return np.array(argument(array) if array.size else np.empty(0, array.dtype)).reshape(array.shape)
-    host: NDArray[Any] = _wrapped(array).copy_to_host(stream=_queue(stream))
-    synchronize(stream)
-    return host
+def numba_library(device: int | None = None) -> Library:
+    """Return numba itself, on the default stream of a device; None: of the current one."""
+    return Library(Stream(current_device() if device is None else device), empty)
 
 
 # --- kernels
@@ -220,15 +163,6 @@ def helper(function: F) -> F:
     if not COMPILES:
         return function
     return cuda.jit(device=True, forceinline=True)(function)  # type: ignore[no-any-return]
-
-
-if COMPILES:
-    from numba.cuda.np.numpy_support import carray
-else:
-
-    def carray(address: Any, shape: Any) -> Any:  # noqa: ARG001 - simulated addresses are arrays
-        """Return what is at an address."""
-        return address
 
 
 @helper
@@ -248,9 +182,29 @@ def pointer(dtype: DTypeLike) -> Any:
     return types.CPointer(element(dtype))
 
 
-def record(kind: Any, **fields: Any) -> Any:
-    """Return the type of a NamedTuple argument."""
-    return types.NamedTuple([fields[name] for name in kind._fields], kind)
+_NUMBERS = {int: types.int64, bool: types.int64, float: types.float64}
+
+
+def record(kind: Any, **others: Any) -> Any:
+    """Return the type of a NamedTuple: its numbers as annotated, its arrays by their dtypes, else a type as it is."""
+    named = {name: each if isinstance(each, types.Type) else pointer(each) for name, each in others.items()}
+    fields = (named.get(name) or _NUMBERS[hint] for name, hint in kind.__annotations__.items())
+    return types.NamedTuple(list(fields), kind)
+
+
+def address_of(array: DeviceArray) -> Any:
+    """Return what a kernel takes for an array."""
+    return array.address
+
+
+def addresses(value: Any) -> Any:
+    """Return a value as a kernel takes it: arrays are addresses. A record that has arrays begins with one."""
+    if isinstance(value, DeviceArray):
+        return address_of(value)
+    if isinstance(value, tuple) and isinstance(value[0], DeviceArray):
+        kind: Any = type(value)
+        return kind._make(address_of(each) if isinstance(each, DeviceArray) else each for each in value)
+    return value
 
 
 class Kernel:
@@ -265,20 +219,21 @@ class Kernel:
     def on(self, device: int) -> Any:
         """Return the kernel as compiled for a device, which is the current one."""
         if device not in self._compiled:
-            options = {} if SIMULATED else {"launch_bounds": self.threads}
-            self._compiled[device] = cuda.jit(self.signature, **options)(self.function)
+            self._compiled[device] = cuda.jit(self.signature, launch_bounds=self.threads)(self.function)
         return self._compiled[device]
 
-    def launch(self, grid: int | tuple[int, int], stream: Stream, *arguments: Any, shared_bytes: int = 0) -> None:
+    def launch(self, num_blocks: int, stream: Stream, *arguments: Any, shared_bytes: int = 0) -> None:
         """Enqueue the kernel on a stream of the current device; `shared_bytes` are those of arrays of size 0."""
-        if SIMULATED:  # its launchers are one object, with the configuration last asked for
-            self.on(stream.device)[grid, self.threads, 0, shared_bytes](*arguments)
-        else:
-            _launcher(self, grid, stream, shared_bytes)(*arguments)
+        if num_blocks:
+            _launcher(self, num_blocks, stream, shared_bytes)(*map(addresses, arguments))
+
+    def launch_each(self, number: int, stream: Stream, *arguments: Any, shared_bytes: int = 0) -> None:
+        """Enqueue the kernel with a thread for each of some elements."""
+        self.launch(-(-number // self.threads), stream, *arguments, shared_bytes=shared_bytes)
 
 
 @functools.lru_cache(maxsize=512)
-def _launcher(kernel: Kernel, grid: int | tuple[int, int], stream: Stream, shared_bytes: int) -> Any:
+def _launcher(kernel: Kernel, num_blocks: int, stream: Stream, shared_bytes: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba finds grids below 128 blocks too small: 32 samples are 32 blocks
-        return kernel.on(stream.device)[grid, kernel.threads, _queue(stream), shared_bytes]
+        return kernel.on(stream.device)[num_blocks, kernel.threads, _queue(stream), shared_bytes]

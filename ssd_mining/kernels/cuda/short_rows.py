@@ -1,15 +1,14 @@
-"""The kernel of the CUDA twin: one block of threads per sample, which reads it once and keeps it in registers.
+"""Rows that fit into the registers of a block: one block per sample reads it once, and keeps the keys of its ranks.
 
-Ranks become *keys*, unsigned integers of the same order: NaN above all, -0.0 and 0.0 the same. What is no negative
-has a key below that of -inf, which says why. Three stages. *Load*: every thread makes the keys of its anchors, up to
-ten at once and with no branch, so that their loads are under way together, and counts their first digits; two bins of
-that histogram say how many are ignored and positive. *Select*: the digit of the easiest kept negative is looked up,
-then the next one among the keys that share it, until a bin is kept whole; where ties are cut, it is asked which key
-of the threads has the last one, and then which thread. *Keep*: the kept keys are summed. No stage sorts, and none
-takes more than eight passes over registers.
+Three stages. *Load*: every thread makes the keys of its anchors, up to ten at once and with no branch, so that their
+loads are under way together, and counts their first digits; two bins of that histogram say how many are ignored and
+positive. *Select*, a radix select: the digit of the easiest kept negative is looked up, then the next one among the
+keys that share it, until a bin is kept whole; where ties are cut, it is asked which key of the threads has the last
+one, and then which thread. *Keep*: the kept keys are summed. No stage sorts, and none takes more than eight passes
+over registers.
 
-Integers alone are added atomically; sums are float64, over lanes and then over 32 chains of them, in one order. What
-a thread does not hold in registers is mined by `cuda_long`.
+Integers alone are added atomically; sums are float64, over lanes and then over 32 chains of them, in one order. Rows
+that are longer are mined by `long_rows`.
 """
 
 import functools
@@ -18,40 +17,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssd_mining.kernels import rules
-from ssd_mining.kernels.cuda import runtime as _cuda
+from ssd_mining.kernels import records, rules
 from ssd_mining.kernels.cuda.digits import (
-    BAD,
     DIGIT_BITS,
-    IGNORED,
     MOST,
-    NAN,
     NUM_BINS,
     NUM_SHARED,
-    POSITIVE,
     SEGMENTS,
-    THREADS,
+    WITH_BAD,
+    WITH_NAN,
     bin_of,
     clear,
     codec,
     find,
 )
-from ssd_mining.kernels.cuda.runtime import cuda
-from ssd_mining.kernels.records import (
-    DONE,
-    NEGATIVE_SUM,
-    NUM_BAD,
-    NUM_KEPT,
-    NUM_NAN,
-    NUM_NEG,
-    NUM_POS,
-    POSITIVE_SUM,
-    THRESHOLD,
-    Mined,
-    Rule,
-)
+from ssd_mining.kernels.cuda.runtime import THREADS, DeviceArray, Kernel, Stream, cuda, element, helper, record, types
+from ssd_mining.kernels.records import IGNORED, POSITIVE, Rule
 
-CHAINS = 4 if _cuda.SIMULATED else 32
+CHAINS = min(32, THREADS // 4)
 
 # Keys that a thread holds in its registers, by the bytes of a rank.
 MAX_KEYS = {4: 32, 8: 16}
@@ -64,23 +47,33 @@ RAGGED_GROUP = 4
 # No anchor of a row comes after this one.
 LAST = 2**31 - 1
 
-_quota: Any = _cuda.helper(rules.quota)
+quota: Any = helper(rules.quota)
+is_negative, is_positive, is_bad = helper(rules.is_negative), helper(rules.is_positive), helper(rules.is_bad)
 
 
-class Input(NamedTuple):
-    """What a kernel reads: addresses, and a few numbers."""
+class DeviceRows(NamedTuple):
+    """`Rows` on a device, as kernels take them."""
 
-    loss: Any
-    rank: Any
-    labels: Any
-    quotas: Any
-    offsets: Any
-    codes: Any  # background, ignored, highest legal label
+    loss: DeviceArray
+    rank: DeviceArray
+    labels: DeviceArray
+    quotas: DeviceArray
+    offsets: DeviceArray
+    codes: tuple[int, int, int]
     num_anchors: int  # of every sample; -1: offsets tell
     is_explicit: int  # 1: quotas tell how many are kept
 
 
-@_cuda.helper
+class DeviceMined(NamedTuple):
+    """`Mined` on a device."""
+
+    counts: DeviceArray
+    sums: DeviceArray
+    pos_mask: DeviceArray
+    hard_negative_mask: DeviceArray
+
+
+@helper
 def span(rows, sample):
     """Say where a sample begins, and how many anchors it has."""
     if rows.num_anchors >= 0:
@@ -88,8 +81,8 @@ def span(rows, sample):
     return rows.offsets[sample], rows.offsets[sample + 1] - rows.offsets[sample]
 
 
-@_cuda.helper
-def totals(lanes, shared_sums):
+@helper
+def totals(lanes, sums):
     """Add up two numbers of every thread, in an order that is always the same."""
     thread = cuda.threadIdx.x
     cuda.syncthreads()
@@ -104,7 +97,7 @@ def totals(lanes, shared_sums):
         chain = np.float64(0.0)
         for i in range(CHAINS):
             chain += lanes[thread, i]
-        shared_sums[thread] = chain
+        sums[thread] = chain
     cuda.syncthreads()
 
 
@@ -112,27 +105,23 @@ def totals(lanes, shared_sums):
 def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..., Any]:
     """Return the first stage: keys, first digits and flaws of the anchors of a thread; the sum of its positives.
 
-    The first `whole` keys of every thread are known to have an anchor.
+    It makes the keys `first` to `stop` of every thread; the first `whole` of them are known to have an anchor.
     """
-    unsigned, bits, _, encode, _ = codec(dtype)
+    unsigned, encode, shift = codec(dtype).unsigned, codec(dtype).encode, codec(dtype).bits - DIGIT_BITS
     ignored_key, positive_key, zero = unsigned(IGNORED), unsigned(POSITIVE), dtype.type(0.0)
-    shift = bits - DIGIT_BITS
 
-    @_cuda.helper
-    def load(rows, omit_nan, place, keys, histogram, shared):
-        start, size, (first, last) = place  # of the anchors of this block; which keys of every thread
-        background, ignored, highest = rows.codes
+    @helper
+    def load(rows, omit_nan, start, size, first, stop, keys, histogram, shared):
         positive_sum, flaws = np.float64(0.0), np.uint32(0)
-        for j in range(last - 1, first - 1, -1):  # backwards: the last one alone has to know the size
+        for j in range(stop - 1, first - 1, -1):  # backwards: the last one alone has to know the size
             anchor = np.int32(cuda.threadIdx.x + j * THREADS)
             inside = (anchor < size) | (j < whole)
             index = start + cuda.selp(j < whole, anchor, np.int32(min(anchor, np.int32(size - 1))))
             label, loss = rows.labels[index], rows.loss[index]
             rank = rows.rank[index] if ranked else loss
-            positive = (label != background) & (label != ignored) & inside
-            negative = (label == background) & inside
+            positive, negative = is_positive(label, rows.codes) & inside, is_negative(label, rows.codes) & inside
             nan = ((loss != loss) | (rank != rank)) & (positive | negative)
-            bad = positive & (label > highest)
+            bad = positive & is_bad(label, rows.codes)
             flaws = np.uint32(flaws + np.uint32(cuda.selp(nan, 1, 0)) + np.uint32(cuda.selp(bad, 1 << 16, 0)))
             competes = cuda.selp(nan, omit_nan, 0) == 0
             positive_sum += cuda.selp(positive & competes, loss, zero)
@@ -141,14 +130,14 @@ def loader(dtype: np.dtype[Any], *, ranked: bool, whole: int = 0) -> Callable[..
             keys[j] = key
             cuda.atomic.add(histogram, cuda.selp(key > positive_key, unsigned(bin_of(key >> shift)), key), 1)
         if flaws != 0:
-            cuda.atomic.add(shared, NAN, flaws & 0xFFFF)
-            cuda.atomic.add(shared, BAD, flaws >> 16)
+            cuda.atomic.add(shared, WITH_NAN, flaws & 0xFFFF)
+            cuda.atomic.add(shared, WITH_BAD, flaws >> 16)
         return positive_sum
 
     return load
 
 
-@_cuda.helper
+@helper
 def least(keys, shift, prefix, easiest):
     """Find the least of the keys that begin with some digits."""
     for j in range(keys.shape[0]):
@@ -157,31 +146,31 @@ def least(keys, shift, prefix, easiest):
     cuda.syncthreads()
 
 
-@_cuda.helper
+@helper
 def last_tie(keys, histogram, segments, shared, easiest, wanted):
-    """Say which anchor is the last of so many ties at the easiest key: the lower index wins."""
+    """Say which anchor is the `wanted`-th of the ties at the easiest key: the lower index wins."""
     clear(histogram)
     tied = easiest[0]
     for j in range(keys.shape[0]):
         if keys[j] == tied:
             cuda.atomic.add(histogram, bin_of(MOST - j), 1)
-    behind, above, _ = find(histogram, segments, shared, wanted)
+    from_last, above, _ = find(histogram, segments, shared, wanted)
     clear(histogram)
-    last, is_tied = MOST - behind, False
+    last, is_tied = MOST - from_last, False
     for j in range(keys.shape[0]):
         is_tied |= (keys[j] == tied) & (j == last)
     if is_tied:
         cuda.atomic.add(histogram, bin_of(MOST - cuda.threadIdx.x), 1)
-    behind, _, _ = find(histogram, segments, shared, wanted - above)
-    return last * THREADS + MOST - behind
+    from_last, _, _ = find(histogram, segments, shared, wanted - above)
+    return last * THREADS + MOST - from_last
 
 
 @functools.cache
 def selector(dtype: np.dtype[Any]) -> Callable[..., Any]:
     """Return the second stage: the key of the easiest kept negative, and the last anchor whose tie is kept."""
-    unsigned, bits, highest, _, _ = codec(dtype)
+    unsigned, bits, highest = codec(dtype).unsigned, codec(dtype).bits, codec(dtype).highest
 
-    @_cuda.helper
+    @helper
     def select(keys, histogram, segments, shared, easiest, wanted):
         thread, prefix, shift = cuda.threadIdx.x, unsigned(0), bits
         if wanted == 0:
@@ -218,9 +207,8 @@ def keeper(dtype: np.dtype[Any], *, ranked: bool, masked: bool, whole: int = 0) 
     """Return the third stage: the sum of the kept negatives of a thread, and the masks of its anchors."""
     decode = codec(dtype).decode
 
-    @_cuda.helper
-    def sum_kept(rows, mined, keys, place, easiest):
-        (start, size), (threshold, cut) = place, easiest
+    @helper
+    def sum_kept(rows, mined, keys, start, size, threshold, cut):
         negative_sum = np.float64(0.0)
         for j in range(keys.shape[0]):
             anchor, key = np.int32(cuda.threadIdx.x + j * THREADS), keys[j]
@@ -237,11 +225,11 @@ def keeper(dtype: np.dtype[Any], *, ranked: bool, masked: bool, whole: int = 0) 
 
 
 def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, masked: bool) -> Callable[..., None]:
-    """Return the kernel for so many keys per thread, as Python; a sample that has more anchors is left alone.
+    """Return the kernel for `num_keys` keys per thread, as Python; a sample that has more anchors is left alone.
 
     If `dense`, no sample could do with a key less per thread.
     """
-    unsigned, _, _, _, decode = codec(dtype)
+    unsigned, decode = codec(dtype).unsigned, codec(dtype).decode
     whole, group = (num_keys - 1, GROUP[dtype.itemsize]) if dense else (0, RAGGED_GROUP)
     load, select = loader(dtype, ranked=ranked, whole=whole), selector(dtype)
     sum_kept = keeper(dtype, ranked=ranked, masked=masked, whole=whole)
@@ -264,76 +252,72 @@ def build(dtype: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, mas
         clear(histogram)
         lanes[0, thread] = 0.0
         if size > 0:
-            for last in range(num_keys, 0, -group):
-                place = start, size, (max(last - group, 0), last)
-                lanes[0, thread] += load(rows, rule.omit_nan, place, keys, histogram, shared)
+            for stop in range(num_keys, 0, -group):
+                first = max(stop - group, 0)
+                lanes[0, thread] += load(rows, rule.omit_nan, start, size, first, stop, keys, histogram, shared)
                 cuda.syncthreads()
         else:
             histogram[IGNORED] = num_keys * THREADS
             cuda.syncthreads()
         num_ignored, num_pos = histogram[IGNORED], histogram[POSITIVE]
         num_neg = num_keys * THREADS - num_ignored - num_pos
-        num_kept = np.int32(keep(rows, rule, mined, (num_pos, num_neg), shared))
+        num_kept = np.int32(keep(rows, rule, mined, num_pos, num_neg, shared))
         threshold, cut = select(keys, histogram, segments, shared, easiest, num_kept)
         start, size = span(rows, sample)
-        lanes[1, thread] = sum_kept(rows, mined, keys, (start, np.int32(size)), (threshold, cut))
+        lanes[1, thread] = sum_kept(rows, mined, keys, start, np.int32(size), threshold, cut)
         totals(lanes, sums)
         if thread == 0:
-            finish(mined, sample, (sums[0], sums[1], decode(threshold)))
+            finish(mined, sample, sums[0], sums[1], decode(threshold))
 
     return mine_rows
 
 
-@_cuda.helper
-def keep(rows, rule, mined, numbers, shared):
+@helper
+def keep(rows, rule, mined, num_pos, num_neg, shared):
     """Say how many negatives of the sample of this block are kept; write all counts."""
     sample, num_samples = cuda.blockIdx.x, cuda.gridDim.x
-    num_pos, num_neg = np.int64(numbers[0]), np.int64(numbers[1])
+    num_pos, num_neg = np.int64(num_pos), np.int64(num_neg)
     explicit = rows.quotas[sample] if rows.is_explicit else -1
-    num_kept = _quota(num_pos, num_neg, explicit, rule)
+    num_kept = quota(num_pos, num_neg, explicit, rule)
     if cuda.threadIdx.x == 0:
-        mined.counts[NUM_POS * num_samples + sample] = num_pos
-        mined.counts[NUM_NEG * num_samples + sample] = num_neg
-        mined.counts[NUM_KEPT * num_samples + sample] = num_kept
-        mined.counts[NUM_NAN * num_samples + sample] = shared[NAN]
-        mined.counts[NUM_BAD * num_samples + sample] = shared[BAD]
+        mined.counts[records.NUM_POS * num_samples + sample] = num_pos
+        mined.counts[records.NUM_NEG * num_samples + sample] = num_neg
+        mined.counts[records.NUM_KEPT * num_samples + sample] = num_kept
+        mined.counts[records.NUM_NAN * num_samples + sample] = shared[WITH_NAN]
+        mined.counts[records.NUM_BAD * num_samples + sample] = shared[WITH_BAD]
     return num_kept
 
 
-@_cuda.helper
-def finish(mined, sample, sums):
+@helper
+def finish(mined, sample, positive_sum, negative_sum, threshold):
     """Write the sums of a sample; that it is done, last."""
     num_samples = cuda.gridDim.x
-    mined.sums[POSITIVE_SUM * num_samples + sample] = sums[0]
-    mined.sums[NEGATIVE_SUM * num_samples + sample] = sums[1]
-    mined.sums[THRESHOLD * num_samples + sample] = sums[2]
-    mined.counts[DONE * num_samples + sample] = 1
+    mined.sums[records.POSITIVE_SUM * num_samples + sample] = positive_sum
+    mined.sums[records.NEGATIVE_SUM * num_samples + sample] = negative_sum
+    mined.sums[records.THRESHOLD * num_samples + sample] = threshold
+    mined.counts[records.DONE * num_samples + sample] = 1
 
 
 def signature(dtype: np.dtype[Any], labels: np.dtype[Any]) -> tuple[Any, Any, Any]:
     """Return the types of what the kernels take: rows, rule, mined."""
-    integer, label = _cuda.types.int64, _cuda.element(labels)
-    rows = _cuda.record(
-        Input,
-        loss=_cuda.pointer(dtype),
-        rank=_cuda.pointer(dtype),
-        labels=_cuda.pointer(labels),
-        quotas=_cuda.pointer(np.int64),
-        offsets=_cuda.pointer(np.int64),
-        codes=_cuda.types.UniTuple(label, 3),
-        num_anchors=integer,
-        is_explicit=integer,
-    )
-    rule = _cuda.record(Rule, **dict.fromkeys(Rule._fields, integer) | {"ratio": _cuda.types.float64})
-    mask = _cuda.pointer(np.bool_)
-    counts, sums = _cuda.pointer(np.int64), _cuda.pointer(np.float64)
-    return rows, rule, _cuda.record(Mined, counts=counts, sums=sums, pos_mask=mask, hard_negative_mask=mask)
+    codes = types.UniTuple(element(labels), 3)
+    arrays = {"loss": dtype, "rank": dtype, "labels": labels, "quotas": np.int64, "offsets": np.int64}
+    mined = record(DeviceMined, counts=np.int64, sums=np.float64, pos_mask=np.bool_, hard_negative_mask=np.bool_)
+    return record(DeviceRows, **arrays, codes=codes), record(Rule), mined
 
 
 @functools.cache
 def kernel(
     dtype: np.dtype[Any], labels: np.dtype[Any], num_keys: int, *, dense: bool, ranked: bool, masked: bool
-) -> _cuda.Kernel:
+) -> Kernel:
     """Return the kernel of one block per sample."""
     function = build(dtype, num_keys, dense=dense, ranked=ranked, masked=masked)
-    return _cuda.Kernel(function, *signature(dtype, labels))
+    return Kernel(function, *signature(dtype, labels))
+
+
+def enqueue_short(rows: DeviceRows, rule: Rule, mined: DeviceMined, stream: Stream, *, longest: int) -> None:
+    """Enqueue the mining of the rows of at most `longest` anchors."""
+    num_keys, dense = max(1, -(-longest // THREADS)), rows.num_anchors >= 0
+    ranked, masked = rows.rank.size > 0, mined.pos_mask.size > 0
+    ours = kernel(rows.loss.dtype, rows.labels.dtype, num_keys, dense=dense, ranked=ranked, masked=masked)
+    ours.launch(mined.counts.shape[1], stream, rows, rule, mined)

@@ -1,4 +1,4 @@
-"""The CUDA twin of the losses from logits: one thread per anchor, which reads from memory that its block shares.
+"""The losses from logits: one thread per anchor, which reads from memory that its block shares.
 
 The threads of a block copy the logits of their anchors side by side, so that each is read once and whole cache lines
 at a time; then each thread walks its own row. Rows are an odd number of elements apart: a warp reads from 32 banks.
@@ -6,57 +6,34 @@ at a time; then each thread walks its own row. Rows are an odd number of element
 A softmax takes the largest logit of an anchor as its origin and leaves that class out of the sum:
 ``rest = log1p(sum of exp(x_c - top))`` over all others is what the largest class costs, and ``rest + (top - x_c)``
 what any class costs. Nothing overflows, nothing cancels: a loss of 1e-11 keeps its digits.
+
+A *tile* is an array in shared memory: the logits of a block, then its scores. Places in it are unsigned, which need
+no test for being negative.
 """
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from ssd_mining.kernels.cuda import runtime as _cuda
-from ssd_mining.kernels.cuda.gradients import (
-    THREADS,
-    Anchors,
-    AnyRule,
-    Pointer,
-    anchors_of,
-    compute,
-    sigmoid_gradients,
-    softmax_gradients,
-    types_of,
-)
-from ssd_mining.kernels.cuda.runtime import DeviceArray, Kernel, Stream, cuda, types
-from ssd_mining.kernels.records import Computed, LogitRows, SigmoidRule, SoftmaxRule
+from ssd_mining.kernels import loss_rules
+from ssd_mining.kernels.cuda.logit_gradients import THREADS, Anchors, anchors_type
+from ssd_mining.kernels.cuda.runtime import DeviceArray, Kernel, Stream, cuda, helper, pointer, record, types
+from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
-__all__ = ["sigmoid_gradients", "sigmoid_losses", "softmax_gradients", "softmax_losses"]
-
-Tile = Any  # an array in shared memory: the logits of a block, then its scores
-Float = Any  # of the type of the tile
-Index = Any  # unsigned: it needs no test for being negative
+rounded_off, binary_cost = helper(loss_rules.rounded_off), helper(loss_rules.binary_cost)
+target_missed = helper(loss_rules.target_missed)
 
 WARP = 32
 SHARED_BYTES = 48 * 1024  # what every device has for a block
 
 
-def softmax_losses(rows: LogitRows, rule: SoftmaxRule, losses: Computed, num_workers: int) -> None:  # noqa: ARG001
-    """Compute the losses of every sample of `rows`."""
-    compute(enqueue_losses, rows, (rule,), losses)
-    are_classes = (rows.labels >= 0) & (rows.labels < rows.logits.shape[2])
-    losses.done[~are_classes.all(axis=1)] = -1
-
-
-sigmoid_losses = softmax_losses
-
-
-def enqueue_losses(rows: Any, rule: AnyRule, losses: DeviceArray, stream: Stream) -> None:
-    """Write the losses of `rows` of device arrays, on a stream of the current device."""
-    threads, shared_bytes = block(rows.logits.shape[-1], rows.logits.dtype, is_scored=rows.scores.size > 0)
-    kind: Any = type(rule)
-    kernel = _kernel(kind, rows.logits.dtype, threads)
-    if rows.labels.size:
-        arguments = anchors_of(rows), rule, _cuda.argument(losses)
-        kernel.launch(-(-rows.labels.size // threads), stream, *arguments, shared_bytes=shared_bytes)
+def enqueue_losses(anchors: Anchors, rule: SoftmaxRule | SigmoidRule, losses: DeviceArray, stream: Stream) -> None:
+    """Write the losses of the anchors, (N,)."""
+    threads, shared_bytes = block(anchors.num_classes, losses.dtype, is_scored=bool(anchors.is_scored))
+    kernel = _kernel(cast("Any", type(rule)), losses.dtype, threads)
+    kernel.launch_each(anchors.num_anchors, stream, anchors, rule, losses, shared_bytes=shared_bytes)
 
 
 def block(num_classes: int, dtype: np.dtype[Any], *, is_scored: bool) -> tuple[int, int]:
@@ -73,26 +50,24 @@ def block(num_classes: int, dtype: np.dtype[Any], *, is_scored: bool) -> tuple[i
 
 def enqueue_negation(values: DeviceArray, stream: Stream) -> None:
     """Negate an array where it is."""
-    if values.size:
-        kernel = _negation(values.dtype)
-        kernel.launch(-(-values.size // kernel.threads), stream, _cuda.argument(values), values.size)
+    _negation(values.dtype).launch_each(values.size, stream, values, values.size)
 
 
 @functools.cache
 def _negation(dtype: np.dtype[Any]) -> Kernel:
-    def negate(values: Pointer, size: int) -> None:
+    def negate(values, size):
         i = cuda.grid(1)
         if i < size:
             values[i] = -values[i]
 
-    return Kernel(negate, _cuda.pointer(dtype), types.int64, threads=THREADS)
+    return Kernel(negate, pointer(dtype), types.int64, threads=THREADS)
 
 
 @functools.cache
 def _kernel(kind: Any, dtype: np.dtype[Any], threads: int) -> Kernel:
     loss = _softmax_loss if kind is SoftmaxRule else _sigmoid_loss
 
-    def compute_losses(anchors: Anchors, rule: Any, losses: Pointer) -> None:
+    def compute_losses(anchors, rule, losses):
         tile = cuda.shared.array(0, dtype)
         _stage(anchors, anchors.logits, tile, 0)
         if anchors.is_scored:
@@ -108,17 +83,17 @@ def _kernel(kind: Any, dtype: np.dtype[Any], threads: int) -> Kernel:
             else:
                 losses[anchor] = loss(anchors, rule, label, tile)
 
-    return Kernel(compute_losses, *types_of(kind, dtype), _cuda.pointer(dtype), threads=threads)
+    return Kernel(compute_losses, anchors_type(dtype), record(kind), pointer(dtype), threads=threads)
 
 
-@_cuda.helper
-def _size(anchors: Anchors) -> Index:
+@helper
+def _size(anchors):
     """Return how many elements of a tile hold the logits."""
     return cuda.blockDim.x * (anchors.num_classes | 1)
 
 
-@_cuda.helper
-def _stage(anchors: Anchors, source: Pointer, tile: Tile, place: int) -> None:
+@helper
+def _stage(anchors, source, tile, place):
     """Copy the part (n, C) of `source` that belongs to the anchors of this block, side by side, to `place`."""
     num_classes, gap = anchors.num_classes, (anchors.num_classes | 1) - anchors.num_classes
     first = np.int64(cuda.blockIdx.x) * cuda.blockDim.x
@@ -133,15 +108,15 @@ def _stage(anchors: Anchors, source: Pointer, tile: Tile, place: int) -> None:
             c, at = c - num_classes, at + gap
 
 
-@_cuda.helper
-def _softmax_loss(anchors: Anchors, rule: SoftmaxRule, label: int, tile: Tile) -> Float:
+@helper
+def _softmax_loss(anchors, rule, label, tile):
     real, num_classes = tile.dtype.type, np.uint64(anchors.num_classes)
     begin = np.uint64(cuda.threadIdx.x * (anchors.num_classes | 1))
     end, scores = begin + num_classes, np.uint64(_size(anchors))
     top = _top(tile, begin, end, end)
     rest = _rest(tile, begin, end, top)
-    if rule.besides >= 0:
-        return _cost(rest, top, _top(tile, begin, end, begin + np.uint64(rule.besides)))
+    if rule.excluded >= 0:
+        return _cost(rest, top, _top(tile, begin, end, begin + np.uint64(rule.excluded)))
     zero, one, most = real(0), real(1), real(rule.most)
     keep, spread = real(1.0 - rule.smoothing), real(rule.smoothing / anchors.num_classes)
     own, total, lost = begin + np.uint64(label), zero, zero
@@ -153,22 +128,23 @@ def _softmax_loss(anchors: Anchors, rule: SoftmaxRule, label: int, tile: Tile) -
         share = anchors.weights[i - begin] * (keep * target + spread)
         if share != zero:
             cost = _cost(rest, top, tile[i])
-            total, lost = _add(total, lost, share * (most if cost > most else cost))
+            more = share * (most if cost > most else cost)
+            total, lost = total + more, lost + rounded_off(total, more)
     return _sum(total, lost)
 
 
-@_cuda.helper
-def _top(tile: Tile, begin: Index, end: Index, besides: Index) -> Float:
+@helper
+def _top(tile, begin, end, excluded):
     """Find the largest logit of one anchor among all classes but one, NaN above all."""
     top = tile.dtype.type(-np.inf)
     for i in range(begin, end):
         x = tile[i]
-        top = x if i != besides and (x > top or math.isnan(x)) else top
+        top = x if i != excluded and (x > top or math.isnan(x)) else top
     return top
 
 
-@_cuda.helper
-def _rest(tile: Tile, begin: Index, end: Index, top: Float) -> Float:
+@helper
+def _rest(tile, begin, end, top):
     """Compute what the largest class costs: NaN where a logit is NaN or +inf, or all are -inf."""
     real = tile.dtype.type
     zero, one = real(0), real(1)
@@ -176,12 +152,13 @@ def _rest(tile: Tile, begin: Index, end: Index, top: Float) -> Float:
     for i in range(begin, end):
         x = tile[i]
         equal += one if x == top else zero
-        total, lost = _add(total, lost, zero if x == top else _exp_of_difference(x, top))
+        more = zero if x == top else _exp_of_difference(x, top)
+        total, lost = total + more, lost + rounded_off(total, more)
     return real(math.log1p(_sum(total, lost) + equal)) + (top - top)
 
 
-@_cuda.helper
-def _exp_of_difference(x: Float, top: Float) -> Float:
+@helper
+def _exp_of_difference(x, top):
     """Compute ``exp(x - top)``; an exponential would multiply what rounding takes from the difference."""
     difference = x - top
     part = difference - x
@@ -190,60 +167,50 @@ def _exp_of_difference(x: Float, top: Float) -> Float:
     return value + value * lost if value > 0 else value
 
 
-@_cuda.helper
-def _cost(rest: Float, top: Float, x: Float) -> Float:
+@helper
+def _cost(rest, top, x):
     """Compute what a class costs, rounded once."""
     return type(x)(rest + (np.float64(top) - x))
 
 
-@_cuda.helper
-def _add(total: Float, lost: Float, more: Float) -> tuple[Float, Float]:
-    """Add to a sum, and keep what rounding takes from it: over 91 classes that would be half a digit."""
-    larger = total + more
-    return larger, lost + (more - (larger - total))
-
-
-@_cuda.helper
-def _sum(total: Float, lost: Float) -> Float:
-    """Return a sum with what rounding took from it, of which inf knows nothing."""
+@helper
+def _sum(total, lost):
+    """Return a sum with what rounding took from it, which is NaN where the sum is inf."""
     return total if math.isnan(lost) else total + lost
 
 
-@_cuda.helper
-def _sigmoid_loss(anchors: Anchors, rule: SigmoidRule, label: int, tile: Tile) -> Float:
+@helper
+def _sigmoid_loss(anchors, rule, label, tile):
     real, num_classes = tile.dtype.type, np.uint64(anchors.num_classes)
     begin = np.uint64(cuda.threadIdx.x * (anchors.num_classes | 1))
     end, scores = begin + num_classes, np.uint64(_size(anchors))
     zero, one = real(0), real(1)
-    if rule.besides >= 0:
-        return _binary(_top(tile, begin, end, begin + np.uint64(rule.besides)), one)
+    if rule.excluded >= 0:
+        return _binary(_top(tile, begin, end, begin + np.uint64(rule.excluded)), one)
     positive, negative, gamma = real(rule.positive), real(rule.negative), real(rule.gamma)
     own, total, lost = begin + np.uint64(label), zero, zero
     for i in range(begin, end):
         x, t = tile[i], tile[scores + i] if anchors.is_scored else (one if i == own else zero)
         share = anchors.weights[i - begin] * (positive * t + negative * (one - t))
         if share != zero:
-            total, lost = _add(total, lost, share * _focus(x, t, gamma) * _binary(x, t))
+            more = share * _focus(x, t, gamma) * _binary(x, t)
+            total, lost = total + more, lost + rounded_off(total, more)
     return _sum(total, lost)
 
 
-@_cuda.helper
-def _binary(x: Float, t: Float) -> Float:
+@helper
+def _binary(x, t):
     """Compute the binary cross-entropy of one class."""
     real = type(x)
     size, wrong = abs(x), real(1) - t if x > 0 else t  # how far the target is on the other side
-    cost = real(math.log1p(real(math.exp(-size))))
-    return cost + size * wrong if wrong != 0 else cost
+    return binary_cost(real(math.log1p(real(math.exp(-size)))), size, wrong)
 
 
-@_cuda.helper
-def _focus(x: Float, t: Float, gamma: Float) -> Float:
+@helper
+def _focus(x, t, gamma):
     """Compute ``(1 - p_t) ** gamma`` of one class, where p_t is the probability that the target has."""
     real = type(x)
-    one, tail = real(1), real(math.exp(-abs(x)))
     if gamma == 0:
-        return one
-    likely = one / (one + tail)
-    p, q = (likely, tail * likely) if x > 0 else (tail * likely, likely)
-    missed = p * (one - t) + q * t
+        return real(1)
+    missed = target_missed(x, t, real(math.exp(-abs(x))))
     return missed * missed if gamma == 2 else real(math.pow(missed, gamma))
