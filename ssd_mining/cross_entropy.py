@@ -234,6 +234,7 @@ def _computed(
     if is_on_device(logits, backend):
         from ssd_mining.device import losses as device
 
-        return device.losses(logits, labels, classification, **how._asdict())
+        on_device: NDArray[Any] = device.losses(logits, labels, classification, **how._asdict())
+        return on_device
     checked = check_logits(logits, labels, classification, **how._asdict())
     return losses(checked, call_of(backend, num_threads))

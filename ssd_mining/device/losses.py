@@ -15,7 +15,7 @@ from ssd_mining.device.arrays import Foreign, contiguous, gathered, library_of
 from ssd_mining.device.mining import Arrays, DeviceBatch, Resident, checked, not_yet
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64
 from ssd_mining.inputs.batch import Batch, check_logit_batch
-from ssd_mining.inputs.logits import Logits, check_logits
+from ssd_mining.inputs.logits import Logits, check_logits, weights_of
 from ssd_mining.kernels.cuda.logit_gradients import Anchors, enqueue_gradients
 from ssd_mining.kernels.cuda.logit_losses import enqueue_losses, enqueue_negation
 from ssd_mining.kernels.cuda.pack import NO_MASK, Meaning, enqueue_classes
@@ -36,20 +36,18 @@ class DeviceLogits(NamedTuple):
     def losses(self) -> DeviceArray:
         """Enqueue the losses, (B, A) or (N,)."""
         losses = self.library.allocate(self.labels.shape, self.checked.dtype)
-        enqueue_losses(self.anchors, self.checked.classification.rule, losses, self.library.stream)
+        enqueue_losses(self.anchors, self.checked.rule, losses, self.library.stream)
         return losses
 
     def ranks(self, ranked: Logits) -> DeviceArray:
         """Enqueue what negatives are ranked by instead, (B, A) or (N,), as `ranked` says."""
         background = ranked.background or 0
         every = Meaning(num_legal=0, illegal=background, ignore_index=0, may_ignore=0, has_valid=0)
-        weights = _weights((1.0,) * ranked.num_classes, ranked.dtype, self.library.stream.device)
+        weights = _weights(ranked.classification, self.anchors.num_classes, ranked.dtype, self.library.stream.device)
         anchors = self.anchors._replace(labels=_classes(self.labels, None, every, self.library), weights=weights)
-        ranks, rule = self.library.allocate(self.labels.shape, ranked.dtype), ranked.classification.rule
-        if ranked.ranked == "background":
-            enqueue_losses(anchors, rule, ranks, self.library.stream)
-        else:
-            enqueue_losses(anchors, rule._replace(excluded=background), ranks, self.library.stream)
+        ranks = self.library.allocate(self.labels.shape, ranked.dtype)
+        enqueue_losses(anchors, ranked.rule, ranks, self.library.stream)
+        if ranked.ranked == "foreground_max":
             enqueue_negation(ranks, self.library.stream)
         return ranks
 
@@ -57,7 +55,7 @@ class DeviceLogits(NamedTuple):
         """Enqueue the gradients of anchors with these factors, (N,), in the shape of the logits."""
         gradients = self.library.allocate(self.logits.shape, self.checked.dtype)
         layout = self.logits._replace(array=gradients, strides=contiguous(gradients.shape)).strided(self.class_axis)
-        enqueue_gradients(self.anchors, self.checked.classification.rule, factors, layout, self.library.stream)
+        enqueue_gradients(self.anchors, self.checked.rule, factors, layout, self.library.stream)
         return gradients
 
 
@@ -112,7 +110,7 @@ def mine_checked(given: DeviceBatch, class_axis: int) -> MinedLogits:
         ranked, classes = given.batch.ranks, logits.anchors.labels._replace(dtype=np.dtype(np.uint32))
         ranks = given.ranks if ranked is None else logits.ranks(ranked)
         # What is no class is one more than the highest.
-        codes = np.array([given.batch.mining.background, -1, logits.checked.num_classes], np.int32).view(np.uint32)
+        codes = np.array([given.batch.mining.background, -1, logits.anchors.num_classes], np.int32).view(np.uint32)
         return MinedLogits(logits, given.mine(logits.losses(), ranks, classes, codes, masks=True))
 
 
@@ -123,7 +121,7 @@ def _on_device(checked: Logits, arrays: dict[str, Foreign], class_axis: int, lib
         refuse("logits", "float32 or float64 on a device", f"dtype {logits.dtype}", TypeError)
     if checked.labels.ndim == 3:
         not_yet("labels", "one-hot scores beside logits")
-    num_classes, ignore_index = checked.num_classes, checked.ignore_index
+    num_classes, ignore_index = checked.values.shape[2], checked.ignore_index
     meaning = Meaning(
         num_legal=num_classes + (checked.background == num_classes),
         illegal=num_classes + 1,
@@ -131,12 +129,11 @@ def _on_device(checked: Logits, arrays: dict[str, Foreign], class_axis: int, lib
         may_ignore=int(ignore_index is not None),
         has_valid=int(valid is not None),
     )
-    weights = getattr(checked.classification, "class_weights", None) or (1.0,) * num_classes
     anchors = Anchors(
         logits=logits.packed(library, class_axis),
         labels=_classes(labels, valid, meaning, library),
         scores=nothing(checked.dtype),
-        weights=_weights(weights, checked.dtype, library.stream.device),
+        weights=_weights(checked.classification, num_classes, checked.dtype, library.stream.device),
         num_anchors=labels.array.size,
         num_classes=num_classes,
         is_scored=0,
@@ -152,9 +149,9 @@ def _classes(labels: Foreign, valid: Foreign | None, meaning: Meaning, library: 
 
 
 @functools.lru_cache(maxsize=32)
-def _weights(weights: tuple[float, ...], dtype: np.dtype[Any], device: int) -> DeviceArray:
+def _weights(classification: Classification, num_classes: int, dtype: np.dtype[Any], device: int) -> DeviceArray:
     """Copy class weights to a device, once; wait for it, so that any stream may read them from now on."""
     library = numba_library(device)
-    copy = library.upload(np.array(weights, dtype))
+    copy = library.upload(weights_of(classification, num_classes, dtype))
     library.synchronize()
     return copy

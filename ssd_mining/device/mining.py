@@ -109,7 +109,7 @@ class DeviceBatch:
         resident = Resident(mined, loss if ranks is None else ranks, batch.offsets, library)
         if self._has_bad_values(resident):
             host = self.check({name: array.read(library) for name, array in self.arrays.items()})
-            run.mine(host, run.call_of("cpu", 1), masks=False)
+            run.mine_batch(host, run.call_of("cpu", 1), masks=False)
             msg = "labels: expected labels and losses that nothing changes during the call, got other ones"
             raise ValueError(msg)
         return resident

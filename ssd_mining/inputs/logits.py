@@ -74,7 +74,7 @@ class Logits:
         if not labels.flags.aligned:
             labels = labels.copy()
         labels.flags.writeable = False
-        return LogitRows(values, labels, scores, _weights_of(self.classification, self.values.shape[2], self.dtype))
+        return LogitRows(values, labels, scores, weights_of(self.classification, self.values.shape[2], self.dtype))
 
     def _check_scores(self, scores: NDArray[Any], valid: NDArray[np.bool_] | None, *place: slice) -> None:
         rows = scores.reshape(-1, self.values.shape[2])
@@ -117,7 +117,7 @@ class Logits:
 
 
 @functools.lru_cache(maxsize=32)
-def _weights_of(classification: Classification, num_classes: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def weights_of(classification: Classification, num_classes: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the weights of the classes, (C,)."""
     weights = getattr(classification, "class_weights", None) or (1.0,) * num_classes
     return read_only(np.array(weights, dtype))

@@ -94,7 +94,7 @@ WAYS = {
         lambda: sm.multibox_loss(LOGITS, CLASSES[:2], *BOXES, background=0, with_gradients=True),
         (55, 10, 26),
     ),
-    "LossAnalysis.update": (lambda: ANALYSIS.update(LOSS, CLASSES), (71, 9, 37)),
+    "LossAnalysis.update": (lambda: ANALYSIS.update(LOSS, CLASSES), (72, 9, 39)),
 }
 
 

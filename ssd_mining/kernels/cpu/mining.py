@@ -35,6 +35,7 @@ from ssd_mining.kernels.records import (
     Mined,
     Rows,
     Rule,
+    Scalar,
 )
 
 # Bisection uses the bits of a float64. A float32 is exact in it and leaves the 29 lowest bits 0.
@@ -191,7 +192,7 @@ def _compact(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
 
     The rest of the last block becomes -inf, which no bisection counts.
     """
-    num_compacted = np.int64(0)  # of a plain 0, Numba would compile `whole_blocks` for literals too
+    num_compacted: Scalar = np.int64(0)  # of a plain 0, Numba would compile `whole_blocks` for literals too
     for block in range(negatives.shape[0]):
         lanes.prefetch(rank, rank.shape[0] + block * LANES)  # the next sample: memory is idle here
         word = lanes.above(rank, block * LANES, pivot) & negatives[block]
