@@ -193,13 +193,12 @@ def multibox_loss(
         owners = np.repeat(np.arange(num_samples), mined.counts[NUM_POS])  # their samples
         by = divisor_of(how.loc_normalize, zero_positives, num_samples, num_anchors)
         loc_divisors = loss_divisors(mined.counts, by)
-        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
-            costs, slopes = selected_smooth_l1(*locations, positives, beta)
-            loc_sum = np.bincount(owners, costs, num_samples).astype(np.float64)  # bincount of nothing is int64
-            loc_loss = normalized_loss(loc_sum, loc_divisors)
-            if with_gradients:
-                loc_gradient = np.zeros(locations[0].shape, kernel_dtype(locations[0].dtype))
-                loc_gradient[positives] = loc_weight * loss_shares(loc_divisors, num_samples)[owners, None] * slopes
+        costs, slopes = selected_smooth_l1(*locations, positives, beta)
+        loc_sum = np.bincount(owners, costs, num_samples).astype(np.float64)  # bincount of nothing is int64
+        loc_loss = normalized_loss(loc_sum, loc_divisors)
+        if with_gradients:
+            loc_gradient = np.zeros(locations[0].shape, kernel_dtype(locations[0].dtype))
+            loc_gradient[positives] = loc_weight * loss_shares(loc_divisors, num_samples)[owners, None] * slopes
     if with_gradients:
         logits_gradient = _logits_gradient(batch, mined, loss_shares(divisors, num_samples), class_axis, call)
     columns = sample_columns(mined)

@@ -28,7 +28,7 @@ TESTS = {
     "ssd_mining/kernels/cpu/softmax.py": LOGITS,
     "ssd_mining/kernels/cpu/sigmoid.py": LOGITS,
     "ssd_mining/kernels/cpu/tiles.py": LOGITS,
-    "ssd_mining/kernels/cpu/gradients.py": LOGITS,
+    "ssd_mining/kernels/loss_rules.py": LOGITS,
     "ssd_mining/kernels/cpu/elementary.py": LOGITS,
 }
 SECONDS = 180  # a mutant that loops for ever is a killed one

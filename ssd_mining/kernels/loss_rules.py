@@ -94,8 +94,9 @@ def selected_smooth_l1(
     pred: NDArray[Any], target: NDArray[Any], chosen: tuple[NDArray[np.int64], ...], beta: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute the losses, (K,), and the slopes, d loss / d pred, (K, 4), of K chosen anchors."""
-    off = pred[chosen].astype(np.float64) - target[chosen].astype(np.float64)
-    return smooth_l1_cost(np.abs(off), beta).sum(axis=1), smooth_l1_slope(off, beta)
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
+        off = pred[chosen].astype(np.float64) - target[chosen].astype(np.float64)
+        return smooth_l1_cost(np.abs(off), beta).sum(axis=1), smooth_l1_slope(off, beta)
 
 
 # --- divisors

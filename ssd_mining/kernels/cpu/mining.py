@@ -187,7 +187,7 @@ def whole_blocks(num_values: int) -> int:
 
 
 @helper
-def _compact(rank: Row, negatives: Row, pivot: float, values: Row) -> int:
+def _compact(rank: Row, negatives: Row, pivot: float, values: Row) -> Scalar:
     """Copy the ranks of the negatives above `pivot` to the front of `values`, in anchor order, and count them.
 
     The rest of the last block becomes -inf, which no bisection counts.
