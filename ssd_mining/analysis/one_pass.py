@@ -11,20 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.engine.run import PARALLEL_ANCHORS, Call, blocks, empty_mined, mine_rows
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.inputs.batch import SHORTEST_ROW, Batch
-from ssd_mining.kernels.records import (
-    BINS,
-    KEPT,
-    NAN_BIN,
-    NEGATIVE_SUM,
-    NUM_KEPT,
-    NUM_POS,
-    TABLES,
-    THRESHOLD,
-    Mined,
-    Rows,
-    Rule,
-    Tally,
-)
+from ssd_mining.kernels import records
+from ssd_mining.kernels.records import Mined, Rows, Rule, Tally
 from ssd_mining.mining_rule import Mining
 
 # At most so much is looked at together, because each anchor takes 100 bytes and more.
@@ -79,7 +67,7 @@ class Analyser:
         self._ratios, self._call = ratios, call
         self._starts = _level_starts(levels or ())
         self._room: tuple[Counts, NDArray[Any]] | None = None  # for the anchors of a block; reused
-        self._tables = np.zeros((0, TABLES, BINS), np.int64)  # one table set per worker
+        self._tables = np.zeros((0, records.TABLES, records.BINS), np.int64)  # one table set per worker
         self._levels = np.zeros((0, self._starts.size - 1), np.int64)  # negatives by feature map, one row per worker
 
     def analyse(self, batch: Batch) -> tuple[Mined, list[Analysed]]:
@@ -87,7 +75,7 @@ class Analyser:
         num_anchors = int(batch.offsets[-1])
         workers = 1 if num_anchors < PARALLEL_ANCHORS else self._call.workers()
         if self._tables.shape[0] < workers:
-            self._tables = np.zeros((workers, TABLES, BINS), np.int64)
+            self._tables = np.zeros((workers, records.TABLES, records.BINS), np.int64)
             self._levels = np.zeros((workers, self._levels.shape[1]), np.int64)
         mined, found = empty_mined(batch.offsets.size - 1, 0), list[Analysed]()
         try:
@@ -121,14 +109,14 @@ class Analyser:
         masked = self._mined(rows, mining, rows.loss.size)
         mined.counts[:], mined.sums[:] = masked.counts, masked.sums
         kept = np.flatnonzero(masked.hard_negative_mask)
-        self._tables[0, KEPT] += bin_counts(rows.loss[kept])
+        self._tables[0, records.KEPT] += bin_counts(rows.loss[kept])
         sweep = _empty_sweep(rows.offsets.size - 1, len(self._ratios))
         for i, ratio in enumerate(self._ratios):
             is_own = ratio == mining.neg_pos_ratio
             each = masked if is_own else self._mined(rows, dataclasses.replace(mining, neg_pos_ratio=ratio), 0)
-            sweep.num_kept[:, i], sweep.threshold[:, i] = each.counts[NUM_KEPT], each.sums[THRESHOLD]
-            sweep.negative_sum[:, i] = each.sums[NEGATIVE_SUM]
-        num_kept = mined.counts[NUM_KEPT].copy()
+            sweep.num_kept[:, i], sweep.threshold[:, i] = each.counts[records.NUM_KEPT], each.sums[records.THRESHOLD]
+            sweep.negative_sum[:, i] = each.sums[records.NEGATIVE_SUM]
+        num_kept = mined.counts[records.NUM_KEPT].copy()
         anchors = kept - np.repeat(rows.offsets[:-1], num_kept)
         return Analysed(samples, sweep, positives, Found(0, num_kept, anchors, rows.loss[kept]))
 
@@ -150,7 +138,7 @@ class Analyser:
         tally = Tally(*_empty_sweep(num_samples, falling.size), self._tables, self._levels, *self._room, places)
         self._call.twin.analyse(rows, rule, falling, self._starts, mined, tally, workers)
         sweep = Sweep(tally.num_kept[:, asked], tally.negative_sum[:, asked], tally.threshold[:, asked])
-        positives, kept = mined.counts[NUM_POS].copy(), mined.counts[NUM_KEPT].copy()
+        positives, kept = mined.counts[records.NUM_POS].copy(), mined.counts[records.NUM_KEPT].copy()
         return Analysed(samples, sweep, _found(tally, 0, positives), _found(tally, 1, kept))
 
 
@@ -193,5 +181,5 @@ def bin_counts(values: ArrayLike) -> Counts:
     with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become inf; some NaN are signalling
         numbers = np.asarray(values).astype(np.float32)
     bins = numbers.view(np.uint32) >> np.uint32(16)
-    bins[np.isnan(numbers)] = NAN_BIN
-    return np.bincount(bins, minlength=BINS).astype(np.int64)
+    bins[np.isnan(numbers)] = records.NAN_BIN
+    return np.bincount(bins, minlength=records.BINS).astype(np.int64)

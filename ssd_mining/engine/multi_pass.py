@@ -12,19 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining.inputs.arrays import read_only
-from ssd_mining.kernels.records import (
-    IGNORED,
-    NEGATIVE,
-    NUM_COUNTS,
-    NUM_KEPT,
-    NUM_NEG,
-    NUM_POS,
-    NUM_SUMS,
-    THRESHOLD,
-    Mined,
-    Rows,
-    Rule,
-)
+from ssd_mining.kernels import records
+from ssd_mining.kernels.records import Mined, Rows, Rule
 from ssd_mining.kernels.rules import ROLE_CODES, quota, roles_of
 from ssd_mining.mining_rule import Mining, Rng
 
@@ -53,7 +42,7 @@ def mine_in_passes(rows: Rows, mining: Mining, mined: Mined, plain_pass: PlainPa
     def passed(rows: Rows, rule: Rule, quotas: Counts, num_masked: int) -> Mined:
         shape = rows.offsets.size - 1
         masks = np.empty((2, num_masked), np.bool_)
-        into = Mined(np.zeros((NUM_COUNTS, shape), np.int64), np.empty((NUM_SUMS, shape)), *masks)
+        into = Mined(np.zeros((records.NUM_COUNTS, shape), np.int64), np.empty((records.NUM_SUMS, shape)), *masks)
         plain_pass(_asking(rows, quotas), rule, into)
         return into
 
@@ -64,20 +53,20 @@ def mine_in_passes(rows: Rows, mining: Mining, mined: Mined, plain_pass: PlainPa
         return passed(rows, rule, np.zeros(samples.size - 1, np.int64), 0).counts
 
     counts = count()
-    num_neg = counts[NUM_NEG]
+    num_neg = counts[records.NUM_NEG]
     if mining.skip_hardest:
         skipped = hardest(np.full(units.offsets.size - 1, min(mining.skip_hardest, rows.loss.size)))
-        roles[skipped.hard_negative_mask] = IGNORED
+        roles[skipped.hard_negative_mask] = records.IGNORED
         counts = count()
     quotas = _quotas(rows, counts, mining)
     if mining.pool_size > 1:
         pool = hardest(np.minimum(quotas * mining.pool_size, rows.loss.size).astype(np.int64))
         kept = _drawn(pool.hard_negative_mask, quotas, units.offsets, np.random.default_rng(rng))
-        roles[(roles == NEGATIVE) & ~kept] = IGNORED
+        roles[(roles == records.NEGATIVE) & ~kept] = records.IGNORED
     else:
         kept = _with_ties(hardest(quotas), units, mining)
     plain_pass(_asking(rows, _per_sample(kept, samples)), rule.unbounded, mined)
-    mined.counts[NUM_NEG] = num_neg  # all negatives, also those that no longer compete
+    mined.counts[records.NUM_NEG] = num_neg  # all negatives, also those that no longer compete
 
 
 def _asking(rows: Rows, quotas: Counts) -> Rows:
@@ -89,21 +78,22 @@ def _quotas(rows: Rows, counts: Counts, mining: Mining) -> Counts:
     """Return how many negatives every unit keeps."""
     lengths = np.diff(rows.offsets)
     explicit = rows.quotas if rows.quotas.size else np.full(lengths.size, -1)
-    num_pos, num_neg, num_anchors = int(counts[NUM_POS].sum()), int(counts[NUM_NEG].sum()), rows.loss.size
+    num_pos, num_neg = counts[[records.NUM_POS, records.NUM_NEG]].sum(axis=1).tolist()
+    num_anchors = rows.loss.size
     rule = mining.rule_for(rows.longest if mining.scope == "smallest_sample_quota" else num_anchors)
     if mining.scope == "batch":
         per_batch = rule._replace(extra=rule.extra * lengths.size)
         return np.array([quota(num_pos, num_neg, int(explicit[0]), per_batch)])
-    samples = np.stack([counts[NUM_POS], counts[NUM_NEG], explicit, lengths], axis=1).tolist()
+    samples = np.stack([counts[records.NUM_POS], counts[records.NUM_NEG], explicit, lengths], axis=1).tolist()
     if mining.scope == "sample":
         return np.array([quota(p, n, given, mining.rule_for(length)) for p, n, given, length in samples])
     own = np.array([quota(p, n, given, rule.unbounded) for p, n, given, _ in samples])
-    has_both = (counts[NUM_POS] > 0) & (counts[NUM_NEG] > 0)  # the other samples have no quota
-    num_pos = int(counts[NUM_POS, has_both].sum())
+    has_both = (counts[records.NUM_POS] > 0) & (counts[records.NUM_NEG] > 0)  # the other samples have no quota
+    num_pos = int(counts[records.NUM_POS, has_both].sum())
     if mining.scope == "batch_of_sample_quotas":
         return np.array([quota(num_pos, num_neg, int(own.sum()), rule)])
     least = own[has_both].min(initial=num_anchors) if num_pos else 0
-    kept: Counts = np.minimum(quota(num_pos, num_anchors, int(least), rule), counts[NUM_NEG])
+    kept: Counts = np.minimum(quota(num_pos, num_anchors, int(least), rule), counts[records.NUM_NEG])
     return kept
 
 
@@ -117,7 +107,7 @@ def _drawn(pool: Mask, quotas: Counts, offsets: Counts, rng: np.random.Generator
 
 def _with_ties(mined: Mined, units: Rows, mining: Mining) -> Mask:
     """Return the kept negatives: without ties at the threshold, with all of them, or as they are, by `tie_policy`."""
-    kept, thresholds = mined.hard_negative_mask, mined.sums[THRESHOLD]
+    kept, thresholds = mined.hard_negative_mask, mined.sums[records.THRESHOLD]
     if mining.tie_policy == "index":
         return kept
     rank = units.rank if units.rank.size else units.loss
@@ -125,12 +115,12 @@ def _with_ties(mined: Mined, units: Rows, mining: Mining) -> Mask:
     # A loop over units: repeating the thresholds for every anchor takes ten times as long.
     for start, stop, threshold in zip(units.offsets[:-1], units.offsets[1:], thresholds, strict=True):
         at_threshold[start:stop] = rank[start:stop] == threshold
-    for unit in np.flatnonzero(np.isnan(thresholds) & (mined.counts[NUM_KEPT] > 0)):
+    for unit in np.flatnonzero(np.isnan(thresholds) & (mined.counts[records.NUM_KEPT] > 0)):
         anchors = slice(units.offsets[unit], units.offsets[unit + 1])
         at_threshold[anchors] = np.isnan(rank[anchors])
     if mining.tie_policy == "strict":
         return kept & ~at_threshold
-    competes = units.labels == NEGATIVE
+    competes = units.labels == records.NEGATIVE
     if mining.nan_policy == "omit":
         competes &= ~(np.isnan(rank) | np.isnan(units.loss))
     return cast("Mask", kept | (competes & at_threshold))

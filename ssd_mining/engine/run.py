@@ -10,21 +10,8 @@ from numpy.typing import NDArray
 from ssd_mining.checks import refuse
 from ssd_mining.engine import lazy_losses, multi_pass, threads
 from ssd_mining.inputs.batch import Batch
-from ssd_mining.kernels.records import (
-    DONE,
-    NEGATIVE_SUM,
-    NUM_BAD,
-    NUM_COUNTS,
-    NUM_KEPT,
-    NUM_NAN,
-    NUM_NEG,
-    NUM_POS,
-    NUM_SUMS,
-    POSITIVE_SUM,
-    THRESHOLD,
-    Mined,
-    Rows,
-)
+from ssd_mining.kernels import records
+from ssd_mining.kernels.records import Mined, Rows
 from ssd_mining.mining_rule import Mining, Rng
 
 Backend = Literal["cpu", "cuda", "reference"]
@@ -113,11 +100,11 @@ def blocks(batch: Batch, call: Call, mined: Mined) -> Iterator[Block]:
         whole = samples.stop - samples.start == batch.offsets.size - 1
         part = mined if whole else _part(mined, samples, batch.anchors(samples))
         yield Block(samples, rows, part)
-        done = part.counts[DONE]
+        done = part.counts[records.DONE]
         if np.count_nonzero(done) < done.size:
             msg = f"sample {samples.start + int(np.argmin(done))} was not mined: a worker thread was lost"
             raise RuntimeError(msg)
-        if np.count_nonzero(part.counts[NUM_NAN : NUM_BAD + 1]):
+        if np.count_nonzero(part.counts[records.NUM_NAN : records.NUM_BAD + 1]):
             batch.refuse_values(samples, rows, part)
         if not whole:
             mined.counts[:, samples], mined.sums[:, samples] = part.counts, part.sums
@@ -136,12 +123,12 @@ def sample_columns(mined: Mined) -> Columns:
     """Return the public columns of a `Mined`: an array (b,) for each name."""
     counts, sums = mined.counts, mined.sums
     return {
-        "num_pos": counts[NUM_POS],
-        "num_neg": counts[NUM_NEG],
-        "num_kept": counts[NUM_KEPT],
-        "positive_sum": sums[POSITIVE_SUM],
-        "negative_sum": sums[NEGATIVE_SUM],
-        "threshold": sums[THRESHOLD],
+        "num_pos": counts[records.NUM_POS],
+        "num_neg": counts[records.NUM_NEG],
+        "num_kept": counts[records.NUM_KEPT],
+        "positive_sum": sums[records.POSITIVE_SUM],
+        "negative_sum": sums[records.NEGATIVE_SUM],
+        "threshold": sums[records.THRESHOLD],
     }
 
 
@@ -170,7 +157,8 @@ def sample_losses(positive_sum: NDArray[np.float64], negative_sum: NDArray[np.fl
 
 def empty_mined(num_samples: int, num_masked: int) -> Mined:
     """Allocate the record that a kernel writes: for `num_samples` samples, with masks of `num_masked` anchors."""
-    counts, sums = np.zeros((NUM_COUNTS, num_samples), np.int64), np.empty((NUM_SUMS, num_samples), np.float64)
+    counts: NDArray[np.int64] = np.zeros((records.NUM_COUNTS, num_samples), np.int64)
+    sums: NDArray[np.float64] = np.empty((records.NUM_SUMS, num_samples))
     if not num_masked:
         return Mined(counts, sums, _NO_MASK, _NO_MASK)
     return Mined(counts, sums, np.empty(num_masked, np.bool_), np.empty(num_masked, np.bool_))

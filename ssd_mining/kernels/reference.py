@@ -10,39 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import reference
-from ssd_mining.kernels.records import (
-    BACKGROUND,
-    DONE,
-    EVEN,
-    HIGHEST,
-    IGNORED_LABEL,
-    KEPT,
-    NAN_BIN,
-    NEGATIVE_SUM,
-    NUM_BAD,
-    NUM_KEPT,
-    NUM_NAN,
-    NUM_NEG,
-    NUM_POS,
-    POSITIVE_SUM,
-    POSITIVES,
-    THRESHOLD,
-    Computed,
-    LogitRows,
-    Mined,
-    Rows,
-    Rule,
-    SigmoidRule,
-    SoftmaxRule,
-    Tally,
-)
+from ssd_mining.kernels import records
+from ssd_mining.kernels.records import Computed, LogitRows, Mined, Rows, Rule, SigmoidRule, SoftmaxRule, Tally
 from ssd_mining.reference import losses as judge
 
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
     """Mine rows by `reference.mine_batch`."""
-    neg_mask = rows.labels == rows.codes[BACKGROUND]
-    pos_mask = ~neg_mask & (rows.labels != rows.codes[IGNORED_LABEL])
+    neg_mask = rows.labels == rows.codes[records.BACKGROUND]
+    pos_mask = ~neg_mask & (rows.labels != rows.codes[records.IGNORED_LABEL])
     rank = rows.rank if rows.rank.size else rows.loss
     samples = reference.mine_batch(
         rows.loss,
@@ -59,17 +35,18 @@ def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int = 1) -> None:  #
         max_negatives=rule.max_negatives,
     )
     nan = (np.isnan(rows.loss) | np.isnan(rank)) & (pos_mask | neg_mask)
-    bad = pos_mask & (rows.labels > rows.codes[HIGHEST])
+    bad = pos_mask & (rows.labels > rows.codes[records.HIGHEST])
     counts, sums = mined.counts, mined.sums
     for i, (sample, (start, stop)) in enumerate(zip(samples, itertools.pairwise(rows.offsets), strict=True)):
-        counts[NUM_NAN, i], counts[NUM_BAD, i] = nan[start:stop].sum(), bad[start:stop].sum()
-        counts[NUM_POS, i], counts[NUM_NEG, i], counts[NUM_KEPT, i] = sample.num_pos, sample.num_neg, sample.num_kept
-        sums[POSITIVE_SUM, i], sums[NEGATIVE_SUM, i] = sample.positive_sum, sample.negative_sum
-        sums[THRESHOLD, i] = sample.threshold
+        counts[records.NUM_NAN, i], counts[records.NUM_BAD, i] = nan[start:stop].sum(), bad[start:stop].sum()
+        counts[records.NUM_POS, i], counts[records.NUM_NEG, i] = sample.num_pos, sample.num_neg
+        counts[records.NUM_KEPT, i] = sample.num_kept
+        sums[records.POSITIVE_SUM, i], sums[records.NEGATIVE_SUM, i] = sample.positive_sum, sample.negative_sum
+        sums[records.THRESHOLD, i] = sample.threshold
         if mined.pos_mask.size:
             mined.pos_mask[start:stop] = (pos_mask & ~nan if rule.omit_nan else pos_mask)[start:stop]
             mined.hard_negative_mask[start:stop] = sample.hard_negative_mask
-        counts[DONE, i] = 1
+        counts[records.DONE, i] = 1
 
 
 def analyse(
@@ -89,12 +66,13 @@ def analyse(
     for i, ratio in enumerate(ratios.tolist()):
         own = mined._replace(counts=np.zeros_like(mined.counts), sums=np.empty_like(mined.sums))
         mine(rows, rule._replace(ratio=ratio), own, num_workers)
-        tally.num_kept[:, i], tally.threshold[:, i] = own.counts[NUM_KEPT], own.sums[THRESHOLD]
-        tally.negative_sum[:, i] = own.sums[NEGATIVE_SUM]
-    negative = rows.labels == rows.codes[BACKGROUND]
+        tally.num_kept[:, i], tally.threshold[:, i] = own.counts[records.NUM_KEPT], own.sums[records.THRESHOLD]
+        tally.negative_sum[:, i] = own.sums[records.NEGATIVE_SUM]
+    negative = rows.labels == rows.codes[records.BACKGROUND]
     if rule.omit_nan:
         negative &= ~(np.isnan(rows.loss) | np.isnan(rows.rank if rows.rank.size else rows.loss))
-    for table, chosen in ((EVEN, negative), (POSITIVES, masked.pos_mask), (KEPT, masked.hard_negative_mask)):
+    chosen_of = {records.EVEN: negative, records.POSITIVES: masked.pos_mask, records.KEPT: masked.hard_negative_mask}
+    for table, chosen in chosen_of.items():
         np.add.at(tally.tables[0, table], _bins(rows.loss[chosen]), 1)
     anchors = np.arange(rows.loss.size) - np.repeat(rows.offsets[:-1], np.diff(rows.offsets))
     for role, mask in enumerate((masked.pos_mask, masked.hard_negative_mask)):
@@ -108,7 +86,7 @@ def analyse(
 def _bins(losses: Any) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = losses.astype(np.float32)
-    return np.where(np.isnan(numbers), NAN_BIN, numbers.view(np.uint32) >> np.uint32(16))
+    return np.where(np.isnan(numbers), records.NAN_BIN, numbers.view(np.uint32) >> np.uint32(16))
 
 
 def losses(rows: LogitRows, rule: SoftmaxRule | SigmoidRule, computed: Computed, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature

@@ -13,28 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ssd_mining.kernels import records
 from ssd_mining.kernels.cpu import lanes, mining
 from ssd_mining.kernels.cpu.jit import drivers, helper, inlined
 from ssd_mining.kernels.cpu.lanes import LANES, ONE, Row
 from ssd_mining.kernels.cpu.mining import FULL, NO_WORD, is_positive
-from ssd_mining.kernels.records import (
-    DONE,
-    EVEN,
-    KEPT,
-    NAN_BIN,
-    NEGATIVE_SUM,
-    NUM_KEPT,
-    NUM_NAN,
-    NUM_NEG,
-    NUM_POS,
-    ODD,
-    POSITIVES,
-    THRESHOLD,
-    Mined,
-    Rows,
-    Rule,
-    Tally,
-)
+from ssd_mining.kernels.records import Mined, Rows, Rule, Tally
 
 # Anchors that are written per round, without a branch for each one.
 STEPS = 2
@@ -49,7 +33,7 @@ def _bin(loss: Any) -> Any:
 
 @helper
 def _own_bin(loss: Any) -> Any:
-    return _bin(loss) if loss == loss else np.uint64(NAN_BIN)  # the bits of NaN vary: use one bin
+    return _bin(loss) if loss == loss else np.uint64(records.NAN_BIN)  # the bits of NaN vary: use one bin
 
 
 @helper
@@ -88,10 +72,10 @@ def _take_back(rows: Rows, rule: Rule, negatives: Row, tables: Row, sample: int,
         while others != NO_WORD:
             j = start + lanes.lowest(others)
             others &= others - ONE
-            tables[EVEN, _bin(loss[j])] -= 1
+            tables[records.EVEN, _bin(loss[j])] -= 1
             is_number = loss[j] == loss[j] and rank[j] == rank[j]
             if is_positive(labels[j], codes) and (is_number or not rule.omit_nan) and count < anchors.shape[0]:
-                tables[POSITIVES, _own_bin(loss[j])] += 1
+                tables[records.POSITIVES, _own_bin(loss[j])] += 1
                 anchors[count], losses[count] = j, loss[j]
                 count += 1
     anchors[count:] = 0  # nothing, unless another thread changes the arrays during the call
@@ -113,7 +97,7 @@ def _gather_nan(loss: Row, negatives: Row, table: Row) -> None:
         nan = lanes.above(loss, block * LANES, infinity) & negatives[block]
         while nan != NO_WORD:
             table[_bin(loss[block * LANES + lanes.lowest(nan)])] -= 1
-            table[NAN_BIN] += 1
+            table[records.NAN_BIN] += 1
             nan &= nan - ONE
 
 
@@ -195,12 +179,12 @@ def _tally_sample(
     loss, tables = mining.row(rows.loss, rows, sample), tally.tables[worker]
     negatives = words[: (loss.shape[0] + LANES - 1) // LANES]
     num_nan = mining.stage(rows, rule, mined, negatives, sample)
-    num_pos, num_neg = mined.counts[NUM_POS, sample], mined.counts[NUM_NEG, sample]
-    _count_all(loss, tables[EVEN], tables[ODD])
+    num_pos, num_neg = mined.counts[records.NUM_POS, sample], mined.counts[records.NUM_NEG, sample]
+    _count_all(loss, tables[records.EVEN], tables[records.ODD])
     anchors, losses = _room(tally, worker, 0, num_pos)
     _take_back(rows, rule, negatives, tables, sample, anchors, losses)
-    if mined.counts[NUM_NAN, sample] > 0:
-        _gather_nan(loss, negatives, tables[EVEN])
+    if mined.counts[records.NUM_NAN, sample] > 0:
+        _gather_nan(loss, negatives, tables[records.EVEN])
     _count_levels(negatives, level_starts, tally.levels[worker])
     threshold, stop, count = np.nan, 0, -1  # nothing is compacted yet
     explicit = mining.explicit_quota(rows, sample)
@@ -223,11 +207,11 @@ def _tally_sample(
         if ratios[i] == rule.ratio:
             num_reaching = _reaching(loss, negatives, cut, places) if num_kept > 0 else 0
             anchors, losses = _room(tally, worker, 1, num_kept)
-            total = _find_kept(loss, places[:num_reaching], cut, num_ties, tables[KEPT], anchors, losses)
-            mined.counts[NUM_KEPT, sample] = num_kept
-            mined.sums[THRESHOLD, sample], mined.sums[NEGATIVE_SUM, sample] = cut, total
+            total = _find_kept(loss, places[:num_reaching], cut, num_ties, tables[records.KEPT], anchors, losses)
+            mined.counts[records.NUM_KEPT, sample] = num_kept
+            mined.sums[records.THRESHOLD, sample], mined.sums[records.NEGATIVE_SUM, sample] = cut, total
         tally.num_kept[sample, i], tally.negative_sum[sample, i], tally.threshold[sample, i] = num_kept, total, cut
-    mined.counts[DONE, sample] = 1
+    mined.counts[records.DONE, sample] = 1
 
 
 _serial, _parallel = drivers(_analyse_sample)

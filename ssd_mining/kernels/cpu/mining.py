@@ -16,27 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ssd_mining.kernels import rules
+from ssd_mining.kernels import records, rules
 from ssd_mining.kernels.cpu import lanes
 from ssd_mining.kernels.cpu.jit import drivers, helper, inlined
 from ssd_mining.kernels.cpu.lanes import LANES, ONE, Row
-from ssd_mining.kernels.records import (
-    BACKGROUND,
-    DONE,
-    IGNORED,
-    NEGATIVE_SUM,
-    NUM_BAD,
-    NUM_KEPT,
-    NUM_NAN,
-    NUM_NEG,
-    NUM_POS,
-    POSITIVE_SUM,
-    THRESHOLD,
-    Mined,
-    Rows,
-    Rule,
-    Scalar,
-)
+from ssd_mining.kernels.records import Mined, Rows, Rule, Scalar
 
 # Bisection uses the bits of a float64. A float32 is exact in it and leaves the 29 lowest bits 0.
 FLOAT32_SHIFT = np.uint64(29)
@@ -74,7 +58,7 @@ def padded(rows: Rows) -> tuple[Rows, Row]:
     wide = rows._replace(
         loss=spread(rows.loss, 0),
         rank=spread(rows.rank, 0) if rows.rank.size else rows.rank,
-        labels=spread(rules.roles_of(rows.labels, rows.codes), IGNORED),
+        labels=spread(rules.roles_of(rows.labels, rows.codes), records.IGNORED),
         codes=rules.ROLE_CODES,
         offsets=offsets,
         shortest=LANES,
@@ -121,7 +105,7 @@ def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> 
         start = block * LANES
         lanes.prefetch(labels, start)
         lanes.prefetch(loss, start)
-        negative = lanes.equal(labels, start, codes[BACKGROUND])
+        negative = lanes.equal(labels, start, codes[records.BACKGROUND])
         nan = lanes.above(loss, start, infinity)
         if ranked:
             nan |= lanes.above(rank, start, infinity)
@@ -147,11 +131,11 @@ def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> 
         num_neg += lanes.count(negative)
         if masked:
             lanes.store(pos_mask, start, positive)
-    mined.counts[NUM_POS, sample] = num_pos
-    mined.counts[NUM_NEG, sample] = num_neg
-    mined.counts[NUM_NAN, sample] = num_nan
-    mined.counts[NUM_BAD, sample] = num_bad
-    mined.sums[POSITIVE_SUM, sample] = positive_sum
+    mined.counts[records.NUM_POS, sample] = num_pos
+    mined.counts[records.NUM_NEG, sample] = num_neg
+    mined.counts[records.NUM_NAN, sample] = num_nan
+    mined.counts[records.NUM_BAD, sample] = num_bad
+    mined.sums[records.POSITIVE_SUM, sample] = positive_sum
     return num_nan_ranks
 
 
@@ -315,7 +299,7 @@ def _mine_sample(
     negatives, compacted = words[worker, : (num_anchors + LANES - 1) // LANES], values[worker]
     num_nan_ranks = stage(rows, rule, mined, negatives, sample)
     explicit = explicit_quota(rows, sample)
-    num_kept = quota(counts[NUM_POS, sample], counts[NUM_NEG, sample], explicit, rule)
+    num_kept = quota(counts[records.NUM_POS, sample], counts[records.NUM_NEG, sample], explicit, rule)
     ranked = rank.shape[0] > 0
     by = row(rank if ranked else loss, rows, sample)
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept
@@ -328,10 +312,10 @@ def _mine_sample(
         total = _mark(rows, mined, negatives, threshold, num_ties, sample)
         if ranked:
             negative_sum = total
-    counts[NUM_KEPT, sample] = num_kept
-    sums[THRESHOLD, sample] = threshold
-    sums[NEGATIVE_SUM, sample] = negative_sum
-    counts[DONE, sample] = 1
+    counts[records.NUM_KEPT, sample] = num_kept
+    sums[records.THRESHOLD, sample] = threshold
+    sums[records.NEGATIVE_SUM, sample] = negative_sum
+    counts[records.DONE, sample] = 1
 
 
 _serial, _parallel = drivers(_mine_sample)

@@ -3,27 +3,11 @@
 import numpy as np
 
 from ssd_mining.kernels import loss_rules
+from ssd_mining.kernels.cpu import tiles
 from ssd_mining.kernels.cpu.elementary import exp, log1p
 from ssd_mining.kernels.cpu.jit import helper
 from ssd_mining.kernels.cpu.lanes import LANES, Row
-from ssd_mining.kernels.cpu.tiles import (
-    LOST,
-    SHARE,
-    TOP,
-    TOTAL,
-    WIDTH,
-    are_classes,
-    clear,
-    fill,
-    find_targets,
-    find_top_except,
-    height,
-    load_tile,
-    mark_own,
-    prefetch_class,
-    rounded_off,
-    store,
-)
+from ssd_mining.kernels.cpu.tiles import LOST, SHARE, TOP, TOTAL, WIDTH
 from ssd_mining.kernels.records import SigmoidRule
 
 binary_cost, target_missed = helper(loss_rules.binary_cost), helper(loss_rules.target_missed)
@@ -44,7 +28,7 @@ def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], ve
         share = positive * t + negative * (one - t)
         total, more = vectors[TOTAL + j], share * vectors[SHARE + j] * cost if share != zero else zero
         vectors[TOTAL + j] = total + more
-        vectors[LOST + j] += rounded_off(total, more)
+        vectors[LOST + j] += tiles.rounded_off(total, more)
 
 
 @helper
@@ -83,33 +67,33 @@ def sigmoid_losses(
     losses: Row, done: Row, all_tiles: Row, tails: Row,
 ) -> None:  # fmt: skip
     """Compute the losses of one sample."""
-    labels, values, tiles, tail = all_labels[sample], losses[sample], all_tiles[worker], tails[worker]
+    labels, values, space, tail = all_labels[sample], losses[sample], all_tiles[worker], tails[worker]
     num_anchors, num_classes = logits.shape[1:]
-    size, scored = height(num_classes) * LANES, all_scores.shape[0] > 0
+    size, scored = tiles.height(num_classes) * LANES, all_scores.shape[0] > 0
     flat, scores = logits.reshape(logits.size), all_scores.reshape(all_scores.size)
     begin = sample * num_anchors
-    tile, targets, vectors = tiles[:size], tiles[size : 2 * size], tiles[2 * size :]
+    tile, targets, vectors = space[:size], space[size : 2 * size], space[2 * size :]
     for start in range(0, num_anchors, LANES):
-        load_tile(flat, begin + start, num_classes, tile, tail)
+        tiles.load_tile(flat, begin + start, num_classes, tile, tail)
         if excluded >= 0:
-            find_top_except(tile, num_classes, excluded, vectors, TOP)
+            tiles.find_top_except(tile, num_classes, excluded, vectors, TOP)
             _softplus_of_negative(vectors)
         else:
             if scored:
-                load_tile(scores, begin + start, num_classes, targets, tail)
+                tiles.load_tile(scores, begin + start, num_classes, targets, tail)
             else:
-                fill(targets, 0, size, 0.0)
-                mark_own(labels, start, targets, num_classes)
-            clear(vectors)
-            fill(vectors, SHARE, SHARE + WIDTH, 1.0)
+                tiles.fill(targets, 0, size, 0.0)
+                tiles.mark_own(labels, start, targets, num_classes)
+            tiles.clear(vectors)
+            tiles.fill(vectors, SHARE, SHARE + WIDTH, 1.0)
             for c in range(num_classes):
-                prefetch_class(flat, (begin + start) * num_classes, num_classes, c)
+                tiles.prefetch_class(flat, (begin + start) * num_classes, num_classes, c)
                 if gamma > 0.0:
                     _find_focus(tile, targets, c, gamma, vectors)
                 shares = (weights[c] * positive, weights[c] * negative)
                 _add_binary(tile, targets, c, shares, vectors)
-        store(labels, values, start, vectors, again=False)
-    done[sample] = 1 if are_classes(labels, num_classes) else -1
+        tiles.store(labels, values, start, vectors, again=False)
+    done[sample] = 1 if tiles.are_classes(labels, num_classes) else -1
 
 
 @helper
@@ -133,7 +117,7 @@ def sigmoid_gradients(
     rule = SigmoidRule(positive, negative, gamma, excluded)
     for anchor in range(factors.shape[1]):
         if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
-            find_targets(labels, scores, sample, anchor, workspace[worker, 0])
+            tiles.find_targets(labels, scores, sample, anchor, workspace[worker, 0])
             x, gradient = logits[sample, anchor], values[sample, anchor]
             _differentiate(x, weights, rule, workspace[worker, 0], factors[sample, anchor], gradient)
     done[sample] = 1

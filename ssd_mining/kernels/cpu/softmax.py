@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from ssd_mining.kernels import loss_rules
+from ssd_mining.kernels.cpu import tiles
 from ssd_mining.kernels.cpu.elementary import add_exp, depth, log1p, rounder, settle
 from ssd_mining.kernels.cpu.jit import helper
 from ssd_mining.kernels.cpu.lanes import LANES, Row
@@ -32,20 +33,6 @@ from ssd_mining.kernels.cpu.tiles import (
     TOP,
     TOTAL,
     WIDTH,
-    Index,
-    are_classes,
-    clear,
-    fill,
-    find_own,
-    find_targets,
-    find_top_except,
-    height,
-    is_left,
-    load_tile,
-    prefetch_class,
-    rounded_off,
-    store,
-    take_own,
 )
 from ssd_mining.kernels.records import SoftmaxRule
 
@@ -60,7 +47,7 @@ FAR = 1000.0
 @helper
 def _find_top(tile: Row, num_classes: int, vectors: Row) -> None:
     """Find the largest logit of every lane, ignoring NaN."""
-    fill(vectors, TOP, TOP + WIDTH, -np.inf)
+    tiles.fill(vectors, TOP, TOP + WIDTH, -np.inf)
     for group in range(0, num_classes, GROUP):
         first = np.uint64(group) * WIDTH
         second, third = first + WIDTH, first + WIDTH + WIDTH
@@ -71,7 +58,7 @@ def _find_top(tile: Row, num_classes: int, vectors: Row) -> None:
 
 
 @helper
-def _add_to_quick(tile: Row, first: Index, vectors: Row) -> None:
+def _add_to_quick(tile: Row, first: tiles.Index, vectors: Row) -> None:
     """Add ``exp(x - own)`` for a group of classes."""
     zero, second, third = tile.dtype.type(0), first + WIDTH, first + WIDTH + WIDTH
     for j in range(WIDTH):
@@ -81,7 +68,7 @@ def _add_to_quick(tile: Row, first: Index, vectors: Row) -> None:
         a, b, c = (highest if highest < a else a), (highest if highest < b else b), (highest if highest < c else c)
         total, more = vectors[TOTAL + j], add_exp(add_exp(add_exp(zero, a, rounds), b, rounds), c, rounds)
         vectors[TOTAL + j] = total + more
-        vectors[LOST + j] += rounded_off(total, more)
+        vectors[LOST + j] += tiles.rounded_off(total, more)
 
 
 @helper
@@ -89,13 +76,13 @@ def _sum_quickly(tile: Row, num_classes: int, vectors: Row, flat: Row, place: in
     """Sum ``exp(x - own)`` over the other classes of every lane; NaN where the sum is not to be trusted."""
     real = vectors.dtype.type
     reach, trusted, far, left = real(REACH), real(TRUSTED), real(FAR), real(np.nan)
-    clear(vectors)
+    tiles.clear(vectors)
     for j in range(WIDTH):
         own = vectors[OWN + j]
         vectors[LOWEST + j], vectors[HIGHEST + j], vectors[ROUNDER + j] = own - depth(own), own + reach, rounder(own)
     for group in range(0, num_classes, GROUP):
         for c in range(group, group + GROUP):
-            prefetch_class(flat, place, num_classes, c)
+            tiles.prefetch_class(flat, place, num_classes, c)
         _add_to_quick(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
         own, total = vectors[OWN + j], settle(vectors[TOTAL + j] + vectors[LOST + j], vectors[OWN + j])
@@ -129,7 +116,7 @@ def _weigh(labels: Row, weights: Row, values: Row) -> None:
 
 
 @helper
-def _add_exp_over_top(tile: Row, first: Index, vectors: Row) -> None:
+def _add_exp_over_top(tile: Row, first: tiles.Index, vectors: Row) -> None:
     """Add ``exp(x - top)`` for a group of classes, except those equal to the top, which are counted."""
     zero, one = tile.dtype.type(0), tile.dtype.type(1)
     second, third = first + WIDTH, first + WIDTH + WIDTH
@@ -146,7 +133,7 @@ def _add_exp_over_top(tile: Row, first: Index, vectors: Row) -> None:
         a, b, c = (lowest if lowest > a else a), (lowest if lowest > b else b), (lowest if lowest > c else c)
         total, more = vectors[TOTAL + j], add_exp(add_exp(add_exp(zero, a, rounds), b, rounds), c, rounds)
         vectors[TOTAL + j] = total + more
-        vectors[LOST + j] += rounded_off(total, more)
+        vectors[LOST + j] += tiles.rounded_off(total, more)
 
 
 @helper
@@ -154,8 +141,8 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int)
     """Compute the cost of the largest class of every lane: NaN where a logit is NaN or +inf, or all are -inf."""
     real = vectors.dtype.type
     zero, far = real(0), real(FAR)
-    clear(vectors)
-    fill(vectors, COUNT, COUNT + WIDTH, -1.0)
+    tiles.clear(vectors)
+    tiles.fill(vectors, COUNT, COUNT + WIDTH, -1.0)
     for j in range(WIDTH):
         top = vectors[TOP + j]
         base = top if abs(top) > far else zero
@@ -166,7 +153,7 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int)
         )
     for group in range(0, num_classes, GROUP):
         for c in range(group, group + GROUP):
-            prefetch_class(flat, place, num_classes, c)
+            tiles.prefetch_class(flat, place, num_classes, c)
         _add_exp_over_top(tile, np.uint64(group) * WIDTH, vectors)
     for j in range(WIDTH):
         top, total = vectors[TOP + j], vectors[TOTAL + j] + vectors[LOST + j]
@@ -201,7 +188,7 @@ def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], mos
         cost = highest if cost > highest else cost
         total, more = vectors[TOTAL + j], share * cost if share != zero else zero
         vectors[TOTAL + j] = total + more
-        vectors[LOST + j] += rounded_off(total, more)
+        vectors[LOST + j] += tiles.rounded_off(total, more)
 
 
 @helper
@@ -212,10 +199,10 @@ def _softmax_quickly(
     num_anchors, num_classes = logits.shape[1:]
     for start in range(0, num_anchors, LANES):
         first = sample * num_anchors + start
-        load_tile(flat, first, num_classes, tile, tail)
-        take_own(labels, start, tile, num_classes, vectors)
+        tiles.load_tile(flat, first, num_classes, tile, tail)
+        tiles.take_own(labels, start, tile, num_classes, vectors)
         _sum_quickly(tile, num_classes, vectors, flat, first * num_classes)
-        store(labels, values, start, vectors, again=False)
+        tiles.store(labels, values, start, vectors, again=False)
 
 
 @helper
@@ -225,41 +212,41 @@ def softmax_losses(
     losses: Row, done: Row, all_tiles: Row, tails: Row,
 ) -> None:  # fmt: skip
     """Compute the losses of one sample."""
-    labels, values, tiles, tail = all_labels[sample], losses[sample], all_tiles[worker], tails[worker]
+    labels, values, space, tail = all_labels[sample], losses[sample], all_tiles[worker], tails[worker]
     num_anchors, num_classes = logits.shape[1:]
-    size, scored = height(num_classes) * LANES, all_scores.shape[0] > 0
+    size, scored = tiles.height(num_classes) * LANES, all_scores.shape[0] > 0
     flat, scores = logits.reshape(logits.size), all_scores.reshape(all_scores.size)
     begin = sample * num_anchors
-    tile, targets, vectors = tiles[:size], tiles[size : 2 * size], tiles[2 * size :]
+    tile, targets, vectors = space[:size], space[size : 2 * size], space[2 * size :]
     keep, spread = 1.0 - smoothing, smoothing / num_classes
     is_quick, num_left, num_again = not scored and spread == 0.0 and excluded < 0, num_anchors, 0
     if is_quick:
         _softmax_quickly(logits, labels, flat, values, tile, vectors, tail, sample)
         num_left = _take_logarithms(values, most)
         _weigh(labels, weights, values)
-    fill(targets, 0, size, 0.0)
+    tiles.fill(targets, 0, size, 0.0)
     for start in range(0, num_anchors if num_left > 0 else 0, LANES):
         if is_quick:
-            if not is_left(values, start):
+            if not tiles.is_left(values, start):
                 continue
             num_again += 1
-        load_tile(flat, begin + start, num_classes, tile, tail)
-        find_own(labels, weights, start, tile, vectors)
+        tiles.load_tile(flat, begin + start, num_classes, tile, tail)
+        tiles.find_own(labels, weights, start, tile, vectors)
         _find_top(tile, num_classes, vectors)
         _find_rest(tile, num_classes, vectors, flat, (begin + start) * num_classes)
         if scored:
-            load_tile(scores, begin + start, num_classes, targets, tail)
-            clear(vectors)
+            tiles.load_tile(scores, begin + start, num_classes, targets, tail)
+            tiles.clear(vectors)
         else:
             if excluded >= 0:
-                find_top_except(tile, num_classes, excluded, vectors, OWN)
+                tiles.find_top_except(tile, num_classes, excluded, vectors, OWN)
             _add_own(vectors, keep, most)
         if scored or spread > 0.0:
             for c in range(num_classes):
                 shares = (keep * weights[c] if scored else 0.0, spread * weights[c])
                 _add_class(tile, targets, c, shares, most, vectors)
-        store(labels, values, start, vectors, again=is_quick)
-    done[sample] = 1 + num_again if are_classes(labels, num_classes) else -1 - num_again
+        tiles.store(labels, values, start, vectors, again=is_quick)
+    done[sample] = 1 + num_again if tiles.are_classes(labels, num_classes) else -1 - num_again
 
 
 @helper
@@ -299,7 +286,7 @@ def softmax_gradients(
     rule = SoftmaxRule(smoothing, most, excluded)
     for anchor in range(factors.shape[1]):
         if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
-            find_targets(labels, scores, sample, anchor, workspace[worker, 0])
+            tiles.find_targets(labels, scores, sample, anchor, workspace[worker, 0])
             x, gradient = logits[sample, anchor], values[sample, anchor]
             _differentiate(x, weights, rule, workspace[worker], factors[sample, anchor], gradient)
     done[sample] = 1
