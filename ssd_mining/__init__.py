@@ -1,8 +1,9 @@
 """SSD hard-negative mining and the SSD confidence loss on NumPy arrays.
 
-A public function lies in the module of its subject, beside the folders. The folders are the layers below: ``inputs``
-checks arguments, ``engine`` decides where and how often a kernel runs, ``kernels`` computes, ``reference`` is the
-judge. Start with the diagram in ``engine/__init__.py``: the life of a call.
+The public functions of mining and losses lie in modules beside the folders. Below them, ``inputs`` checks arguments,
+``engine`` decides where and how often a kernel runs, ``kernels`` computes, and ``reference`` is what tests judge it by.
+Above them, ``analysis`` looks at a data set, and ``report`` and ``cli`` show it. Start with the diagram in
+``engine/__init__.py``: the life of a call.
 
 Every public name is loaded on first use, so that ``import ssd_mining`` loads neither NumPy nor Numba.
 """

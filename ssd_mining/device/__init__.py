@@ -1,14 +1,14 @@
-"""Device arrays, which stay on their GPU: the public functions for arrays that lie there already.
+"""Arrays that already lie on a GPU: they are mined and differentiated where they are, and the results stay there.
 
-The functions have the names of those that they stand behind: `mining.mine`, `losses.mine`, `losses.losses`,
-`multibox.loss`. Read in this order:
+The public functions come here with arrays of torch, CuPy, Numba or any library with DLPack. Read in this order:
 
-- `arrays`: whose memory it is, on which stream it is made, and more arrays of its kind.
-- `mining`: checked, packed where the layout wants it, mined; what is resident can be read.
-- `losses`, `multibox`: losses from logits, and the whole loss, of which mining is a part.
+- `arrays`: the memory, the stream and the layout of a foreign array, and how to allocate more of its kind.
+- `mining`: a batch is checked and mined (`mine`); `Resident` holds the results and copies them to the host on demand.
+- `losses`: losses from logits (`losses`), and the mining of them (`mine`).
+- `multibox`: the whole loss, in three steps (`check`, `mine`, `divided`).
 
-The contract: the host's own checks see *stand-ins*, arrays of the same dtype and shape without memory, so there is
-one set of messages. The kernels count what needs a pass over values; the host reads the counts only where an error
-could come of them, and then says by its own pass which one. Nothing else waits for the device. An array of the
-caller's library is asked for its memory and, where it is a result, for its rows: not every library can do more.
+The contract: `inputs` checks *stand-ins*, NumPy arrays of the same dtype and shape without memory, so the messages are
+those of the host. The kernels count NaN and bad labels. The host waits for these counts only if one of them can be an
+error, and then mines a copy itself, which raises the error. Nothing else waits for the device. Of a foreign array we
+use only its memory, because not every library can do more.
 """

@@ -6,15 +6,16 @@ The life of a call of `confidence_loss`:
       mining_rule.resolve          keywords -> Mining (the rule) and Extras (optional arrays)
       inputs.batch.check_losses    array-likes -> Batch, or an InputError
       engine.run.call_of           backend, num_threads -> Call (the twin that computes, how many threads)
-      engine.run.mine_batch        for each block of samples:
+      engine.run.mine_batch        for each block of samples that `blocks` hands out:
         Batch.rows                   views of the caller's arrays, in the dtype of the kernel -> Rows
-        twin.mine                    kernels.cpu, kernels.cuda or kernels.reference -> Mined
+        twin.mine                    kernels.cpu, kernels.cuda or kernels.reference -> Mined; on the CPU, a driver of
+                                     kernels/cpu/jit runs `_mine_sample` of kernels/cpu/mining for each sample
         Batch.refuse_values          NaN and bad labels, which the kernel has counted, become errors
       kernels.loss_rules           divisors; the loss of the batch
 
 Around this line: `lazy_losses` computes losses from logits, block by block; `multi_pass` composes plain passes for the
 rules that one pass cannot follow (``scope="batch"``, ties, pools); `threads` says how many threads are safe; `result`
-is the base of all results. Arrays on a GPU leave this line at the public function, for ``device/``.
+is the base of all results. The public function hands arrays on a GPU to ``device/`` instead.
 
 The contract: a batch that raises returns nothing, and the bits of a result depend on neither blocks nor threads.
 """

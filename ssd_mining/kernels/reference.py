@@ -139,9 +139,11 @@ def _judged(
     rule: SoftmaxRule | SigmoidRule, softmax: Callable[..., Any], sigmoid: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Return the function of the reference that computes this rule."""
-    if isinstance(rule, SoftmaxRule):
-        return partial(softmax, label_smoothing=rule.smoothing, most=rule.most)
-    return partial(sigmoid, positive=rule.positive, negative=rule.negative, gamma=rule.gamma)
+    match rule:
+        case SoftmaxRule():
+            return partial(softmax, label_smoothing=rule.smoothing, most=rule.most)
+        case SigmoidRule():
+            return partial(sigmoid, positive=rule.positive, negative=rule.negative, gamma=rule.gamma)
 
 
 def _softmax_rank(logits: list[float], others: list[float]) -> float:

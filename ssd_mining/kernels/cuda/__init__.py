@@ -3,13 +3,14 @@
 `mine`, `losses` and `gradients` take arrays of the host, as those of the CPU twin do. The functions ``enqueue...``
 take arrays of a device, for `ssd_mining.device`, and return before the device has done its work. Read in this order:
 
-- `runtime`: what is missing here, streams, memory, and how Python becomes a kernel. A kernel takes addresses.
-- `digits`, `short_rows`, `long_rows`, `mining`: ranks as sortable keys and their histograms; a row per block of
-  threads; a chunk of a row per block; which rows take which way.
-- `logit_losses`, `logit_gradients`, `logits`, `multibox`: a thread per anchor; the whole loss.
+- `runtime`: is CUDA there; streams and memory; how a Python function becomes a kernel, which takes addresses.
+- `digits`: ranks as sortable keys, and histograms of their digits.
+- `short_rows`, `long_rows`: mining with one block of threads per row, or one per chunk of a row. `mining` chooses.
+- `logit_losses`, `logit_gradients`: one thread per anchor. `logits` calls them for host arrays.
+- `multibox`: localization, the division, and the factors of the gradients.
 - `pack`: arrays of any layout, labels of any form.
 
-Beyond the contract: what a thread knows stays in its registers, never in local memory (the compile tests look at the
+Beyond the contract: the arrays of a thread become registers, never local memory (the compile tests look at the
 machine code), and only integers are added atomically, so that every run gives the same bits.
 """
 

@@ -62,7 +62,7 @@ def _clear(dtype: np.dtype[Any]) -> Kernel:
 
 @functools.cache
 def _kernel(kind: Any, dtype: np.dtype[Any], *, classes_last: bool) -> Kernel:
-    write = _softmax_row if kind is SoftmaxRule else _sigmoid_row
+    write = {SoftmaxRule: _softmax_row, SigmoidRule: _sigmoid_row}[kind]
 
     def differentiate(anchors, rule, factors, gradients):
         anchor = cuda.grid(1)

@@ -65,7 +65,7 @@ def _negation(dtype: np.dtype[Any]) -> Kernel:
 
 @functools.cache
 def _kernel(kind: Any, dtype: np.dtype[Any], threads: int) -> Kernel:
-    loss = _softmax_loss if kind is SoftmaxRule else _sigmoid_loss
+    loss = {SoftmaxRule: _softmax_loss, SigmoidRule: _sigmoid_loss}[kind]
 
     def compute_losses(anchors, rule, losses):
         tile = cuda.shared.array(0, dtype)
