@@ -1,8 +1,9 @@
 """SSD hard-negative mining and the SSD confidence loss on NumPy arrays.
 
-A public function lies in the module of its subject, beside the folders. The folders are the layers below: ``inputs``
-checks arguments, ``engine`` decides where and how often a kernel runs, ``kernels`` computes, ``reference`` is the
-judge. Start with the diagram in ``engine/__init__.py``: the life of a call.
+A public function lies in the module of its subject, beside the folders, or in ``analysis`` or ``files``. Below it,
+``inputs`` checks arguments, ``engine`` decides where and how often a kernel runs, ``device`` does so for arrays on a
+GPU, ``kernels`` computes, ``reference`` is the judge. Above it are ``report`` and ``cli``. Start with the diagram in
+``engine/__init__.py``: the life of a call.
 
 Every public name is loaded on first use, so that ``import ssd_mining`` loads neither NumPy nor Numba.
 """

@@ -1,7 +1,7 @@
 """Device arrays, which stay on their GPU: the public functions for arrays that lie there already.
 
-The functions have the names of those that they stand behind: `mining.mine`, `losses.mine`, `losses.losses`,
-`multibox.loss`. Read in this order:
+The public functions call `mining.mine`, `losses.mine`, `losses.losses`, and for the whole loss `multibox.check`,
+`multibox.mine` and `multibox.divided`. Read in this order:
 
 - `arrays`: whose memory it is, on which stream it is made, and more arrays of its kind.
 - `mining`: checked, packed where the layout wants it, mined; what is resident can be read.
