@@ -135,7 +135,7 @@ def assert_same(got, expected):
     for name in ("hard_negative_mask", "pos_mask", "num_pos", "num_neg", "num_kept", "threshold"):
         np.testing.assert_array_equal(on_host(getattr(got, name)), getattr(expected, name), err_msg=name)
     for name in ("positive_sum", "negative_sum"):
-        np.testing.assert_allclose(on_host(getattr(got, name)), getattr(expected, name), rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(on_host(getattr(got, name)), getattr(expected, name), rtol=1e-12, err_msg=name)
     for ours, theirs in zip(got.indices(), expected.indices(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -225,8 +225,8 @@ def test_no_input_is_copied_and_the_results_are_device_arrays(monkeypatch):
     assert hasattr(res.threshold, "copy_to_host")
     out = sm.confidence_loss(Interface(data.conf_loss), Interface(data.classes), background=0)
     expected = sm.confidence_loss(data.conf_loss, data.classes, background=0, backend="cpu")
-    assert out.loss == pytest.approx(expected.loss, rel=1e-6)
-    np.testing.assert_allclose(out.per_sample.copy_to_host(), expected.per_sample, rtol=1e-6)
+    assert out.loss == pytest.approx(expected.loss, rel=1e-12)
+    np.testing.assert_allclose(out.per_sample.copy_to_host(), expected.per_sample, rtol=1e-12)
 
 
 def test_nothing_is_read_back_where_no_value_can_be_wrong(monkeypatch):
