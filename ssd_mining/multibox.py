@@ -160,7 +160,7 @@ def multibox_loss(
     """
     words = normalize, normalize if loc_normalize is None else loc_normalize, zero_positives, loc_weight, beta
     try:
-        how = _remembered(*words)
+        how = _checked_once(*words)
     except TypeError:  # a value that cannot be hashed: the check refuses it
         how = _checked(*words)
     spec, extras = resolve(mining, keywords)
@@ -237,7 +237,7 @@ def _checked(*words: Any) -> _How:
     return how
 
 
-_remembered = functools.lru_cache(maxsize=128, typed=True)(_checked)
+_checked_once = functools.lru_cache(maxsize=128, typed=True)(_checked)
 
 
 def _refuse_no_divisors(counts: NDArray[np.int64], num_anchors: int, how: _How, *, located: bool) -> None:

@@ -18,7 +18,7 @@ from ssd_mining.classification import Classification
 from ssd_mining.engine.run import Backend, Columns, sample_columns, sample_table
 from ssd_mining.mining_rule import NO_EXTRAS, BatchKeywords, Mining, Selection, resolve
 
-SCHEMA = 1
+STATE_SCHEMA = 1
 RATIOS = (1, 2, 3, 5, 10)
 
 
@@ -288,7 +288,7 @@ class LossAnalysis:
         0
         """
         return {
-            "schema": SCHEMA,
+            "schema": STATE_SCHEMA,
             "spec": self.spec.to_dict(),
             "summary": self.state.to_dict(),
         }
@@ -302,9 +302,9 @@ class LossAnalysis:
         ValueError
             If `state` is damaged, or from another version.
         """
-        if not isinstance(state, Mapping) or state.get("schema") != SCHEMA:
+        if not isinstance(state, Mapping) or state.get("schema") != STATE_SCHEMA:
             got = f"schema {state.get('schema')!r}" if isinstance(state, Mapping) else type(state).__name__
-            refuse("state", f"what to_state returns, of schema {SCHEMA}", got)
+            refuse("state", f"what to_state returns, of schema {STATE_SCHEMA}", got)
         analysis = cls.__new__(cls)
         try:
             analysis.__setstate__({"state": state, "num_threads": num_threads})

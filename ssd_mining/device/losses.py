@@ -12,7 +12,7 @@ import numpy as np
 from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification
 from ssd_mining.device.arrays import Foreign, contiguous, gathered, library_of
-from ssd_mining.device.mining import Arrays, DeviceBatch, Resident, checked, not_yet
+from ssd_mining.device.mining import DeviceBatch, HostArrays, Resident, checked, not_yet
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64
 from ssd_mining.inputs.batch import Batch, check_logit_batch
 from ssd_mining.inputs.logits import Logits, check_logits, weights_of
@@ -90,7 +90,7 @@ def mine(
 ) -> Resident:
     """Mine a batch by losses from logits, with masks."""
 
-    def check(host: Arrays, others: Extras) -> Batch:
+    def check(host: HostArrays, others: Extras) -> Batch:
         return check_logit_batch(host["logits"], host["labels"], mining, others, classification, class_axis)
 
     return mine_checked(checked(check, extras, logits=logits, labels=labels), class_axis).resident

@@ -64,7 +64,7 @@ class Resident(NamedTuple):
             return self.library.upload(array).owner
 
 
-Arrays = dict[str, NDArray[Any]]  # of the host, by the names of the arguments
+HostArrays = dict[str, NDArray[Any]]  # of the host, by the names of the arguments
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class DeviceBatch:
     batch: Batch  # of arrays that stand in for those of the device
     arrays: dict[str, Foreign]
     library: Library  # of the first of the arrays
-    check: Callable[[Arrays], Batch]  # of arrays of the host
+    check: Callable[[HostArrays], Batch]  # of arrays of the host
 
     @property
     def ranks(self) -> DeviceArray | None:
@@ -146,7 +146,7 @@ def _empty(num_samples: int, shape: tuple[int, ...], library: Library) -> Device
 def mine(conf_loss: Any, labels: Any, mining: Mining, extras: Extras, *, masks: bool) -> Resident:
     """Mine a batch whose losses and labels, and whatever else has their shape, are on one device."""
 
-    def check(host: Arrays, others: Extras) -> Batch:
+    def check(host: HostArrays, others: Extras) -> Batch:
         return check_losses(host["conf_loss"], host["labels"], mining, others)
 
     given = checked(check, extras, conf_loss=conf_loss, labels=labels)
@@ -179,12 +179,12 @@ def _labels(given: DeviceBatch) -> tuple[DeviceArray, NDArray[Any]]:
     return roles, ROLE_CODES
 
 
-def checked(check: Callable[[Arrays, Extras], Batch], extras: Extras, **given: Any) -> DeviceBatch:
+def checked(check: Callable[[HostArrays, Extras], Batch], extras: Extras, **given: Any) -> DeviceBatch:
     """Check device arrays by a check of the host's; the first of them are the losses, or the logits."""
     arrays = gathered(**given, rank_by=extras.rank_by, valid=extras.valid)
     name, first = next(iter(arrays.items()))
 
-    def check_host(host: Arrays) -> Batch:
+    def check_host(host: HostArrays) -> Batch:
         return check(host, extras._replace(valid=host.get("valid"), rank_by=host.get("rank_by")))
 
     for extra in ("overlaps", "anchor_weights"):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification
 from ssd_mining.device.losses import MinedLogits, mine_checked
-from ssd_mining.device.mining import Arrays, DeviceBatch, checked
+from ssd_mining.device.mining import DeviceBatch, HostArrays, checked
 from ssd_mining.engine.run import sample_columns
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64
 from ssd_mining.inputs.batch import Batch, check_logit_batch
@@ -55,7 +55,7 @@ def check(
 ) -> Checked:
     """Check all arrays of a call, but for the shapes of the locations."""
 
-    def check_host(host: Arrays, others: Extras) -> Batch:
+    def check_host(host: HostArrays, others: Extras) -> Batch:
         return check_logit_batch(host["logits"], host["labels"], mining, others, classification, class_axis)
 
     given = checked(check_host, extras, logits=logits, labels=labels, loc_pred=loc_pred, loc_target=loc_target)

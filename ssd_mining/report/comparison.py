@@ -10,7 +10,7 @@ from ssd_mining.analysis.result import Table
 from ssd_mining.files.sources import DataError
 from ssd_mining.report.saved_report import SavedReport
 
-SCHEMA = 1
+COMPARISON_SCHEMA = 1
 TOTALS = ("loss", "num_pos", "num_neg", "num_kept", "positive_sum", "negative_sum")
 
 
@@ -126,7 +126,7 @@ def compared(a: SavedReport, b: SavedReport, changes: Changes, top: int, churn: 
     before, after = ({name: number_of(report.summary[name]) for name in TOTALS} for report in (a, b))
     in_a, in_b = a.summary["distributions"], b.summary["distributions"]
     return Comparison(
-        schema=SCHEMA,
+        schema=COMPARISON_SCHEMA,
         totals={name: Total(before[name], after[name], after[name] - before[name]) for name in TOTALS},
         samples=SampleCounts(
             both=change.size,

@@ -57,17 +57,17 @@ def drivers(body: Callable[..., None]) -> tuple[Any, Any]:
     return pair[0], pair[1]
 
 
-class Counts(NamedTuple):
+class Compiled(NamedTuple):
     """How this process got its machine code: counts of drivers times input types."""
 
     compiled: int
     loaded: int
 
 
-def counts() -> Counts:
+def counts() -> Compiled:
     """Count what this process compiled and what it loaded from the cache."""
     stats = [driver.stats for pair in _drivers for driver in pair]
-    return Counts(
+    return Compiled(
         compiled=sum(sum(each.cache_misses.values()) for each in stats),
         loaded=sum(sum(each.cache_hits.values()) for each in stats),
     )

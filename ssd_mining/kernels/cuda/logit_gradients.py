@@ -17,7 +17,7 @@ from ssd_mining.kernels.cuda.pack import Strided, place_of, source_type
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Kernel, Stream, cuda, helper, pointer, record, types
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
-THREADS = min(128, runtime.THREADS)
+PER_BLOCK = min(128, runtime.THREADS)
 
 softmax_share, softmax_slope = helper(loss_rules.softmax_share), helper(loss_rules.softmax_slope)
 sigmoid_slope = helper(loss_rules.sigmoid_slope)
@@ -57,7 +57,7 @@ def _clear(dtype: np.dtype[Any]) -> Kernel:
         if i < size:
             values[i] = 0.0
 
-    return Kernel(clear, pointer(dtype), types.int64, threads=THREADS)
+    return Kernel(clear, pointer(dtype), types.int64, threads=PER_BLOCK)
 
 
 @functools.cache
@@ -73,7 +73,7 @@ def _kernel(kind: Any, dtype: np.dtype[Any], *, classes_last: bool) -> Kernel:
             write(anchors, rule, anchor, factors[anchor], gradients.elements, place, step)
 
     arguments = anchors_type(dtype), record(kind), pointer(np.float64), source_type(dtype)
-    return Kernel(differentiate, *arguments, threads=THREADS)
+    return Kernel(differentiate, *arguments, threads=PER_BLOCK)
 
 
 @helper

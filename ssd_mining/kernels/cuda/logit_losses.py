@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from ssd_mining.kernels import loss_rules
-from ssd_mining.kernels.cuda.logit_gradients import THREADS, Anchors, anchors_type
+from ssd_mining.kernels.cuda.logit_gradients import PER_BLOCK, Anchors, anchors_type
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Kernel, Stream, cuda, helper, pointer, record, types
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
@@ -39,7 +39,7 @@ def enqueue_losses(anchors: Anchors, rule: SoftmaxRule | SigmoidRule, losses: De
 def block(num_classes: int, dtype: np.dtype[Any], *, is_scored: bool) -> tuple[int, int]:
     """Return how many anchors, and threads, a block has, and how many bytes they share."""
     each = (num_classes | 1) * dtype.itemsize * (2 if is_scored else 1)
-    threads = min(THREADS, SHARED_BYTES // each)
+    threads = min(PER_BLOCK, SHARED_BYTES // each)
     if threads == 0:
         expected = f"logits of at most {SHARED_BYTES} bytes per anchor, scores included"
         msg = f"backend: 'cuda' takes {expected}, got {num_classes} classes of {dtype}"
@@ -60,7 +60,7 @@ def _negation(dtype: np.dtype[Any]) -> Kernel:
         if i < size:
             values[i] = -values[i]
 
-    return Kernel(negate, pointer(dtype), types.int64, threads=THREADS)
+    return Kernel(negate, pointer(dtype), types.int64, threads=PER_BLOCK)
 
 
 @functools.cache

@@ -110,7 +110,7 @@ def _share(given, by, sample, whole):
 
 
 @helper
-def _part(total, share):
+def _quotient(total, share):
     """Return what a sample adds to the loss: nothing where it does not count, even of inf."""
     return total * share if share != 0.0 else 0.0
 
@@ -133,8 +133,8 @@ def _divide() -> Kernel:
         for sample in range(thread, num_samples, THREADS):
             conf_share, loc_share = _share(given, conf, sample, conf_whole), _share(given, loc, sample, loc_whole)
             total = given.sums[POSITIVE_SUM * num_samples + sample] + given.sums[NEGATIVE_SUM * num_samples + sample]
-            first += _part(total, conf_share)
-            second += _part(given.loc_sums[sample], loc_share)
+            first += _quotient(total, conf_share)
+            second += _quotient(given.loc_sums[sample], loc_share)
             results.per_sample[sample] = total
             results.shares[CONF * num_samples + sample] = conf_share
             results.shares[LOC * num_samples + sample] = given.loc_weight * loc_share
