@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.systems.hard_examples import caffe_hard_example, iou, non_max_suppression, subsample, tf_hard_example_miner
+from tests.support.systems.hard_examples import (
+    caffe_hard_example,
+    iou,
+    non_max_suppression,
+    subsample,
+    tf_hard_example_miner,
+)
 
 
 def detections(rng, tied=False):

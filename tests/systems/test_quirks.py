@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.systems import per_sample, whole_batch
+from tests.support.systems import per_sample, whole_batch
 from tests.systems.test_rules import bits
 
 UNIT = math.log(2)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.batches import ROOT, examples
-from tests.systems import per_sample, whole_batch
-from tests.systems.cases import CASES
-from tests.systems.draws import KINDS, draw
-from tests.systems.parts import cross_entropy, smooth_l1, softmax
+from tests.support.batches import ROOT, examples
+from tests.support.systems import per_sample, whole_batch
+from tests.support.systems.cases import CASES
+from tests.support.systems.draws import KINDS, draw
+from tests.support.systems.parts import cross_entropy, smooth_l1, softmax
 
 ROUNDS = examples(26)
 
@@ -260,4 +260,4 @@ def test_an_oracle_imports_numpy_only(name):
     tree = ast.parse((ROOT / "tests" / "systems" / f"{name}.py").read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert names <= {"numpy", "numpy.typing", "typing", "tests.systems.parts"}
+    assert names <= {"numpy", "numpy.typing", "typing", "tests.support.systems.parts"}
