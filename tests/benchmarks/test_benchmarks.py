@@ -6,11 +6,21 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from benchmarks import cuda, distributed, peers, report, suite
-from benchmarks.__main__ import PAGE, RESULTS, TABLES, on_gpu
-from benchmarks.measure import assert_equal
-from benchmarks.render import SECTIONS, render
 from tests.support.batches import ROOT
+from tests.support.benchmarks import (
+    PAGE,
+    RESULTS,
+    SECTIONS,
+    TABLES,
+    assert_equal,
+    cuda,
+    distributed,
+    on_gpu,
+    peers,
+    render,
+    report,
+    suite,
+)
 
 TINY = {
     "densities": lambda: suite.densities((200,), rounds=1, fresh=1 << 20),

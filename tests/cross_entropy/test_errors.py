@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.mining.test_errors import pattern
+from tests.support.refusals import pattern
 
 LOGITS = np.arange(24.0).reshape(2, 3, 4)
 CLASSES = np.array([[1, 0, 0], [0, 0, 2]])

@@ -1,7 +1,6 @@
 """The CUDA twin in numba's simulator: rows of every kind against the reference, long rows, device arrays, faults."""
 
 import itertools
-import sys
 from types import SimpleNamespace
 
 import numba
@@ -10,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 
 import ssd_mining as sm
-from tests.kernels.test_mining import check as check_parity
 from tests.support.batches import REAL_FILES, Batch, batches, load_real, losses
+from tests.support.device import Interface, Packed, Tensor
+from tests.support.parity import check as check_parity
 
 pytestmark = [
     pytest.mark.skipif(not numba.config.ENABLE_CUDASIM, reason="the simulator is off: set NUMBA_ENABLE_CUDASIM=1"),
@@ -143,33 +143,6 @@ def assert_same(got, expected):
 # --- device arrays
 
 
-class Interface:
-    """An array of some library that shows its memory, here the host's."""
-
-    def __init__(self, array):
-        self.array = array
-
-    @property
-    def __cuda_array_interface__(self):
-        array = self.array
-        shown = {"shape": array.shape, "strides": array.strides, "typestr": array.dtype.str, "version": 3}
-        return shown | {"data": (array.ctypes.data, False), "stream": 1}
-
-
-class Packed:
-    """An array that is passed on by DLPack alone."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __dlpack_device__(self):
-        return (2, 0)
-
-    def __dlpack__(self, stream=None):
-        assert stream == 1  # the default one
-        return self.array.__dlpack__()
-
-
 def of_numba(array):
     return cuda.to_device(array)
 
@@ -268,63 +241,6 @@ def test_empty_device_arrays_are_defined():
         res = sm.mine_hard_negatives(of_numba(np.zeros(shape, np.float32)), of_numba(np.zeros(shape, np.bool_)))
         assert on_host(res.num_kept).tolist() == [0] * shape[0]
         assert on_host(res.hard_negative_mask).shape == shape
-
-
-class Tensor:
-    """What torch's tensors show of themselves, over the host's memory."""
-
-    is_cuda, requires_grad, device = True, False, SimpleNamespace(index=0)
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype = array, array.shape, f"torch.{array.dtype}"
-
-    def data_ptr(self):
-        return self.array.ctypes.data
-
-    def stride(self):
-        return tuple(stride // self.array.itemsize for stride in self.array.strides)
-
-    def copy_to_host(self):
-        return self.array
-
-    def __getitem__(self, row):
-        return Tensor(self.array[row])
-
-
-class Chunk(Interface):
-    """What CuPy's arrays show of themselves, likewise."""
-
-    device = SimpleNamespace(id=0)
-
-    @property
-    def data(self):
-        return SimpleNamespace(ptr=self.array.ctypes.data)
-
-    def copy_to_host(self):
-        return self.array
-
-    def __getitem__(self, row):
-        return Chunk(self.array[row])
-
-
-@pytest.fixture(params=["torch", "cupy"])
-def library(request, monkeypatch):
-    """Load a stand-in for a library: its stream has the handle 77, and it makes arrays of its own."""
-    if request.param == "torch":
-        dtypes = {name: name for name in ("bool", "uint8", "int32", "int64", "float32", "float64")}
-        module = SimpleNamespace(
-            Tensor=Tensor,
-            cuda=SimpleNamespace(current_stream=lambda _: SimpleNamespace(cuda_stream=77)),
-            empty=lambda shape, dtype, device: Tensor(np.empty(shape, dtype)) if device.index == 0 else None,
-            **dtypes,
-        )
-        kind = Tensor
-    else:
-        stream = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=77))
-        module = SimpleNamespace(ndarray=Chunk, cuda=stream, empty=lambda shape, dtype: Chunk(np.empty(shape, dtype)))
-        kind = Chunk
-    monkeypatch.setitem(sys.modules, request.param, module)
-    return kind
 
 
 @pytest.mark.parametrize("form", ["classes", "valid classes", "one-hot", "a batch"])

@@ -1,33 +1,13 @@
 """The CUDA twin on a GPU, at full size: ``pytest -m gpu``."""
 
-import numba
 import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.engine.run import call_of
 from tests.support.batches import REAL_FILES, load_real, losses
 
 KINDS = ["gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending"]
 pytestmark = pytest.mark.gpu
-
-
-def why_not():
-    if numba.config.ENABLE_CUDASIM:
-        return "the simulator stands in for the GPU"
-    try:
-        call_of("cuda", None)
-    except RuntimeError as error:
-        return str(error)
-    return ""
-
-
-@pytest.fixture(autouse=True)
-def gpu():
-    """Skip where there is no GPU, and say what is missing."""
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
 
 
 def assert_same(got, expected):

@@ -9,13 +9,10 @@ import pytest
 import ssd_mining as sm
 from ssd_mining.kernels.cuda import runtime
 from ssd_mining.losses import NORMALIZE
-from tests.device.test_mining import library
 from tests.support.batches import REAL_FILES, load_real
 from tests.support.device import needs_device, scalar_numpy_warns, to_device, to_host
 from tests.support.logits import function
 from tests.support.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, divided, draw, selection_cases, smooth_l1
-
-__all__ = ["library"]  # a fixture
 
 pytestmark = [needs_device, scalar_numpy_warns]
 

@@ -10,11 +10,8 @@ import ssd_mining as sm
 from ssd_mining.engine import lazy_losses
 from ssd_mining.engine.run import call_of
 from ssd_mining.inputs.logits import check_logits
-from tests.device.test_mining_on_a_gpu import gpu
 from tests.support.batches import REAL_FILES, ROOT, load_real
 from tests.support.multibox import CLASSIFICATIONS
-
-__all__ = ["gpu"]  # a fixture
 
 pytestmark = pytest.mark.gpu
 

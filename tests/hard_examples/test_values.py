@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.inputs.test_layouts import LAYOUTS
+from tests.support.layouts import LAYOUTS
 
 
 def drawn(seed, shape=(3, 30)):

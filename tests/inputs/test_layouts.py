@@ -7,48 +7,15 @@ import pytest
 
 import ssd_mining as sm
 from tests.support.batches import printed
+from tests.support.layouts import CLASSES, LAYOUTS, LOSS, RNG
 
-RNG = np.random.default_rng(11)
-LOSS = (RNG.integers(0, 64, (6, 40)) / 8).astype(np.float32)
-CLASSES = np.where(RNG.random(LOSS.shape) < 0.1, RNG.integers(1, 4, LOSS.shape), 0)
 ONE_HOT = np.eye(4, dtype=np.float32)[CLASSES]
 EXPECTED = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
-
-
-def unaligned(array):
-    raw = np.zeros(array.nbytes + 1, np.uint8)
-    view = raw[1:].view(array.dtype).reshape(array.shape)
-    view[...] = array
-    assert array.itemsize == 1 or not view.flags.aligned
-    return view
-
-
-def read_only(array):
-    array = array.copy()
-    array.flags.writeable = False
-    return array
 
 
 def memory_mapped(array, folder):
     np.save(folder / "array.npy", array)
     return np.load(folder / "array.npy", mmap_mode="r")
-
-
-class Subclass(np.ndarray):
-    pass
-
-
-LAYOUTS = {
-    "read-only": read_only,
-    "fortran": np.asfortranarray,
-    "strided": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
-    "every second sample": lambda a: np.repeat(a, 2, axis=0)[::2],
-    "negative strides": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
-    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
-    "unaligned": unaligned,
-    "a subclass": lambda a: a.view(Subclass),
-    "a list": lambda a: a.tolist(),
-}
 
 
 def check(conf_loss, labels, **keywords):
@@ -168,7 +135,7 @@ SIGNATURES = """
 import numpy as np
 import ssd_mining as sm
 from ssd_mining.kernels.cpu import jit as _jit
-from tests.inputs.test_layouts import CLASSES, LAYOUTS, LOSS
+from tests.support.layouts import CLASSES, LAYOUTS, LOSS
 for repeats in (1, 10):  # rows shorter than a word, and longer
     losses, classes = np.tile(LOSS, repeats), np.tile(CLASSES, repeats)
     for change in LAYOUTS.values():

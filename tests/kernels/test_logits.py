@@ -10,35 +10,17 @@ from ssd_mining.classification import Focal, Sigmoid, Softmax
 from ssd_mining.engine import lazy_losses, threads
 from ssd_mining.kernels import cpu
 from ssd_mining.kernels.records import Computed, LogitRows
-from tests.inputs.test_layouts import LAYOUTS
 from tests.support.batches import REAL_FILES, examples, load_real
+from tests.support.layouts import LAYOUTS
 from tests.support.lazy import lazy
-from tests.support.logits import KINDS, TARGETS, expected, function, logits, specs, targets
+from tests.support.logits import RELATIVE, calls, expected, function, logits, relative, targets
 
-RELATIVE = {np.float16: 3e-7, np.float32: 3e-7, np.float64: 1e-13}  # of a softmax
 RNG = np.random.default_rng(12)
 LOGITS = RNG.normal(0, 3, (5, 150, 7)).astype(np.float32)
 CLASSES = RNG.integers(0, 7, LOGITS.shape[:2])
 SOFT = RNG.random(LOGITS.shape).astype(np.float32) / 8
 SOFT[..., 0] += 1 - SOFT.sum(axis=2)
 SPECS = [Softmax(), Softmax(class_weights=range(7), label_smoothing=0.1, prob_floor=0.01), Sigmoid(), Focal()]
-
-
-@st.composite
-def calls(draw, most=200):
-    """Draw logits of so many anchors at most, labels, their exact dtype and a loss."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    num_classes = draw(st.sampled_from([1, 2, 3, 4, 8, 9, 21, 91]))
-    most = most if num_classes < 21 else most // 3
-    shape = (draw(st.integers(0, 2)), draw(st.integers(0, most)), num_classes)
-    x = logits(draw(st.sampled_from(KINDS)), shape, rng)
-    y = targets(draw(st.sampled_from(TARGETS)), shape, rng)
-    return x, y, draw(st.sampled_from([np.float16, np.float32, np.float64])), draw(specs(num_classes))
-
-
-def relative(spec, dtype):
-    # Sums over 91 classes of what is rounded one by one; powf of the focal loss.
-    return RELATIVE[dtype] * (1 if isinstance(spec, Softmax) and not spec.label_smoothing else 5)
 
 
 def computed(x, y, spec=SPECS[0], **keywords):

@@ -9,28 +9,7 @@ from hypothesis import strategies as st
 
 import ssd_mining as sm
 from tests.support.batches import Batch, batches, examples, losses
-
-
-def check(batch: Batch, backend: str) -> None:
-    before = batch.conf_loss.copy(), batch.labels.copy()
-    res = sm.mine_hard_negatives(batch.conf_loss, batch.labels, backend=backend, **batch.keywords)
-    out = sm.confidence_loss(batch.conf_loss, batch.labels, backend=backend, **batch.keywords)
-    loss = batch.conf_loss if batch.weighted is None else batch.weighted
-    nan = np.isnan(loss) | np.isnan(batch.rank) if batch.omit_nan else np.False_
-    np.testing.assert_array_equal(res.pos_mask, batch.pos_mask & ~nan)
-    masks = np.split(res.hard_negative_mask.reshape(-1), batch.offsets[1:-1]) if batch.expected else []
-    for i, expected in enumerate(batch.expected):
-        np.testing.assert_array_equal(masks[i], expected.hard_negative_mask)
-        got = (res.num_pos[i], res.num_neg[i], res.num_kept[i])
-        assert got == (expected.num_pos, expected.num_neg, expected.num_kept)
-        np.testing.assert_array_equal(res.threshold[i], expected.threshold)
-        sums = [expected.positive_sum, expected.negative_sum]
-        np.testing.assert_allclose([res.positive_sum[i], res.negative_sum[i]], sums, rtol=1e-12, atol=1e-12)
-    for name in ("positive_sum", "negative_sum"):  # with a mask and without one: the same bits
-        np.testing.assert_array_equal(getattr(out, name).view(np.int64), getattr(res, name).view(np.int64))
-    np.testing.assert_array_equal(out.num_kept, res.num_kept)
-    np.testing.assert_array_equal(batch.conf_loss, before[0])
-    np.testing.assert_array_equal(batch.labels, before[1])
+from tests.support.parity import check
 
 
 @settings(max_examples=examples(2000))

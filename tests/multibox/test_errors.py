@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.mining.test_errors import BAD as BAD_MINING
-from tests.mining.test_errors import pattern
+from tests.support.refusals import BAD_KEYWORDS, CLASSES, LOC, LOGITS, NAN, ONE_HOT, pattern
 
-LOGITS = np.arange(24.0).reshape(2, 3, 4)
-CLASSES = np.array([[1, 0, 0], [0, 0, 2]])
-ONE_HOT = np.eye(4)[CLASSES]
-LOC = np.zeros((2, 3, 4))
-NAN = np.where(np.arange(24).reshape(2, 3, 4) == 17, np.nan, LOGITS)  # sample 1, anchor 1
 BAD = {
     "logits of rank 2": ({"logits": LOGITS[0]}, ValueError, "logits: expected a (B, A, C) array, got shape (3, 4)"),
     "integer logits": (
@@ -219,6 +213,7 @@ BAD = {
         "logits: expected an (N, C) array of at least one class with sample_offsets, got shape (2, 3, 4)",
     ),
 }
+
 FUNCTIONS = [sm.multibox_loss, sm.mine_logits]
 
 
@@ -235,116 +230,16 @@ def test_bad_input_gets_its_error(case, function):
 
 # What mining refuses of its keywords, these refuse in the same words; -1 is a class and a mode a ranking here.
 MEANINGFUL_HERE = ("the last class of integer labels", "a rank that only logits have")
-KEYWORDS_ALONE = [
-    case
-    for case, (changes, *_) in BAD_MINING.items()
-    if not {"conf_loss", "labels", "sample_offsets"} & set(changes) and case not in MEANINGFUL_HERE
-]
+KEYWORDS_ALONE = [case for case in BAD_KEYWORDS if case not in MEANINGFUL_HERE]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("case", KEYWORDS_ALONE)
 def test_keywords_are_refused_as_mining_refuses_them(case, function):
-    changes, error, message = BAD_MINING[case]
+    changes, error, message = BAD_KEYWORDS[case]
     message = message.replace("the shape of conf_loss", "the shape of the anchors of logits")
     with pytest.raises(error, match=pattern(message)):
         function(**{"logits": LOGITS, "labels": CLASSES, "background": 0} | changes)
-
-
-RAGGED = {
-    "three axes": (
-        {"logits": LOGITS},
-        ValueError,
-        "logits: expected an (N, C) array of at least one class with sample_offsets, got shape (2, 3, 4)",
-    ),
-    "no classes": ({"logits": np.zeros((6, 0))}, ValueError, "logits: .* at least one class .* got shape (6, 0)"),
-    "labels for fewer": (
-        {"labels": [0] * 5},
-        ValueError,
-        "labels: expected shape (6,) of the anchors of logits, or one-hot scores (6, 4), got shape (5,)",
-    ),
-    "labels of a dense batch": ({"labels": CLASSES}, ValueError, "labels: expected shape (6,) .* got shape (2, 3)"),
-    "scores of fewer classes": (
-        {"labels": np.eye(3)[CLASSES.reshape(-1)]},
-        ValueError,
-        "labels: .* or one-hot scores (6, 4), got shape (6, 3)",
-    ),
-    "float classes": (
-        {"labels": np.zeros(6)},
-        TypeError,
-        (
-            "labels: expected integer classes of shape (N,), or one-hot scores of shape (N, C), got dtype float64 of "
-            "shape (6,)"
-        ),
-    ),
-    "a mask for labels": ({"labels": np.ones(6, bool)}, TypeError, "labels: .* got dtype bool, which does not tell"),
-    "a label out of range": (
-        {"labels": [0, 1, 0, 0, 5, 0]},
-        ValueError,
-        "labels: expected class numbers from 0 to 3, got 5 at (sample 2, anchor 2)",
-    ),
-    "a label out of range, not the ignored one": (
-        {"labels": [0, 1, 0, 0, 5, -3], "ignore_index": 5},
-        ValueError,
-        "labels: expected class numbers from 0 to 3 or ignore_index (5), got -3 at (sample 3, anchor 0)",
-    ),
-    "a row that is no score": (
-        {"labels": np.where(np.arange(6)[:, None] == 3, 0.75, np.eye(4)[[0] * 6])},
-        ValueError,
-        "got [0.75, 0.75, 0.75, 0.75] at (sample 2, anchor 1)",
-    ),
-    "NaN": (
-        {"logits": np.where(np.arange(6)[:, None] == 4, np.nan, 0.0) * np.ones(4)},
-        ValueError,
-        "logits: expected no NaN .* got NaN at (sample 2, anchor 2)",
-    ),
-    "valid for fewer": (
-        {"valid": [True] * 5},
-        ValueError,
-        "valid: expected the shape of the anchors of logits (6,), got shape (5,)",
-    ),
-    "weights of a dense batch": (
-        {"anchor_weights": np.ones((2, 3))},
-        ValueError,
-        "anchor_weights: expected the shape of the anchors of logits (6,), got shape (2, 3)",
-    ),
-    "offsets beyond the end": (
-        {"sample_offsets": [0, 2, 7]},
-        ValueError,
-        "sample_offsets: expected numbers that never fall, from 0 to the 6 of logits, got [0, 2, 7]",
-    ),
-    "offsets that fall": ({"sample_offsets": [0, 4, 2, 6]}, ValueError, "sample_offsets: .* got [0, 4, 2, 6]"),
-    "no offsets": (
-        {"sample_offsets": np.empty(0, int)},
-        ValueError,
-        "sample_offsets: expected a (B + 1,) array, got",
-    ),
-    "fractions of offsets": (
-        {"sample_offsets": [0.0, 6.0]},
-        TypeError,
-        "sample_offsets: expected whole numbers, got",
-    ),
-    "classes first": ({"class_axis": 1}, ValueError, "class_axis: expected -1 with sample_offsets, got 1"),
-    "an unknown axis": ({"class_axis": 3}, ValueError, "class_axis: expected -1, 2 or 1, got 3"),
-    "a quota for each of two": (
-        {"num_negatives": [1, 2]},
-        ValueError,
-        "num_negatives: expected one number, or one per sample (4,), got shape (2,)",
-    ),
-}
-
-
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("case", RAGGED)
-def test_bad_ragged_batches_get_their_error(case, function):
-    changes, error, message = RAGGED[case]
-    call = {
-        "logits": LOGITS.reshape(6, 4),
-        "labels": CLASSES.reshape(-1),
-        "sample_offsets": [0, 2, 2, 5, 6],
-    } | changes
-    with pytest.raises(error, match=pattern(message)):
-        function(**call, background=0)
 
 
 DIVISORS = "'none' or 'batch' or 'anchors' or 'positives'"
@@ -433,21 +328,6 @@ def test_the_whole_loss_refuses_what_it_cannot_use(case):
         sm.multibox_loss(**call)
 
 
-@pytest.mark.parametrize(
-    ("pred", "target", "message"),
-    [
-        ((5, 4), (5, 4), "loc_pred: expected one box for each of the anchors (6,), got shape (5, 4)"),
-        ((2, 3, 4), (2, 3, 4), "loc_pred: expected one box for each of the anchors (6,), got shape (2, 3, 4)"),
-        ((6, 4), (6, 5), "loc_target: expected the shape of loc_pred (6, 4), got shape (6, 5)"),
-        ((6, 0), (6, 0), "loc_pred: expected one box for each of the anchors (6,), got shape (6, 0)"),
-    ],
-)
-def test_boxes_of_another_shape_than_a_ragged_batch_are_refused(pred, target, message):
-    ragged = LOGITS.reshape(6, 4), CLASSES.reshape(-1), np.zeros(pred), np.zeros(target)
-    with pytest.raises(ValueError, match=pattern(message)):
-        sm.multibox_loss(*ragged, background=0, sample_offsets=[0, 2, 6])
-
-
 def test_boxes_that_are_not_there_need_no_divisor():
     call = {"zero_positives": "raise", "normalize": "none", "loc_normalize": "positives"}
     assert sm.multibox_loss(LOGITS, CLASSES * 0, background=0, **call).loss == 0
@@ -465,202 +345,6 @@ def test_a_later_block_reports_the_sample_of_the_batch(monkeypatch):
         logits = np.where(labels[..., None] == 4, np.nan, np.zeros(4))
         with pytest.raises(ValueError, match=r"logits: .* got NaN at \(sample 5, anchor 2\)"):
             function(logits, labels * 0, background=0)
-
-
-OHEM = {
-    "losses of rank 1": ({"loss": [1.0]}, ValueError, "loss: expected a (B, A) array, got shape (1,)"),
-    "bool losses": ({"loss": CLASSES > 0}, TypeError, "loss: expected float16, .* or integer values, got dtype bool"),
-    "masked losses": ({"loss": np.ma.masked_equal(CLASSES, 1)}, TypeError, "loss: .* got a masked array"),
-    "NaN": ({"loss": NAN[..., 1]}, ValueError, "loss: expected no NaN, got NaN at (sample 1, anchor 1)"),
-    "no places": ({"num_hard": 0}, ValueError, "num_hard: expected a whole number of at least 1, got 0"),
-    "half a place": ({"num_hard": 0.5}, TypeError, "num_hard: expected a whole number of at least 1, got 0.5"),
-    "boxes without a threshold": (
-        {"boxes": LOC},
-        TypeError,
-        "iou_threshold: expected a value, for boxes is given, got None",
-    ),
-    "a threshold without boxes": (
-        {"iou_threshold": 0.5},
-        TypeError,
-        "boxes: expected a value, for iou_threshold is given, got None",
-    ),
-    "a threshold above 1": (
-        {"boxes": LOC, "iou_threshold": 1.5},
-        ValueError,
-        "iou_threshold: expected a number from 0 to 1, got 1.5",
-    ),
-    "a threshold below 0": (
-        {"boxes": LOC, "iou_threshold": -0.5},
-        ValueError,
-        "iou_threshold: expected a finite number of at least 0, got -0.5",
-    ),
-    "a threshold that is no number": (
-        {"boxes": LOC, "iou_threshold": "0.5"},
-        TypeError,
-        "iou_threshold: expected a number, got '0.5'",
-    ),
-    "boxes of another shape": (
-        {"boxes": LOC[..., :2], "iou_threshold": 1},
-        ValueError,
-        "boxes: expected shape (2, 3, 4), got shape (2, 3, 2)",
-    ),
-    "complex boxes": ({"boxes": LOC * 1j, "iou_threshold": 1}, TypeError, "boxes: .* got dtype complex128"),
-    "a box of NaN": (
-        {"boxes": np.where(np.arange(24).reshape(2, 3, 4) == 22, np.nan, 0), "iou_threshold": 1},
-        ValueError,
-        "boxes: expected corners with x1 <= x2 and y1 <= y2, none beyond 1e+150, got [0.0, 0.0, nan, 0.0] at (s",
-    ),
-    "an endless box": (
-        {"boxes": LOC + np.array([0, 0, np.inf, 0]), "iou_threshold": 1},
-        ValueError,
-        "boxes: .* got .*inf",
-    ),
-    "a box too large for its area": (
-        {"boxes": LOC + np.array([0, 0, 1e200, 1e200]), "iou_threshold": 1},
-        ValueError,
-        "boxes: .* none beyond 1e+150, got [0.0, 0.0, 1e+200, 1e+200] at (sample 0, anchor 0)",
-    ),
-    "a box inside out": (
-        {"boxes": LOC + np.array([0, 2, 1, 1]), "iou_threshold": 1},
-        ValueError,
-        "boxes: expected corners with x1 <= x2 and y1 <= y2, .* got [0.0, 2.0, 1.0, 1.0] at (sample 0, anchor 0)",
-    ),
-    "a ratio without labels": (
-        {"neg_pos_ratio": 3},
-        TypeError,
-        "labels: expected labels, for neg_pos_ratio is given, got None",
-    ),
-    "a background without labels": (
-        {"background": 0},
-        TypeError,
-        "labels: expected labels, for background is given, got None",
-    ),
-    "an ignored label without labels": (
-        {"ignore_index": -1},
-        TypeError,
-        "labels: expected labels, for ignore_index is given, got None",
-    ),
-    "a minimum without a ratio": (
-        {"labels": CLASSES, "background": 0, "min_negatives": 2},
-        TypeError,
-        "neg_pos_ratio: expected a number, for min_negatives is given, got None",
-    ),
-    "a negative ratio": (
-        {"labels": CLASSES, "background": 0, "neg_pos_ratio": -1},
-        ValueError,
-        "neg_pos_ratio: expected a finite number of at least 0, got -1",
-    ),
-    "a negative minimum": ({"min_negatives": -1}, ValueError, "min_negatives: expected a whole number of at least 0"),
-    "labels without a background": ({"labels": CLASSES}, ValueError, "background: expected the background class"),
-    "a mask with a background": (
-        {"labels": CLASSES > 0, "background": 0},
-        TypeError,
-        "background: expected None for a pos_mask, got background=0 with bool labels",
-    ),
-    "labels of another shape": (
-        {"labels": CLASSES[:1], "background": 0},
-        ValueError,
-        "labels: expected the shape of loss (2, 3), or that and one axis of classes, got shape (1, 3)",
-    ),
-    "labels out of range": (
-        {"labels": -CLASSES, "background": 0},
-        ValueError,
-        "labels: expected class numbers of at least 0, got -1 at (sample 0, anchor 0)",
-    ),
-    "numbers for valid": (
-        {"valid": np.ones((2, 3))},
-        TypeError,
-        "valid: expected a bool array, .* got dtype float64",
-    ),
-    "valid of another shape": (
-        {"valid": [[True]]},
-        ValueError,
-        "valid: expected the shape of loss (2, 3), got shape (1, 1)",
-    ),
-    "an unknown backend": ({"backend": "gpu"}, ValueError, "backend: expected 'cpu', 'cuda', 'reference' or None"),
-    "no threads": (
-        {"num_threads": 0},
-        ValueError,
-        "num_threads: expected a whole number of at least 1 or None, got 0",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", OHEM)
-def test_ohem_refuses_what_it_cannot_use(case):
-    changes, error, message = OHEM[case]
-    with pytest.raises(error, match=pattern(message)):
-        sm.ohem(**{"loss": CLASSES.astype(float)} | changes)
-
-
-COMPARISON = {
-    "no such recipe": (
-        {"recipes": ["seed", "mine"]},
-        ValueError,
-        "recipes: expected names among seed, .* got 'mine'",
-    ),
-    "no such recipe alone": ({"recipes": "mine"}, ValueError, "recipes: expected names among seed, .* got 'mine'"),
-    "a list of lists": ({"recipes": [["seed"]]}, ValueError, "recipes: expected names among seed, .* got ['seed']"),
-    "a number of recipes": (
-        {"recipes": 5},
-        TypeError,
-        "recipes: expected names, or a mapping of names to keywords, got 5",
-    ),
-    "no recipes": ({"recipes": []}, ValueError, "recipes: expected at least one recipe, got none"),
-    "a number for keywords": (
-        {"recipes": {"mine": 3}},
-        TypeError,
-        "recipes: expected a mapping of keywords for 'mine', got 3",
-    ),
-    "a keyword that is none": ({"recipes": {"mine": {"ratio": 3}}}, TypeError, "ratio: no such keyword; there are"),
-    "a keyword for all that is none": ({"with_gradients": True}, TypeError, "with_gradients: no such keyword"),
-    "no background": ({"background": None}, TypeError, "background: expected a whole number, got None"),
-    "a background beyond the logits": ({"background": 4}, ValueError, "background: expected a class of logits"),
-    "one-hot labels": (
-        {"labels": ONE_HOT},
-        TypeError,
-        "labels: expected integer classes of shape (B, A), got dtype float64 of shape (2, 3, 4)",
-    ),
-    "a mask": (
-        {"labels": CLASSES > 0},
-        TypeError,
-        "labels: expected integer classes of shape (B, A), got dtype bool",
-    ),
-    "logits of other anchors": (
-        {"logits": LOGITS[:, :2]},
-        ValueError,
-        "logits: expected a (B, A, C) array for labels (2, 3), got shape (2, 2, 4)",
-    ),
-    "logits of rank 2": ({"logits": LOGITS[0]}, ValueError, "logits: expected a (B, A, C) array .* got shape (3, 4)"),
-    "classes in the wrong place": (
-        {"class_axis": 1},
-        ValueError,
-        "logits: expected a (B, C, A) array for labels (2, 3), got shape (2, 3, 4)",
-    ),
-    "an unknown axis": ({"class_axis": 0}, ValueError, "class_axis: expected -1, 2 or 1, got 0"),
-    "integer logits": ({"logits": LOGITS.astype(int)}, TypeError, "logits: expected float16, float32 or float64"),
-    "no classes": ({"logits": LOGITS[..., :0]}, ValueError, "logits: expected at least one class"),
-    "numbers for valid": ({"valid": CLASSES}, TypeError, "valid: expected a bool array, .* got dtype int64"),
-    "valid of another shape": (
-        {"valid": [[True]]},
-        ValueError,
-        "valid: expected the shape of labels (2, 3), got shape (1, 1)",
-    ),
-    "a fraction to ignore": ({"ignore_index": 0.5}, TypeError, "ignore_index: expected a whole number, got 0.5"),
-    "targets alone": (
-        {"loc_target": LOC},
-        TypeError,
-        "loc_pred: expected an array, for loc_target is given, got None",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", COMPARISON)
-def test_a_comparison_refuses_what_it_cannot_use(case):
-    changes, error, message = COMPARISON[case]
-    call = {"logits": LOGITS, "labels": CLASSES, "background": 0, "recipes": ["seed"]} | changes
-    with pytest.raises(error, match=pattern(message)):
-        sm.compare_recipes(**call)
 
 
 def test_tensors_that_want_gradients_or_have_another_type_are_refused():

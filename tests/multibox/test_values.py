@@ -7,7 +7,7 @@ import pytest
 
 import ssd_mining as sm
 from ssd_mining.losses import NORMALIZE
-from tests.inputs.test_layouts import LAYOUTS
+from tests.support.layouts import LAYOUTS
 from tests.support.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, draw
 
 ZERO_POSITIVES = ("clamp", "zero", "nan", "raise")

@@ -10,8 +10,9 @@ import pytest
 
 import ssd_mining as sm
 from ssd_mining.report import comparison
-from tests.report.test_report import draw
+from tests.support.browser import visit
 from tests.support.commands import content, run
+from tests.support.reports import LOOK, draw, numbers
 
 NAMES = [f"image {i:03}.jpg" for i in range(60)]
 NO_PAGE = [] if find_spec("matplotlib") and find_spec("jinja2") else ["--no-page"]
@@ -220,9 +221,6 @@ def test_what_cannot_be_compared_is_refused(reports, tmp_path):
 def test_the_page_shows_the_numbers_of_the_json(reports, tmp_path):
     pytest.importorskip("jinja2", reason="jinja2 is an extra")
     pytest.importorskip("matplotlib", reason="matplotlib is an extra")
-    from tests.report.test_page import LOOK, numbers
-    from tests.support.browser import visit
-
     folder, _ = reports
     assert run("compare", folder / "a", folder / "b", "--out", tmp_path / "out")[0] == 0
     expected = json.loads((tmp_path / "out" / "comparison.json").read_text())

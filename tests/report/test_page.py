@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from tests.report.test_report import draw
 from tests.support.batches import load_real
 from tests.support.browser import visit
 from tests.support.commands import run
+from tests.support.reports import LOOK, draw, numbers
 
 for package in ("jinja2", "matplotlib"):
     pytest.importorskip(package, reason=f"{package} is an extra")
@@ -25,30 +25,6 @@ NOTHING = [
     "No class has a loss.",
 ]
 
-LOOK = """() => {
-  const box = (element) => { const {width, height} = element.getBoundingClientRect(); return [width, height]; };
-  const tables = {};
-  for (const table of document.querySelectorAll("table")) {
-    const keys = [...table.tHead.rows[0].cells].map((head) => head.dataset.key);
-    tables[table.id] = [...table.tBodies[0].rows].map((row) => Object.fromEntries(
-      [...row.cells].map((cell, i) => [keys[i], cell.dataset.value ?? cell.textContent])));
-  }
-  const letters = [...document.querySelectorAll("svg text")].map((text) => box(text)[1]).filter((high) => high > 0);
-  return {
-    title: document.title,
-    facts: Object.fromEntries(
-      [...document.querySelectorAll(".facts dd")].map((fact) => [fact.dataset.key, fact.dataset.value])),
-    pictures: [...document.querySelectorAll(".picture svg")].map(box),
-    names: [...document.querySelectorAll(".picture")].map((picture) => picture.getAttribute("aria-label")),
-    missing: [...document.querySelectorAll(".missing")].map((line) => line.textContent),
-    letters: Math.min(...letters, 99),
-    tables,
-    cut: [...document.querySelectorAll(".scroll")].filter(
-      (sheet) => sheet.scrollWidth > sheet.clientWidth && getComputedStyle(sheet).overflowX !== "auto").length,
-    overflow: document.documentElement.scrollWidth - innerWidth,
-    text: document.body.innerText,
-  };
-}"""
 
 SORT = """() => {
   const column = (place) =>
@@ -92,10 +68,6 @@ def reports(tmp_path_factory):
         code, _, err = run(*words, *options, "--out", folder / name)
         assert (code, err) == (0, "")
     return folder
-
-
-def numbers(texts):
-    return [None if text in ("NaN", "Infinity", "-Infinity") else float(text) for text in texts]
 
 
 def check_numbers(seen, summary):

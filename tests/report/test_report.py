@@ -17,22 +17,13 @@ from ssd_mining.files.sources import open_array
 from ssd_mining.report import page, parts
 from tests.support.batches import REAL_FILES, load_real
 from tests.support.commands import content, run, shell
+from tests.support.formats import FORMATS
+from tests.support.reports import draw
 
 USED = "expected a new name or an empty directory, got one that is in use; name another with --out"
 NO_PAGE = [] if find_spec("matplotlib") and find_spec("jinja2") else ["--no-page"]
 TABLES = {"per_sample.csv", "summary.json", "top_anchors.csv", "top_losses.csv"}
 LEVELS = (20, 15, 5)
-
-
-def draw(num_samples=60, num_anchors=40, num_classes=4):
-    """Draw logits, their losses, labels of which the first samples have no positives, and names."""
-    rng = np.random.default_rng(5)
-    shape = (num_samples, num_anchors)
-    labels = np.where(rng.random(shape) < 0.08, rng.integers(1, num_classes, shape), 0).astype(np.uint8)
-    labels[:3] = 0
-    logits = rng.normal(0, 3, (*shape, num_classes)).astype(np.float32)
-    losses = sm.softmax_cross_entropy(logits, labels, background=0)
-    return {"logits": logits, "losses": losses, "labels": labels}
 
 
 @pytest.fixture
@@ -150,13 +141,11 @@ def test_files_of_every_format_give_the_same_numbers(data, kind):
         np.save(folder / "single.npy", losses.astype(np.float32))
         pair = [report(folder, name, values=f"{name}.npy") for name in ("half", "single")]
     else:
-        from tests.files import test_formats
-
         path = folder / f"a.{kind}"
         if kind == "npz":
             np.savez_compressed(path, losses=arrays["losses"], labels=arrays["labels"])
         else:
-            test_formats.FORMATS[path.name](path, {name: arrays[name] for name in ("losses", "labels")})
+            FORMATS[path.name](path, {name: arrays[name] for name in ("losses", "labels")})
         code, _, err = run(
             *words(folder, f"a.{kind}:losses", f"a.{kind}:labels"), "--no-page", "--out", folder / "out"
         )

@@ -12,6 +12,7 @@ FORMS = ("softmax", "sigmoid", "focal")
 KINDS = ("normal", "confident", "ties", "huge", "masked", "special")
 TARGETS = ("classes", "one-hot", "soft")
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 88.0, -88.0, 1e4, -1e4, np.inf, -np.inf, np.nan, 3e4, 1e-7]
+RELATIVE = {np.float16: 3e-7, np.float32: 3e-7, np.float64: 1e-13}  # of a softmax
 
 
 def logits(kind: str, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
@@ -75,3 +76,20 @@ def expected(x: np.ndarray, labels: np.ndarray, spec: Any, *, gradient: bool = F
     flat = zip(x.reshape(-1, num_classes).tolist(), scores.reshape(-1, num_classes).tolist(), strict=True)
     values = [judge(row, target, weights, **rule) for row, target in flat]
     return np.array(values, np.float64).reshape(x.shape if gradient else x.shape[:2])
+
+
+@st.composite
+def calls(draw, most=200):
+    """Draw logits of so many anchors at most, labels, their exact dtype and a loss."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    num_classes = draw(st.sampled_from([1, 2, 3, 4, 8, 9, 21, 91]))
+    most = most if num_classes < 21 else most // 3
+    shape = (draw(st.integers(0, 2)), draw(st.integers(0, most)), num_classes)
+    x = logits(draw(st.sampled_from(KINDS)), shape, rng)
+    y = targets(draw(st.sampled_from(TARGETS)), shape, rng)
+    return x, y, draw(st.sampled_from([np.float16, np.float32, np.float64])), draw(specs(num_classes))
+
+
+def relative(spec, dtype):
+    # Sums over 91 classes of what is rounded one by one; powf of the focal loss.
+    return RELATIVE[dtype] * (1 if isinstance(spec, Softmax) and not spec.label_smoothing else 5)

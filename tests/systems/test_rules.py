@@ -11,15 +11,9 @@ from tests.support.batches import ROOT, examples
 from tests.support.systems import per_sample, whole_batch
 from tests.support.systems.cases import CASES
 from tests.support.systems.draws import KINDS, draw
-from tests.support.systems.parts import cross_entropy, smooth_l1, softmax
+from tests.support.systems.parts import bits, cross_entropy, smooth_l1, softmax
 
 ROUNDS = examples(26)
-
-
-def bits(*losses):
-    """Return rows of two logits whose class 0 has the probability 2 ** -loss; class 1 has the rest."""
-    chances = 0.5 ** np.array(losses, float)
-    return np.log(np.stack([chances, 1 - chances], axis=-1))
 
 
 # Losses in bits. Sample 0: a positive of 1 bit, negatives of 4, 3, 2, 1. Sample 1: negatives of 5, 1, 1, 1, 1.

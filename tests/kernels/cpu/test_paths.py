@@ -4,20 +4,15 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from benchmarks.suite import AVX2_ONLY
 from ssd_mining.engine.run import empty_mined
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.cpu import mining as cpu
 from ssd_mining.kernels.records import DONE
 from ssd_mining.mining_rule import Mining
-from tests.kernels.test_mining import check as check_parity
 from tests.support.batches import Batch, losses, printed
-
-
-def sampled_anchors(num_anchors):
-    """Return the anchors that the kernel looks at to choose its pivot."""
-    i = np.arange(cpu.sample_size(num_anchors), dtype=np.uint64)
-    return ((i * cpu.GOLDEN & np.uint64(0xFFFFFFFF)) * np.uint64(num_anchors)) >> np.uint64(32)
+from tests.support.benchmarks import AVX2_ONLY
+from tests.support.parity import check as check_parity
+from tests.support.parity import sampled_anchors
 
 
 def batch_of(conf_loss, quota):

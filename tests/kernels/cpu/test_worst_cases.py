@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.kernels.cpu.test_paths import sampled_anchors
+from tests.support.parity import sampled_anchors
 
 
 def median_of_3_killer(n):

@@ -11,9 +11,8 @@ from ssd_mining.engine import lazy_losses
 from ssd_mining.engine.run import call_of
 from ssd_mining.inputs.logits import check_logits
 from ssd_mining.kernels.cuda import logit_losses, pack, runtime
-from tests.kernels.test_logits import calls, relative
 from tests.support.device import needs_device, scalar_numpy_warns
-from tests.support.logits import KINDS, TARGETS, expected, function, logits, targets
+from tests.support.logits import KINDS, TARGETS, calls, expected, function, logits, relative, targets
 
 pytestmark = [needs_device, scalar_numpy_warns]
 

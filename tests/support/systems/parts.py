@@ -71,3 +71,9 @@ def quotient(total: float, divisor: float) -> float:
     """Divide as a tensor library does: 0 / 0 is NaN, without a warning."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(np.float64(total) / np.float64(divisor))
+
+
+def bits(*losses):
+    """Return rows of two logits whose class 0 has the probability 2 ** -loss; class 1 has the rest."""
+    chances = 0.5 ** np.array(losses, float)
+    return np.log(np.stack([chances, 1 - chances], axis=-1))
