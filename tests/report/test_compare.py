@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,10 +11,9 @@ import ssd_mining as sm
 from ssd_mining.report import comparison
 from tests.support.browser import visit
 from tests.support.commands import content, run
-from tests.support.reports import LOOK, draw, numbers
+from tests.support.reports import LOOK, NO_PAGE, draw, numbers
 
 NAMES = [f"image {i:03}.jpg" for i in range(60)]
-NO_PAGE = [] if find_spec("matplotlib") and find_spec("jinja2") else ["--no-page"]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -35,3 +36,16 @@ def shell(*words, script=None, **options):
 def content(folder):
     """Return the bytes of every file of a directory, by name."""
     return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+USED = "expected a new name or an empty directory, got one that is in use; name another with --out"
+
+
+def summary_of(*words):
+    code, out, err = run("mine", *words, "--json")
+    assert (code, err) == (0, "")
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(out, parse_constant=refuse)

@@ -1,8 +1,12 @@
 """Reports on a small data set, and what their pages show in a browser."""
 
+import csv
+from importlib.util import find_spec
+
 import numpy as np
 
 import ssd_mining as sm
+from tests.support.commands import content, run
 
 
 def draw(num_samples=60, num_anchors=40, num_classes=4):
@@ -44,3 +48,38 @@ LOOK = """() => {
 
 def numbers(texts):
     return [None if text in ("NaN", "Infinity", "-Infinity") else float(text) for text in texts]
+
+
+NO_PAGE = [] if find_spec("matplotlib") and find_spec("jinja2") else ["--no-page"]
+
+
+TABLES = {"per_sample.csv", "summary.json", "top_anchors.csv", "top_losses.csv"}
+
+
+LEVELS = (20, 15, 5)
+
+
+def words(folder, values="losses.npy", labels="labels.npy"):
+    return ["report", folder / values, folder / labels, "--background", 0]
+
+
+def report(folder, out, *options, values="losses.npy", with_page=False):
+    """Write a report, by default without its page, which takes the most time; return what is in its files."""
+    page_or_not = NO_PAGE if with_page else ["--no-page"]
+    code, said, err = run(*words(folder, values), *options, *page_or_not, "--out", folder / out)
+    assert (code, err) == (0, "")
+    assert said.endswith(f"written to {folder / out}\n") or "see ssd-mining merge" in said or "--json" in options
+    return content(folder / out)
+
+
+def refused(folder, *options, values="losses.npy", labels="labels.npy", code=3):
+    """Return the one line that a report ends with; nothing may be left of it."""
+    before = sorted(folder.iterdir())
+    got, out, err = run(*words(folder, values, labels), "--no-page", "--out", folder / "out", *options)
+    assert (got, out, err.count("\n")) == (code, "", 1)
+    assert sorted(folder.iterdir()) == before
+    return err.removeprefix("ssd-mining: error: ").rstrip("\n").replace(f"{folder}/", "")
+
+
+def table(blob):
+    return list(csv.DictReader(blob.decode().splitlines()))
