@@ -1,150 +1,28 @@
-"""The CUDA twin in numba's simulator: rows of every kind against the reference, long rows, device arrays, faults."""
+"""Device arrays are mined where they are, of any library, form and layout, or refused in the words of the host."""
 
-import itertools
 from types import SimpleNamespace
 
-import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
 
 import ssd_mining as sm
-from tests.support.batches import REAL_FILES, Batch, batches, load_real, losses
-from tests.support.device import Interface, Packed, Tensor
-from tests.support.parity import check as check_parity
+from ssd_mining.kernels.cuda import runtime
+from tests.support.device import Interface, Packed, Tensor, needs_simulator, to_host
 
-pytestmark = [
-    pytest.mark.skipif(not numba.config.ENABLE_CUDASIM, reason="the simulator is off: set NUMBA_ENABLE_CUDASIM=1"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's scalars warn where a GPU does not: inf - inf
-]
-if numba.config.ENABLE_CUDASIM:
-    from numba import cuda
-
-    from ssd_mining.kernels.cuda import long_rows, runtime, short_rows
-    from ssd_mining.kernels.cuda import mining as twin
-
-KINDS = ["gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending"]
-
-
-@pytest.fixture
-def all_long(monkeypatch):
-    """Make every row of more anchors than threads a long one."""
-    monkeypatch.setattr(twin, "MAX_KEYS", {4: 1, 8: 1})
-
-
-def batch_of(conf_loss, quotas, **keywords):
-    quotas = np.asarray(quotas)
-    nothing = np.zeros(conf_loss.shape, np.bool_)
-    keywords["num_negatives"] = quotas
-    return Batch(conf_loss, nothing, keywords, {}, nothing, ~nothing, conf_loss, quotas)
-
-
-def hostile(kind, num_anchors, dtype):
-    """Return rows of a kind with quotas of every sort."""
-    quotas = sorted({0, 1, num_anchors // 3, num_anchors - 1, num_anchors})
-    rng = np.random.default_rng(num_anchors)
-    return batch_of(losses(kind, (len(quotas), num_anchors), rng).astype(dtype), quotas)
-
-
-@settings(max_examples=30)
-@given(batches(max_anchors=60))
-def test_the_twin_equals_the_reference(batch):
-    check_parity(batch, "cuda")
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("num_anchors", [1, 33, 180])  # of 180, a thread has more keys than it makes at once
-@pytest.mark.parametrize("kind", KINDS)
-def test_hostile_rows_are_right(kind, num_anchors, dtype):
-    check_parity(hostile(kind, num_anchors, dtype), "cuda")
-
-
-@pytest.mark.parametrize(
-    ("kind", "dtype"), [("gamma", np.float32), ("ties", np.float32), ("special", np.float64), ("equal", np.float32)]
-)
-def test_long_rows_are_right(kind, dtype, all_long):  # noqa: ARG001 - for its effect
-    num_anchors = long_rows.CHUNK + 7
-    conf_loss = losses(kind, (3, num_anchors), np.random.default_rng(3)).astype(dtype)
-    check_parity(batch_of(conf_loss, [1, num_anchors // 3, num_anchors]), "cuda")
-
-
-@pytest.mark.parametrize(("dtype", "beyond"), [(np.float32, 0), (np.float64, 0), (np.float64, 1)])
-def test_rows_about_as_long_as_a_block_holds_are_right(beyond, dtype):
-    num_anchors = short_rows.MAX_KEYS[np.dtype(dtype).itemsize] * short_rows.THREADS + beyond
-    conf_loss = losses("ties", (1, num_anchors), np.random.default_rng(4)).astype(dtype)
-    check_parity(batch_of(conf_loss, [num_anchors // 3]), "cuda")
-
-
-def test_nan_is_the_hardest_and_ties_with_nan(all_long):  # noqa: ARG001
-    for num_anchors in (30, 90):
-        conf_loss = np.random.default_rng(1).random((4, num_anchors)).astype(np.float32)
-        conf_loss[:, ::3] = np.nan
-        check_parity(batch_of(conf_loss, [0, 3, 10, 25], nan_policy="propagate"), "cuda")
-
-
-@pytest.mark.parametrize("is_long", [False, True])
-def test_neither_the_sign_of_zero_nor_the_bits_of_nan_decide(is_long, monkeypatch):
-    if is_long:
-        monkeypatch.setattr(twin, "MAX_KEYS", {4: 1, 8: 1})
-    zeros = np.where(np.arange(80) % 2, -0.0, 0.0).astype(np.float32)[None].repeat(3, axis=0)
-    check_parity(batch_of(zeros, [1, 40, 41]), "cuda")
-    nan = np.array([0x7FC00000, 0xFFC00000, 0xFFFFFFFF, 0x7F800001], np.uint32).view(np.float32)
-    conf_loss = np.ones((3, 80), np.float32)
-    conf_loss[:, 8:72:4] = np.tile(nan, 4)
-    check_parity(batch_of(conf_loss, [1, 7, 30], nan_policy="propagate"), "cuda")
-
-
-def test_a_row_has_the_same_bits_whatever_stands_beside_it(all_long):  # noqa: ARG001
-    rng = np.random.default_rng(2)
-    most = short_rows.THREADS  # one more is a long row
-    lengths = [3, most, most + 1, 2 * long_rows.CHUNK - 5, 0, most - 2]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    conf_loss, pos_mask = rng.gamma(0.3, 1.0, offsets[-1]), rng.random(offsets[-1]) < 0.1
-    together = sm.confidence_loss(conf_loss, pos_mask, sample_offsets=offsets, backend="cuda")
-    again = sm.confidence_loss(conf_loss, pos_mask, sample_offsets=offsets, backend="cuda")
-    np.testing.assert_array_equal(together.per_sample, again.per_sample)
-    for i, (start, stop) in enumerate(itertools.pairwise(offsets)):
-        alone = sm.confidence_loss(conf_loss[None, start:stop], pos_mask[None, start:stop], backend="cuda")
-        np.testing.assert_array_equal(alone.negative_sum, together.negative_sum[i : i + 1])
-        np.testing.assert_array_equal(alone.positive_sum, together.positive_sum[i : i + 1])
-
-
-@pytest.mark.parametrize("is_long", [False, True])
-@pytest.mark.parametrize("name", REAL_FILES)
-def test_the_real_files_at_reduced_size(name, is_long, monkeypatch):
-    if is_long:
-        monkeypatch.setattr(twin, "MAX_KEYS", {4: 1, 8: 1})
-    real = load_real(name)
-    # The anchors around each positive, where the losses are high and differ, and some of the rest.
-    for sample in np.flatnonzero(real["exp_P"])[:1]:
-        positives = np.flatnonzero(real["labels"][sample] > 0)[:40]
-        near = np.unique(np.clip(positives[:, None] + np.arange(-3, 4), 0, real["labels"].shape[1] - 1))
-        anchors = np.union1d(near, np.arange(0, real["labels"].shape[1], 97))[:500]
-        conf_loss, labels = real["losses"][[sample]][:, anchors], real["labels"][[sample]][:, anchors]
-        got = sm.mine_hard_negatives(conf_loss, labels, background=0, backend="cuda")
-        expected = sm.mine_hard_negatives(conf_loss, labels, background=0, backend="cpu")
-        assert expected.num_kept[0] > 0
-        assert_same(got, expected)
-
-
-def on_host(array):
-    return array.copy_to_host() if hasattr(array, "copy_to_host") else array
+pytestmark = [pytest.mark.cuda, needs_simulator]
 
 
 def assert_same(got, expected):
     for name in ("hard_negative_mask", "pos_mask", "num_pos", "num_neg", "num_kept", "threshold"):
-        np.testing.assert_array_equal(on_host(getattr(got, name)), getattr(expected, name), err_msg=name)
+        np.testing.assert_array_equal(to_host(getattr(got, name)), getattr(expected, name), err_msg=name)
     for name in ("positive_sum", "negative_sum"):
-        np.testing.assert_allclose(on_host(getattr(got, name)), getattr(expected, name), rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(to_host(getattr(got, name)), getattr(expected, name), rtol=1e-6, err_msg=name)
     for ours, theirs in zip(got.indices(), expected.indices(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-# --- device arrays
-
-
 def of_numba(array):
-    return cuda.to_device(array)
+    return runtime.cuda.to_device(array)
 
 
 def drawn(seed=0, shape=(3, 70)):
@@ -239,8 +117,8 @@ def test_ragged_device_arrays_are_mined():
 def test_empty_device_arrays_are_defined():
     for shape in ((0, 5), (2, 0)):
         res = sm.mine_hard_negatives(of_numba(np.zeros(shape, np.float32)), of_numba(np.zeros(shape, np.bool_)))
-        assert on_host(res.num_kept).tolist() == [0] * shape[0]
-        assert on_host(res.hard_negative_mask).shape == shape
+        assert to_host(res.num_kept).tolist() == [0] * shape[0]
+        assert to_host(res.hard_negative_mask).shape == shape
 
 
 @pytest.mark.parametrize("form", ["classes", "valid classes", "one-hot", "a batch"])
@@ -359,51 +237,3 @@ def test_a_device_result_cannot_relabel():
     res = on_device(Interface, DATA.conf_loss, DATA.classes, background=0)
     with pytest.raises(NotImplementedError, match="relabel: not for device arrays"):
         res.relabel(DATA.classes)
-
-
-# --- planted faults
-
-
-def barely(function):
-    """Return a fault: the function, its last result one too large."""
-
-    def wrong(*given):
-        result = function(*given)
-        return (*result[:-1], result[-1] + 1) if isinstance(result, tuple) else result + 1
-
-    return wrong
-
-
-def boundary(digit, above, size):
-    return digit + 1, above, size
-
-
-def no_barrier(lanes, sums):
-    thread = short_rows.cuda.threadIdx.x
-    if thread < 2:
-        sums[thread] = sum(lanes[thread, i] for i in range(short_rows.CHAINS))
-
-
-FAULTS = {
-    "a tie too many": ("last_tie", barely),
-    "a count too many": ("keep", barely),
-    "the boundary of a digit": ("find", lambda find: lambda *given: boundary(*find(*given))),
-    "bins that are not cleared": ("clear", lambda _: lambda _: short_rows.cuda.syncthreads()),
-    "a segment too narrow": ("bin_of", lambda _: lambda digit: 2 + digit + (digit >> 6)),
-    "a missing barrier": ("totals", lambda _: no_barrier),
-}
-
-
-def test_threads_that_run_at_once_are_right_too(monkeypatch):
-    monkeypatch.undo()  # as the simulator comes
-    check_parity(hostile("ties", 40, np.float32), "cuda")
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_seen(fault, monkeypatch):
-    name, plant = FAULTS[fault]
-    batch = hostile("ties", 60, np.float32)
-    check_parity(batch, "cuda")
-    monkeypatch.setattr(short_rows, name, plant(getattr(short_rows, name)))
-    with pytest.raises((AssertionError, IndexError)):
-        check_parity(batch, "cuda")

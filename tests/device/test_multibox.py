@@ -10,11 +10,11 @@ import ssd_mining as sm
 from ssd_mining.kernels.cuda import runtime
 from ssd_mining.losses import NORMALIZE
 from tests.support.batches import REAL_FILES, load_real
-from tests.support.device import needs_device, scalar_numpy_warns, to_device, to_host
+from tests.support.device import needs_simulator, to_device, to_host
 from tests.support.logits import function
 from tests.support.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, divided, draw, selection_cases, smooth_l1
 
-pytestmark = [needs_device, scalar_numpy_warns]
+pytestmark = pytest.mark.cuda
 
 # What device arrays cannot have yet.
 NOT_YET = {
@@ -280,7 +280,7 @@ def test_recipes_are_compared_as_on_the_cpu():
     assert str(ours) == str(cpu)
 
 
-@pytest.mark.skipif(not runtime.SIMULATED, reason="a GPU has the libraries themselves: pytest -m gpu")
+@needs_simulator  # a GPU has the libraries themselves: pytest -m gpu
 @pytest.mark.parametrize("class_axis", [-1, 1])
 def test_torch_and_cupy_get_the_whole_loss_from_their_own_stream(library, class_axis, monkeypatch):
     launched, launch = [], runtime.Kernel.launch

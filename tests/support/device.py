@@ -1,5 +1,6 @@
 """Arrays on a device, or in the memory of its simulator, and back."""
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,17 +10,17 @@ import pytest
 from ssd_mining.kernels.cuda import runtime
 
 
-def _missing() -> str | None:
+@functools.cache
+def missing_device() -> str:
+    """Say what is missing, a GPU or its simulator; nothing if one is there."""
     try:
         runtime.check()
     except RuntimeError as error:
         return f"{error}, or the simulator (NUMBA_ENABLE_CUDASIM=1)"
-    return None
+    return ""
 
 
-needs_device = pytest.mark.skipif(_missing() is not None, reason=str(_missing()))
-# Scalar NumPy, of which the simulator is made, warns of inf - inf.
-scalar_numpy_warns = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+needs_simulator = pytest.mark.skipif(not runtime.SIMULATED, reason="the simulator is off: set NUMBA_ENABLE_CUDASIM=1")
 
 
 def to_device(array: np.ndarray) -> Any:

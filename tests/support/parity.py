@@ -1,13 +1,32 @@
 """Every backend against the reference: the check, and batches made to be hard."""
 
 import numpy as np
+import pytest
 
 import ssd_mining as sm
 from ssd_mining.kernels.cpu import mining as cpu
-from tests.support.batches import Batch
+from tests.support.batches import Batch, losses
+
+BACKENDS = ("reference", "cpu", pytest.param("cuda", marks=pytest.mark.cuda))
+
+
+def batch_of(conf_loss: np.ndarray, quotas: object, **keywords: object) -> Batch:
+    """Return rows (B, A) of negatives alone, with a quota for each, or one for all."""
+    quotas = np.broadcast_to(quotas, conf_loss.shape[:1])
+    nothing = np.zeros(conf_loss.shape, np.bool_)
+    keywords = {"num_negatives": quotas, **keywords}
+    return Batch(conf_loss, nothing, keywords, {}, nothing, ~nothing, conf_loss, quotas)
+
+
+def hostile(kind: str, num_anchors: int, dtype: type) -> Batch:
+    """Return rows of a kind with quotas of every sort."""
+    quotas = sorted({0, 1, num_anchors // 3, num_anchors - 1, num_anchors})
+    rng = np.random.default_rng(num_anchors)
+    return batch_of(losses(kind, (len(quotas), num_anchors), rng).astype(dtype), quotas)
 
 
 def check(batch: Batch, backend: str) -> None:
+    """Assert that a backend mines a batch as the reference says, and writes nothing."""
     before = batch.conf_loss.copy(), batch.labels.copy()
     res = sm.mine_hard_negatives(batch.conf_loss, batch.labels, backend=backend, **batch.keywords)
     out = sm.confidence_loss(batch.conf_loss, batch.labels, backend=backend, **batch.keywords)

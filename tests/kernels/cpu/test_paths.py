@@ -11,15 +11,8 @@ from ssd_mining.kernels.records import DONE
 from ssd_mining.mining_rule import Mining
 from tests.support.batches import Batch, losses, printed
 from tests.support.benchmarks import AVX2_ONLY
+from tests.support.parity import batch_of, sampled_anchors
 from tests.support.parity import check as check_parity
-from tests.support.parity import sampled_anchors
-
-
-def batch_of(conf_loss, quota):
-    nothing = np.zeros(conf_loss.shape, np.bool_)
-    quotas = np.full(conf_loss.shape[0], quota)
-    keywords = {"num_negatives": quotas}
-    return Batch(conf_loss, nothing, keywords, {}, nothing, ~nothing, conf_loss, quotas)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -12,13 +12,12 @@ from tests.support.compiled import (
     UINT8,
     UINT64,
     assert_taken,
-    capability,
     compiled,
     handed_over,
     usage,
 )
 
-__all__ = ["capability"]  # a fixture
+pytestmark = pytest.mark.toolchain
 
 
 def row_kernel(dtype, labels, num_keys, *, full, dense=True):

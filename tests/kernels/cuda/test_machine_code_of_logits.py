@@ -9,9 +9,9 @@ from ssd_mining.classification import Focal, Softmax
 from ssd_mining.kernels.cuda import logit_gradients, logit_losses, multibox, pack
 from ssd_mining.kernels.loss_rules import divisor_of
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
-from tests.support.compiled import FLOAT32, FLOAT64, UINT8, assert_taken, capability, compiled, usage
+from tests.support.compiled import FLOAT32, FLOAT64, UINT8, assert_taken, compiled, usage
 
-__all__ = ["capability"]  # a fixture
+pytestmark = pytest.mark.toolchain
 
 RULES = (SoftmaxRule, SigmoidRule)
 OTHERS = {
