@@ -1,9 +1,8 @@
 """Help, the version and the session of the docs: what is said without any data."""
 
 import dataclasses
+import os
 import shlex
-import statistics
-import time
 from importlib import metadata
 
 import pytest
@@ -32,14 +31,19 @@ def test_help_loads_neither_numpy_nor_numba(words):
     assert not {"numpy", "numba"} & set(out.split("\n")[-2].split())
 
 
-def test_help_answers_within_150_milliseconds_of_an_empty_program():
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell what a process has used")
+def test_help_answers_after_150_milliseconds_of_computing():
     def seconds(**options):
-        start = time.perf_counter()
-        assert shell("--help", **options).communicate()[1] == ""
-        return time.perf_counter() - start
+        with shell("--help", **options) as process:
+            assert process.stderr.read() == ""
+            process.stdout.read()
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return used.ru_utime + used.ru_stime  # of the processors: what else the machine does takes none of them
 
     empty, ours = zip(*((seconds(script="pass"), seconds()) for _ in range(7)), strict=True)
-    assert statistics.median(ours) - statistics.median(empty) < 0.150
+    assert min(ours) - min(empty) < 0.150
 
 
 NEED_MORE = {"rank_by", "neg_overlap"}  # than losses and labels

@@ -26,10 +26,10 @@ def examples(number: int) -> int:
     return number if not os.environ.get("NUMBA_DISABLE_JIT") else number // 20
 
 
-def printed(code: str, **environment: str) -> list[str]:
+def printed(code: str, *arguments: str, **environment: str) -> list[str]:
     """Run code in a process of its own, with these variables beside those of this one; return the lines it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         env=os.environ | environment,
         capture_output=True,
         text=True,
