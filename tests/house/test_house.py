@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.batches import ROOT
+from tests.support.batches import ROOT
 
 PACKAGE = ROOT / "ssd_mining"
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from benchmarks import peers
-from tests.systems import per_sample, whole_batch
-from tests.systems.draws import KINDS, draw
-from tests.systems.hard_examples import tf_hard_example_miner
-from tests.systems.parts import cross_entropy
-from tests.systems.test_ohem import detections, selected
+from tests.support.benchmarks import peers
+from tests.support.systems import per_sample, whole_batch
+from tests.support.systems.draws import KINDS, draw
+from tests.support.systems.hard_examples import detections, selected, tf_hard_example_miner
+from tests.support.systems.parts import cross_entropy
 
 if importlib.util.find_spec("torch"):
     import torch

@@ -4,23 +4,15 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.systems.hard_examples import caffe_hard_example, iou, non_max_suppression, subsample, tf_hard_example_miner
-
-
-def detections(rng, tied=False):
-    """Draw losses (B, A), crowded boxes (B, A, 4) and labels (B, A): background 0, some ignored (-1)."""
-    shape = int(rng.integers(1, 4)), int(rng.integers(1, 40))
-    loss = rng.gamma(0.5, 1.0, shape)
-    if tied:
-        loss = np.round(loss, 1)
-    corner, size = rng.random((*shape, 2)), rng.random((*shape, 2)) * 0.8 + 0.05
-    labels = np.where(rng.random(shape) < 0.2, rng.integers(1, 4, shape), 0)
-    return loss, np.concatenate([corner, corner + size], axis=-1), labels
-
-
-def selected(result, sample):
-    offsets, anchors = result.indices()
-    return anchors[offsets[sample] : offsets[sample + 1]].tolist()
+from tests.support.systems.hard_examples import (
+    caffe_hard_example,
+    detections,
+    iou,
+    non_max_suppression,
+    selected,
+    subsample,
+    tf_hard_example_miner,
+)
 
 
 def test_the_oracle_by_hand():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.systems import per_sample, whole_batch
-from tests.systems.test_rules import bits
+from tests.support.systems import per_sample, whole_batch
+from tests.support.systems.parts import bits
 
 UNIT = math.log(2)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.batches import examples
-from tests.systems.cases import CASES, SAMPLERS, selection
-from tests.systems.draws import KINDS, TIED, draw
-from tests.systems.parts import cross_entropy
+from tests.support.batches import examples
+from tests.support.systems.cases import CASES, SAMPLERS, selection
+from tests.support.systems.draws import KINDS, TIED, draw
+from tests.support.systems.parts import cross_entropy
 
 ROUNDS = examples(26)
 SUMS_ONLY = ("seed", "ljanyst", "sgrvinod", "db", "mmocr")  # they sort losses, and never know which anchors they kept

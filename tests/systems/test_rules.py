@@ -7,19 +7,13 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.batches import ROOT, examples
-from tests.systems import per_sample, whole_batch
-from tests.systems.cases import CASES
-from tests.systems.draws import KINDS, draw
-from tests.systems.parts import cross_entropy, smooth_l1, softmax
+from tests.support.batches import ROOT, examples
+from tests.support.systems import per_sample, whole_batch
+from tests.support.systems.cases import CASES
+from tests.support.systems.draws import KINDS, draw
+from tests.support.systems.parts import bits, cross_entropy, smooth_l1, softmax
 
 ROUNDS = examples(26)
-
-
-def bits(*losses):
-    """Return rows of two logits whose class 0 has the probability 2 ** -loss; class 1 has the rest."""
-    chances = 0.5 ** np.array(losses, float)
-    return np.log(np.stack([chances, 1 - chances], axis=-1))
 
 
 # Losses in bits. Sample 0: a positive of 1 bit, negatives of 4, 3, 2, 1. Sample 1: negatives of 5, 1, 1, 1, 1.
@@ -260,4 +254,4 @@ def test_an_oracle_imports_numpy_only(name):
     tree = ast.parse((ROOT / "tests" / "systems" / f"{name}.py").read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert names <= {"numpy", "numpy.typing", "typing", "tests.systems.parts"}
+    assert names <= {"numpy", "numpy.typing", "typing", "tests.support.systems.parts"}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.systems.cases import SAMPLERS, selection
-from tests.systems.draws import KINDS, TIED, draw
-from tests.systems.parts import cross_entropy
-from tests.systems.per_sample import monai, monai_num_negatives
+from tests.support.systems.cases import SAMPLERS, selection
+from tests.support.systems.draws import KINDS, TIED, draw
+from tests.support.systems.parts import cross_entropy
+from tests.support.systems.per_sample import monai, monai_num_negatives
 
 UNTIED = [kind for kind in KINDS if kind not in TIED]
 

@@ -1,0 +1,115 @@
+"""A tiny case of every benchmark, so that none can rot; and the page is what the results say."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ssd_mining as sm
+from tests.support.batches import ROOT
+from tests.support.benchmarks import (
+    PAGE,
+    RESULTS,
+    SECTIONS,
+    TABLES,
+    assert_equal,
+    cuda,
+    distributed,
+    on_gpu,
+    peers,
+    render,
+    report,
+    suite,
+)
+
+TINY = {
+    "densities": lambda: suite.densities((200,), rounds=1, fresh=1 << 20),
+    "distributions": lambda: suite.distributions((200,), rounds=1, fresh=1 << 20),
+    "label_types": lambda: suite.label_types(200, 4, rounds=1),
+    "outputs": lambda: suite.outputs(200, (1, 3), rounds=1, fresh=1 << 16),
+    "logits": lambda: suite.logits(200, 2, rounds=1),
+}
+
+
+@pytest.mark.parametrize("table", TINY)
+def test_a_tiny_case_of_the_table_runs(table):
+    rows = TINY[table]()
+    columns = next(columns for _, _, key, columns in SECTIONS if key == table)
+    assert rows
+    for row in rows:
+        assert set(columns) <= set(row)
+
+
+def test_a_tiny_report_is_measured(tmp_path):
+    got = report.measured(tmp_path, 200_000, rounds=1)
+    assert got["share_of_numpy_sum"] == got["seconds"]["numpy.sum"] / got["seconds"]["report"] > 0
+    assert json.loads((tmp_path / "large_report0" / "summary.json").read_text())["num_samples"] == 5
+
+
+def test_a_tiny_store_is_analysed_with_dask_and_without(tmp_path):
+    for package in ("zarr", "distributed"):
+        pytest.importorskip(package, reason=f"{package} is an extra")
+    got = distributed.measured(tmp_path, 200_000, rounds=1)
+    assert len(got["seconds"]) == 4
+
+
+def test_a_table_is_written_between_its_marks(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- python -m benchmarks.report -->\nold\n<!-- end -->\nb\n")
+    monkeypatch.setattr(report, "PAGE", page)
+    report.write_table(
+        "report", {"losses_gib": 2.0, "seconds": {"x": 1.0, "y": 4.0}, "cpu_seconds": {"x": 1, "y": 3}}
+    )
+    assert page.read_text().splitlines()[2:-2] == [
+        "| per GiB of losses, of 2 | seconds | seconds of processors | speed, of `x` |",
+        "|---|---|---|---|",
+        "| `x` | 0.5 | 0.5 | 1.00 |",
+        "| `y` | 2 | 1.5 | 0.25 |",
+    ]
+    with pytest.raises(ValueError, match="expected the marks of other, got none"):
+        report.write_table("other", {})
+
+
+@pytest.mark.parametrize("peer", peers.NUMPY)
+@pytest.mark.parametrize("kind", ["gamma", "all equal", "mostly zeros"])
+def test_the_peers_compute_the_same_sums(peer, kind):
+    for positives in (0.0, 0.01, 0.3, 1.0):
+        conf_loss, drawn, _, _ = suite.case(300, positives, kind=kind, num_samples=4)
+        assert_equal(peers.NUMPY[peer](conf_loss, drawn), peers.numpy_sort(conf_loss, drawn))
+
+
+def test_a_wrong_sum_is_not_timed():
+    with pytest.raises(AssertionError):
+        assert_equal([1.0, 2.0], [1.0, 2.00001])
+
+
+def test_the_page_is_what_the_results_say():
+    results = json.loads(RESULTS.read_text())
+    assert PAGE == ROOT / "docs" / "performance.md"
+    assert PAGE.read_text() == render(results | on_gpu())
+    assert {key for _, _, key, _ in SECTIONS} == {*TABLES, "cuda"}
+
+
+def test_the_page_has_room_for_a_gpu():
+    columns = next(columns for _, _, key, columns in SECTIONS if key == "cuda")
+    page = render({"machine": "this one", "gpu": "a card", "cuda": [dict.fromkeys(columns, 0.5)]})
+    assert "## On a GPU" in page
+    assert "a card. Kernel" in page
+
+
+def test_without_a_gpu_the_benchmark_of_one_says_so(capsys):
+    if not cuda.missing():
+        pytest.skip("there is a GPU")
+    assert cuda.main() == 1
+    assert capsys.readouterr().err.startswith("no GPU to measure on: torch ")
+
+
+def test_the_peers_on_a_gpu_mine_what_we_mine():
+    torch = pytest.importorskip("torch")
+    conf_loss, drawn, _, _ = suite.case(300, 0.03, num_samples=4)
+    expected = sm.hard_negative_mask(conf_loss, drawn, background=0)
+    loss, labels = torch.from_numpy(conf_loss), torch.from_numpy(drawn)
+    foreground, kept = cuda.double_sort(torch, loss, labels)
+    assert np.array_equal((kept & ~foreground).numpy(), expected)
+    _, values, _, inside = cuda.top_k(torch, loss, labels)
+    assert_equal(torch.where(inside, values, 0).sum(1).numpy(), np.where(expected, conf_loss, 0).sum(1))

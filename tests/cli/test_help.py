@@ -1,0 +1,90 @@
+"""Help, the version and the session of the docs: what is said without any data."""
+
+import dataclasses
+import os
+import shlex
+from importlib import metadata
+
+import pytest
+
+import ssd_mining as sm
+from ssd_mining import cli, mining_rule
+from tests.support.batches import ROOT
+from tests.support.commands import run, shell
+
+USAGES = {
+    "demo": "demo",
+    "mine": "mine LOSSES LABELS",
+    "report": "report LOSSES-or-LOGITS LABELS --out DIR",
+    "merge": "merge DIR [DIR ...] --out DIR",
+    "compare": "compare A B",
+    "doctor": "doctor",
+}
+
+
+@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in USAGES)])
+def test_help_loads_neither_numpy_nor_numba(words):
+    script = "import sys; from ssd_mining import cli\ntry: cli.main(sys.argv[1:])\nfinally: print(*sys.modules)"
+    out, err = shell(*words, script=script).communicate()
+    assert out.startswith(f"usage: ssd-mining {USAGES.get(words[0], '')}")
+    assert err == ""
+    assert not {"numpy", "numba"} & set(out.split("\n")[-2].split())
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell what a process has used")
+def test_help_answers_after_150_milliseconds_of_computing():
+    def seconds(**options):
+        with shell("--help", **options) as process:
+            assert process.stderr.read() == ""
+            process.stdout.read()
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return used.ru_utime + used.ru_stime  # of the processors: what else the machine does takes none of them
+
+    empty, ours = zip(*((seconds(script="pass"), seconds()) for _ in range(7)), strict=True)
+    assert min(ours) - min(empty) < 0.150
+
+
+NEED_MORE = {"rank_by", "neg_overlap"}  # than losses and labels
+
+
+def test_help_gives_the_defaults_of_the_library():
+    text = " ".join(run("mine", "--help")[1].split())
+    for field in dataclasses.fields(sm.Mining):
+        if field.name in NEED_MORE:
+            continue
+        option = f"--{field.name.replace('_', '-')} "
+        described = text[text.index(option) :].split(" --")[0]
+        expected = {"background": "the last", "max_negatives": "no limit", "neg_pos_ratio": "3", "pool_size": "1"}
+        default = expected.get(field.name, str(field.default).lower())
+        assert default in described
+        if field.name in mining_rule.CHOICES:
+            assert f"{option}{{{','.join(mining_rule.CHOICES[field.name])}}}" in text
+
+
+def test_the_version_is_that_of_the_installed_package():
+    try:
+        expected = metadata.version("ssd_mining")
+    except metadata.PackageNotFoundError:
+        pytest.skip("ssd_mining is not installed, so it has no version")
+    assert run("--version") == (0, f"ssd-mining {expected}\n", "")
+
+
+def test_the_session_in_the_docs_is_what_is_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "cli.md").read_text()
+    blocks = [block.split("```")[0] for block in text.split("```console\n$ ")[1:]]
+    assert len(blocks) >= 3
+    for block in blocks:
+        command, expected = block.split("\n", 1)
+        _, out, err = run(*shlex.split(command)[1:])
+        assert out + err == expected
+
+
+def test_warmup_says_what_was_compiled(monkeypatch, capsys):
+    from ssd_mining import Warmup
+
+    monkeypatch.setattr("ssd_mining.warmup", lambda **_: Warmup(compiled=12, loaded=4, seconds=1.25))
+    assert cli.main(["warmup"]) == 0
+    assert capsys.readouterr().out == "compiled 12 kernels, found 4 in the cache, in 1.2 s\n"

@@ -1,0 +1,23 @@
+"""The only door from the tests to the benchmarks."""
+
+from benchmarks import cuda, distributed, peers, report, suite
+from benchmarks.__main__ import PAGE, RESULTS, TABLES, on_gpu
+from benchmarks.measure import assert_equal
+from benchmarks.render import SECTIONS, render
+from benchmarks.suite import AVX2_ONLY
+
+__all__ = [
+    "AVX2_ONLY",
+    "PAGE",
+    "RESULTS",
+    "SECTIONS",
+    "TABLES",
+    "assert_equal",
+    "cuda",
+    "distributed",
+    "on_gpu",
+    "peers",
+    "render",
+    "report",
+    "suite",
+]

@@ -1,0 +1,68 @@
+"""Kernels of the CUDA twin compiled to machine code without a GPU, for the tests that look at it.
+
+Needs the package numba-cuda with its toolchain (``pip install ssd_mining[cuda13]``), and no simulator: a test that
+asks for a `capability` is skipped where they are not there.
+"""
+
+import ctypes
+import importlib.util
+import re
+from types import SimpleNamespace
+
+import numba
+import numpy as np
+import pytest
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+UINT8, UINT64 = np.dtype(np.uint8), np.dtype(np.uint64)
+ARCHITECTURES = [(8, 0), (9, 0)]
+
+
+@pytest.fixture(params=ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
+def capability(request, monkeypatch):
+    """Pretend that the current device is of some capability: numba asks it when it compiles a helper."""
+    if numba.config.ENABLE_CUDASIM:
+        pytest.skip("the simulator compiles nothing")
+    if importlib.util.find_spec("numba_cuda") is None:
+        pytest.skip("numba-cuda is not installed: pip install ssd_mining[cuda13]")
+    device = SimpleNamespace(compute_capability=request.param)
+    monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: device)
+    return request.param
+
+
+def compiled(kernel, capability, output):
+    from numba import cuda
+
+    options = {"device": False, "abi": "numba", "cc": capability, "launch_bounds": kernel.threads}
+    return cuda.compile(kernel.function, kernel.signature, output=output, **options)[0]
+
+
+def usage(kernel, capability):
+    """Link a kernel to machine code; return its registers, and its bytes of stack, of spilled stores and loads."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    arch = f"sm_{capability[0]}{capability[1]}"
+    options = LinkerOptions(arch=arch, link_time_optimization=True, ptxas_options=["-v"])
+    linker = Linker(ObjectCode.from_ltoir(compiled(kernel, capability, "ltoir")), options=options)
+    assert linker.link("cubin").code
+    log = linker.get_info_log()
+    memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    return int(re.search(r"Used (\d+) registers", log)[1]), tuple(map(int, memory.groups()))
+
+
+def handed_over(kernel, *arguments):
+    """Return what numba hands to a kernel: addresses as they are, numbers in their C types."""
+    from numba.cuda.dispatcher import _Kernel
+
+    launch, handed = SimpleNamespace(extensions=[]), []
+    launch._prepare_args = lambda *given: _Kernel._prepare_args(launch, *given)
+    for kind, value in zip(kernel.signature.args, arguments, strict=True):
+        launch._prepare_args(kind, value, None, [], handed)
+    return handed
+
+
+def assert_taken(kernel, capability, *arguments):
+    """Assert that a kernel takes what it is handed, size by size."""
+    sizes = [8 if isinstance(value, int) else ctypes.sizeof(value) for value in handed_over(kernel, *arguments)]
+    entry = re.search(r"\.entry.*?\)", compiled(kernel, capability, "ptx"), re.DOTALL)[0]
+    assert [int(bits) // 8 for bits in re.findall(r"\.param \.[bfsu](\d+)", entry)] == sizes

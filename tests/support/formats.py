@@ -1,0 +1,36 @@
+"""Writers of the formats that are read."""
+
+import json
+
+import pytest
+
+CODES = {"f2": "F16", "f4": "F32", "f8": "F64", "u1": "U8", "i1": "I8", "i8": "I64", "b1": "BOOL"}
+
+
+def write_safetensors(path, arrays):
+    """Write the format from its description: a length, JSON, values."""
+    header, values = {"__metadata__": {"writer": "a test"}}, b""
+    for name, array in arrays.items():
+        end = len(values) + array.nbytes
+        code = CODES[array.dtype.str[1:]]
+        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [len(values), end]}
+        values += array.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + values)
+
+
+def write_zarr(path, arrays):
+    zarr = pytest.importorskip("zarr", reason="zarr is an extra")
+    group = zarr.open_group(path, mode="w")
+    for name, array in arrays.items():
+        group.create_array(name, data=array, chunks=(3, *array.shape[1:]))
+
+
+def write_hdf5(path, arrays):
+    h5py = pytest.importorskip("h5py", reason="h5py is an extra")
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=(3, *array.shape[1:]) if array.size else None)
+
+
+FORMATS = {"a.safetensors": write_safetensors, "a.zarr": write_zarr, "a.h5": write_hdf5, "a.hdf5": write_hdf5}
