@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from ssd_mining.checks import check_int, check_number, refuse
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend
 from ssd_mining.inputs.arrays import as_array, as_real_array, check_valid
+from ssd_mining.kernels.rules import whole_number
 from ssd_mining.mining import mine_hard_negatives
 
 Anchors = NDArray[np.int64]
@@ -239,8 +239,7 @@ def _spread(corners: NDArray[np.float64], num_hard: int, iou_threshold: float) -
 
 def _balanced(is_positive: NDArray[np.bool_], neg_pos_ratio: float, min_negatives: int) -> NDArray[np.bool_]:
     """Return which anchors stay: the positives, and the hardest negatives."""
-    wanted = min(neg_pos_ratio * int(is_positive.sum()), is_positive.size)  # a huge ratio gives inf
-    most = max(min_negatives, math.floor(wanted))
+    most = max(min_negatives, whole_number(neg_pos_ratio, int(is_positive.sum()), round_up=False))
     return is_positive | (np.cumsum(~is_positive) <= most)
 
 

@@ -17,7 +17,7 @@ from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
 from ssd_mining.inputs.counts import check_counts
 from ssd_mining.inputs.labels import check_relabelled
 from ssd_mining.kernels.records import NUM_KEPT
-from ssd_mining.kernels.rules import quota
+from ssd_mining.kernels.rules import quota_of
 from ssd_mining.mining_rule import Keywords, Mining, Selection, resolve
 
 
@@ -386,5 +386,5 @@ def negative_quota(
     kept = np.empty(counts[0].shape, np.int64)
     for i in np.ndindex(kept.shape):
         positives, negatives = int(counts[0][i]), int(counts[1][i])
-        kept[i] = quota(positives, negatives, -1, spec.rule_for(positives + negatives))
+        kept[i] = quota_of(positives, negatives, -1, spec.rule_for(positives + negatives))
     return kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypedDict
 
@@ -22,6 +21,7 @@ from ssd_mining.choices import (
     TiePolicy,
 )
 from ssd_mining.kernels.records import Rule
+from ssd_mining.kernels.rules import whole_number
 
 Rng = np.random.Generator | int
 
@@ -137,13 +137,13 @@ class Mining:
 
     def rule_for(self, num_anchors: int) -> Rule:
         """Return the numbers that a kernel needs for a sample of `num_anchors`."""
-        most, whole = np.iinfo(np.int64).max, math.ceil if self.rounding == "ceil" else math.floor
-        least = whole(self.min_negatives * num_anchors) if self.is_share else int(self.min_negatives)
+        most, round_up = np.iinfo(np.int64).max, self.rounding == "ceil"
+        share = whole_number(self.min_negatives, num_anchors, round_up) if self.is_share else self.min_negatives
         return Rule(
             ratio=float(self.neg_pos_ratio),
-            round_up=self.rounding == "ceil",
+            round_up=round_up,
             extra=min(self.extra_negatives, most),
-            min_negatives=min(least, most),
+            min_negatives=min(int(share), most),
             min_always=self.min_negatives_when == "always",
             max_negatives=most if self.max_negatives is None else min(self.max_negatives, most),
             omit_nan=self.nan_policy == "omit",

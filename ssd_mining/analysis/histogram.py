@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ssd_mining.engine.result import Result
 from ssd_mining.kernels.records import NAN_BIN
+from ssd_mining.kernels.rules import whole_number
 
 INF_BIN = 0x7F80
 _SIGN = 0x8000
@@ -103,7 +104,7 @@ class LossHistogram(Result):
         reached = np.cumsum(self.counts)
         if not reached.size:
             return [float("nan")] * len(probabilities)
-        ranks = np.maximum(1, np.ceil(np.array(probabilities, np.float64) * float(reached[-1])).astype(np.int64))
+        ranks = [max(1, whole_number(share, int(reached[-1]), round_up=True)) for share in probabilities]
         quantiles: list[float] = self.values[np.minimum(np.searchsorted(reached, ranks), reached.size - 1)].tolist()
         return quantiles
 

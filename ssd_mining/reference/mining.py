@@ -101,7 +101,7 @@ def keep(
 ) -> NDArray[np.int64]:
     """Keep ``num_kept`` of the anchors in `order`: the first ones, or a draw from a pool of the first ones."""
     if pool_size > 1 and rng is not None:
-        pool = np.sort(order[: int(min(num_kept * pool_size, order.size))])
+        pool = np.sort(order[: int(min(whole_number(num_kept * pool_size, "floor"), order.size))])
         return rng.choice(pool, num_kept, replace=False)
     if tie_policy == "index" or num_kept == 0:
         return order[:num_kept]
@@ -209,6 +209,14 @@ def describe(
     )
 
 
+def whole_number(product: float, rounding: str) -> float:
+    """Round a product down or up; one within 16 units in its last place of a whole number becomes that number."""
+    nearest = np.rint(product)
+    if np.isfinite(product) and abs(product - nearest) <= 16 * np.finfo(np.float64).eps * product:
+        return float(nearest)
+    return float(np.ceil(product) if rounding == "ceil" else np.floor(product))
+
+
 def num_wanted(
     num_pos: int,
     num_anchors: int = 0,
@@ -222,13 +230,10 @@ def num_wanted(
     num_negatives: int | None = None,
 ) -> float:
     """Return how many negatives a sample with ``num_pos`` positives asks for, whether it has them or not."""
-    product = neg_pos_ratio * num_pos
-    wanted = float(np.ceil(product) if rounding == "ceil" else np.floor(product)) + extra_negatives
+    wanted = whole_number(neg_pos_ratio * num_pos, rounding) + extra_negatives
     if num_negatives is not None:
         wanted = num_negatives
     if min_negatives_when == "always" or num_pos == 0:
         is_share = 0 < min_negatives < 1
-        share = min_negatives * num_anchors
-        least = (np.ceil(share) if rounding == "ceil" else np.floor(share)) if is_share else min_negatives
-        wanted = max(wanted, least)
+        wanted = max(wanted, whole_number(min_negatives * num_anchors, rounding) if is_share else min_negatives)
     return wanted if max_negatives is None else min(wanted, max_negatives)
