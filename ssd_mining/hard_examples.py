@@ -135,10 +135,10 @@ def ohem(
     >>> sm.ohem([[3.0, 2.0, 1.0, 0.5]], num_hard=2, boxes=boxes, iou_threshold=0.7).mask
     array([[ True, False,  True, False]])
     """
-    check_int("num_hard", num_hard, lowest=1)
-    check_int("min_negatives", min_negatives, lowest=0)
+    num_hard = check_int("num_hard", num_hard, lowest=1)
+    min_negatives = check_int("min_negatives", min_negatives, lowest=0)
     if neg_pos_ratio is not None:
-        check_number("neg_pos_ratio", neg_pos_ratio)
+        neg_pos_ratio = check_number("neg_pos_ratio", neg_pos_ratio)
     elif min_negatives:
         refuse("neg_pos_ratio", "a number, for min_negatives is given", "None", TypeError)
     for_labels = {"background": background, "ignore_index": ignore_index, "neg_pos_ratio": neg_pos_ratio}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssd_mining.checks import check_choice, check_int, check_number, refuse
+from ssd_mining.checks import check_choice, check_int, check_number, nearest_of, refuse
 from ssd_mining.choices import (
     CHOICES,
     AllZeroRows,
@@ -112,23 +113,26 @@ class Mining:
     all_zero: AllZeroRows = "positive"
 
     def __post_init__(self) -> None:
-        check_int("background", self.background, optional=True)
-        check_number("neg_pos_ratio", self.neg_pos_ratio)
-        check_int("extra_negatives", self.extra_negatives, lowest=0)
-        _check_count_or_share("min_negatives", self.min_negatives)
-        check_int("max_negatives", self.max_negatives, optional=True, lowest=0)
-        check_int("skip_hardest", self.skip_hardest, lowest=0)
-        check_number("pool_size", self.pool_size, lowest=1)
-        check_number("neg_overlap", self.neg_overlap)
-        check_int("ignore_index", self.ignore_index, optional=True)
+        for name in ("background", "ignore_index"):
+            self._set(name, check_int(name, getattr(self, name), optional=True))
+        for name in ("extra_negatives", "skip_hardest"):
+            self._set(name, check_int(name, getattr(self, name), lowest=0))
+        for name in ("neg_pos_ratio", "neg_overlap"):
+            self._set(name, check_number(name, getattr(self, name)))
+        self._set("min_negatives", _count_or_share("min_negatives", self.min_negatives))
+        self._set("max_negatives", check_int("max_negatives", self.max_negatives, optional=True, lowest=0))
+        self._set("pool_size", check_number("pool_size", self.pool_size, lowest=1))
         for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
+            self._set(name, check_choice(name, getattr(self, name), choices))
         if self.max_negatives is not None and self.min_negatives > self.max_negatives:
             refuse("min_negatives", f"at most max_negatives ({self.max_negatives})", f"{self.min_negatives}")
         if self.ignore_index is not None and self.ignore_index == self.background:
             refuse("ignore_index", "a label other than background", f"{self.ignore_index} for both")
         if self.pool_size > 1 and self.tie_policy != "index":
             refuse("pool_size", f"1 with tie_policy={self.tie_policy!r}", f"{self.pool_size}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # as the constructor of a frozen dataclass does
 
     @functools.cached_property
     def rule(self) -> Rule:
@@ -226,7 +230,9 @@ def resolve(mining: Mining | None, keywords: Keywords | Selection | BatchKeyword
         (selection if is_spec else others)[name] = value
     if not others.keys() <= _EXTRAS:
         unknown = min(others.keys() - _EXTRAS)
-        msg = f"{unknown}: no such keyword; there are {', '.join(sorted(_FIELDS | _EXTRAS))}"
+        caller = sys._getframe(1).f_code  # noqa: SLF001 - the parameters that it names are keywords too
+        named = caller.co_varnames[: caller.co_argcount + caller.co_kwonlyargcount]
+        msg = f"{unknown}: no such keyword{nearest_of(unknown, _FIELDS.union(_EXTRAS, named))}"
         raise TypeError(msg)
     extras = Extras(**others) if others else NO_EXTRAS
     if mining is None:
@@ -248,11 +254,12 @@ def _remembered(**selection: Any) -> Mining:
     return Mining(**selection)
 
 
-def _check_count_or_share(name: str, value: object) -> None:
+def _count_or_share(name: str, value: object) -> float:
     if not isinstance(value, float | np.floating):
-        check_int(name, value, lowest=0)
-    elif not 0 <= value < 1:
+        return check_int(name, value, lowest=0)  # type: ignore[no-any-return]
+    if not 0 <= value < 1:
         refuse(name, "a whole number of at least 0, or a share of the anchors below 1", f"{value!r}")
+    return check_number(name, value)
 
 
 _FIELDS = frozenset(field.name for field in fields(Mining))

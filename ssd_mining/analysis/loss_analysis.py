@@ -155,7 +155,7 @@ class LossAnalysis:
         num_samples, seen = batch.offsets.size - 1, self.state.seen
         start = seen.stop if first_sample is None else first_sample
         if first_sample is not None:
-            check_int("first_sample", first_sample, lowest=0)
+            start = check_int("first_sample", first_sample, lowest=0)
         names = None if ids is None else check_ids(ids, num_samples)
         again = seen.first_of(start, start + num_samples)
         if again is not None:

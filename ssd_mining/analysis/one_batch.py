@@ -214,7 +214,7 @@ def top_losses(
     (array([0, 1]), array([0, 1]), array([ True, False]))
     """
     check_choice("by", by, ("sample", "anchor"))
-    check_int("k", k, lowest=0)
+    k = check_int("k", k, lowest=0)
     spec, extras = resolve(mining, keywords)
     analysis = LossAnalysis(ratios=(), top=k, mining=spec, backend=backend, num_threads=num_threads)
     analysis.update(conf_loss, labels, ids=ids, **extras.given)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_int, refuse
+from ssd_mining.checks import check_int, nearest_of, refuse
 from ssd_mining.classification import Softmax
 from ssd_mining.cross_entropy import softmax_cross_entropy
 from ssd_mining.engine.result import Result
@@ -150,8 +150,7 @@ def compare_recipes(
     >>> (found.loss_difference[0] == 0).tolist()
     [True, True, True]
     """
-    check_int("background", background)
-    check_class_axis(class_axis)
+    background, class_axis = check_int("background", background), check_class_axis(class_axis)
     chosen = _chosen(recipes)
     x, y = as_array("logits", logits), as_array("labels", labels)
     if y.ndim != 2 or y.dtype.kind not in "iu":
@@ -192,7 +191,8 @@ def _chosen(recipes: Iterable[str] | Mapping[str, Mapping[str, Any]] | None) -> 
         names = [recipes] if isinstance(recipes, str) else list(recipes)
         for name in names:
             if not isinstance(name, str) or name not in all_recipes:
-                refuse("recipes", f"names among {', '.join(all_recipes)}", f"{name!r}")
+                near = nearest_of(name, all_recipes) if isinstance(name, str) else ""
+                refuse("recipes", "names of ssd_mining.recipes", f"{name!r}{near}")
         chosen = {name: all_recipes[name] for name in names}
     for name, recipe in chosen.items():
         if not isinstance(recipe, Mapping):

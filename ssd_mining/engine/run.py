@@ -58,7 +58,7 @@ def call_of(backend: Backend | None, num_threads: int | None) -> Call:
 
 
 def _resolved(backend: Any, num_threads: Any) -> Call:
-    threads.check_threads(num_threads)
+    num_threads = threads.check_threads(num_threads)
     return Call(_twin(backend), backend in (None, "cpu"), num_threads)
 
 

@@ -150,15 +150,15 @@ def _refuse_row(scores: NDArray[Any], wrong: Mask, valid: Mask | None, locate: L
         refuse("labels", expected, row, sample=sample, anchor=anchor)
 
 
-def check_relabelled(labels: ArrayLike, shape: tuple[int, ...], ignore_index: object) -> NDArray[Any]:
+def check_relabelled(labels: ArrayLike, shape: tuple[int, ...], ignore_index: int) -> NDArray[Any]:
     """Check labels that are to be relabelled with `ignore_index`."""
-    check_int("ignore_index", ignore_index)
+    ignore_index = check_int("ignore_index", ignore_index)
     array = as_array("labels", labels)
     if array.dtype.kind not in "iu":
         refuse("labels", "integer classes", f"dtype {array.dtype}", TypeError)
     if array.shape != shape:
         refuse("labels", f"the shape that was mined {shape}", f"shape {array.shape}")
     limits = np.iinfo(array.dtype)
-    if not limits.min <= cast("int", ignore_index) <= limits.max:
+    if not limits.min <= ignore_index <= limits.max:
         refuse("ignore_index", f"a value that labels of dtype {array.dtype} can hold", f"{ignore_index}")
     return array

@@ -375,7 +375,7 @@ BAD = {
     "an unknown keyword": (
         {"ratio": 3},
         TypeError,
-        "ratio: no such keyword; there are all_zero, anchor_weights, background, extra_negatives, ignore_index,",
+        "ratio: no such keyword; did you mean neg_pos_ratio?",
     ),
     "a spec and keywords": (
         {"mining": sm.Mining()},
