@@ -3,6 +3,7 @@
 import difflib
 import numbers
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -69,6 +70,32 @@ class InputTypeError(_BadInputError, TypeError):
     ...     error.argument, error.got
     ('labels', 'dtype <U3')
     """
+
+
+class HazardWarning(UserWarning):
+    """Input that is legal and surely a mistake; the message has the number that shows it.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import ssd_mining as sm
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     _ = sm.confidence_loss([[0.5, 0.25], [0.5, 0.25]], [[1, 0], [0, 0]], background=7)
+    >>> print(caught[0].message)
+    background 7 labels none of the 4 anchors: all of them are positives
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+def warn(message: str) -> None:
+    """Warn of a hazard, at the line of the caller of this package."""
+    frame, level = sys._getframe(1), 2  # noqa: SLF001 - skip_file_prefixes came with Python 3.12
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "ssd_mining":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, HazardWarning, stacklevel=level)
 
 
 def refuse(

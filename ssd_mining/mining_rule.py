@@ -39,9 +39,11 @@ class Mining:
     ----------
     background : int, optional
         The background class. Integer labels require it, because no default would be safe. For one-hot labels the
-        default is -1, the last class. A bool ``pos_mask`` has none.
+        default is -1, the last class; C says that they have no column for background, whose rows are all zero. A bool
+        ``pos_mask`` has none.
     neg_pos_ratio : float
-        Negatives kept per positive. The product with ``num_pos`` is taken in float64.
+        Negatives kept per positive. A product with ``num_pos`` that all but is a whole number is that number
+        (docs/semantics.md). A float of NumPy's means the decimal that it prints as: ``np.float32(0.29)`` is 0.29.
     rounding : {"floor", "ceil"}
         How that product becomes a whole number.
     extra_negatives : int
@@ -77,8 +79,9 @@ class Mining:
         ``"raise"``: NaN is an error that names the first sample and anchor. ``"propagate"``: a rank of NaN is the
         hardest, and a sample that keeps a loss of NaN has the loss NaN. ``"omit"``: an anchor whose loss or rank is
         NaN is ignored.
-    all_zero : {"positive", "ignore", "raise"}
-        The role of an anchor whose one-hot row is all zero. In the notebook it is a positive.
+    all_zero : {"positive", "negative", "ignore", "raise"}
+        The role of an anchor whose one-hot row is all zero. In the notebook it is a positive; it is a negative if
+        `background` is C. With ``"negative"``, `background` is C unless it is given.
 
     Raises
     ------

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import check_int, refuse
+from ssd_mining.choices import AllZeroRows
 from ssd_mining.classification import Classification, Sigmoid, Softmax
 from ssd_mining.inputs.arrays import as_array, check_valid, kernel_dtype, native, read_only
 from ssd_mining.inputs.labels import check_rows, check_targets
@@ -146,6 +147,7 @@ def check_logits(
     ignore_index: int | None = None,
     valid: ArrayLike | None = None,
     class_axis: int = -1,
+    all_zero: AllZeroRows = "positive",
 ) -> Logits:
     """Check everything about logits and labels that does not need their values."""
     x: Any = logits if type(logits) is np.ndarray else as_array("logits", logits)
@@ -162,11 +164,13 @@ def check_logits(
     if weights is not None and len(weights) != num_classes:
         refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
     ignore_index = check_int("ignore_index", ignore_index, optional=True)
+    y = _check_labels(labels, x, ignore_index, class_axis)
+    if background is None and y.ndim == 3 and all_zero == "negative":
+        background = num_classes
     if background is not None:
         background = normalized_background(background, num_classes, classification)
         if ignore_index == background:
             refuse("ignore_index", "a label other than background", f"{ignore_index} for both")
-    y = _check_labels(labels, x, ignore_index, class_axis)
     if valid is not None:
         valid = check_valid(valid, x.shape[:2], "the anchors of logits")
     return Logits(x, y, kernel_dtype(x.dtype), classification, classification.rule, background, ignore_index, valid)
@@ -232,5 +236,6 @@ def normalized_background(background: int, num_classes: int, classification: Cla
     background = check_int("background", background, optional=True)
     last = num_classes - isinstance(classification, Softmax)
     if not -num_classes <= background <= last:
-        refuse("background", f"a class of logits, {-num_classes} to {last}", f"{background}")
+        hint = "a softmax needs a logit for background; a Sigmoid does not" if background == num_classes else ""
+        refuse("background", f"a class of logits, {-num_classes} to {last}", f"{background}", hint=hint)
     return background + num_classes if background < 0 else background

@@ -26,6 +26,7 @@ def roles(
     background: int | None = None,
     ignore_index: int | None = None,
     valid: NDArray[np.bool_] | None = None,
+    all_zero: str = "positive",
 ) -> Roles:
     """Split the anchors into positives, negatives and ignored ones.
 
@@ -34,11 +35,15 @@ def roles(
     labels : ndarray, (B, A) integer, (B, A) bool or (B, A, C) scores
         Classes, a positive mask, or one-hot rows.
     background : int, optional
-        The background class; the last one for scores unless given.
+        The background class; the last one for scores unless given. C: scores have no column for it, and their
+        background rows are all zero.
     ignore_index : int, optional
         Integer label of ignored anchors.
     valid : ndarray of bool, (B, A), optional
         False marks ignored anchors.
+    all_zero : {"positive", "negative", "ignore"}
+        The role of all-zero rows of scores. With ``"negative"``, they alone are background unless `background` is
+        given.
 
     Returns
     -------
@@ -46,8 +51,13 @@ def roles(
         The two masks.
     """
     if labels.ndim == 3:
-        column = labels[:, :, -1 if background is None else background]
-        pos_mask, neg_mask = column == 0, column != 0
+        empty = (labels == 0).all(axis=2)
+        if background == labels.shape[2] or (background is None and all_zero == "negative"):
+            pos_mask, neg_mask = ~empty, empty & (all_zero != "ignore")
+        else:
+            column = labels[:, :, -1 if background is None else background]
+            pos_mask = (column == 0) & ~(empty & (all_zero != "positive"))
+            neg_mask = (column != 0) | (empty & (all_zero == "negative"))
     elif labels.dtype == np.bool_:
         pos_mask, neg_mask = labels.copy(), ~labels
     else:

@@ -97,9 +97,9 @@ BAD = {
         "background: expected a value that labels of dtype uint8 can hold, got 256",
     ),
     "a background beyond the classes": (
-        {"labels": ONE_HOT, "background": 3},
+        {"labels": ONE_HOT, "background": 4},
         ValueError,
-        "background: expected a class of labels, -3 to 2, got 3",
+        "background: expected a class of labels, -3 to 2, or 3 without a column for it, got 4",
     ),
     "a fractional background": (
         {"background": 0.5},
@@ -242,12 +242,12 @@ BAD = {
     "negative weights": (
         {"anchor_weights": [[1, 1, -0.5], [1, 1, 1]]},
         ValueError,
-        "anchor_weights: expected weights of at least 0, got -0.5",
+        "anchor_weights: expected finite numbers of at least 0, got -0.5 at (sample 0, anchor 2)",
     ),
     "weights of NaN": (
         {"anchor_weights": np.full((2, 3), np.nan)},
         ValueError,
-        "anchor_weights: expected weights of at least 0, got nan",
+        "anchor_weights: expected finite numbers of at least 0, got nan at (sample 0, anchor 0)",
     ),
     "weights of another shape": (
         {"anchor_weights": [1.0, 1.0]},

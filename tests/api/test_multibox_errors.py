@@ -140,10 +140,10 @@ BAD = {
         ValueError,
         "background: expected a class of logits, -4 to 4, got 5",
     ),
-    "a background without a column, with one-hot labels": (
-        {"background": 4, "classification": sm.Focal(), "labels": ONE_HOT},
+    "a background beyond the columns, with one-hot labels": (
+        {"background": 5, "classification": sm.Focal(), "labels": ONE_HOT},
         ValueError,
-        "background: expected a class of labels, -4 to 3, got 4",
+        "background: expected a class of logits, -4 to 4, got 5",
     ),
     "an ignored background": (
         {"background": -1, "ignore_index": 3},
