@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from ssd_mining.analysis.recipe_comparison import RecipeComparison as RecipeComparison
     from ssd_mining.analysis.recipe_comparison import compare_recipes as compare_recipes
     from ssd_mining.analysis.result import AnalysisResult as AnalysisResult
+    from ssd_mining.checks import HazardWarning as HazardWarning
     from ssd_mining.checks import InputError as InputError
     from ssd_mining.checks import InputTypeError as InputTypeError
     from ssd_mining.classification import Focal as Focal
@@ -56,7 +57,7 @@ _NAMES = {
     "analysis.one_batch": "RatioSweep class_table level_table ratio_sweep top_losses",
     "analysis.recipe_comparison": "RecipeComparison compare_recipes",
     "analysis.result": "AnalysisResult",
-    "checks": "InputError InputTypeError",
+    "checks": "HazardWarning InputError InputTypeError",
     "classification": "Focal Sigmoid Softmax",
     "compile_ahead": "Warmup warmup",
     "cross_entropy": "focal_loss sigmoid_cross_entropy softmax_cross_entropy",

@@ -1,7 +1,10 @@
 """Checks of single values, and the two errors for bad input."""
 
+import difflib
 import numbers
 import sys
+import warnings
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -69,6 +72,32 @@ class InputTypeError(_BadInputError, TypeError):
     """
 
 
+class HazardWarning(UserWarning):
+    """Input that is legal and surely a mistake; the message has the number that shows it.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import ssd_mining as sm
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     _ = sm.confidence_loss([[0.5, 0.25], [0.5, 0.25]], [[1, 0], [0, 0]], background=7)
+    >>> print(caught[0].message)
+    background 7 labels none of the 4 anchors: all of them are positives
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+def warn(message: str) -> None:
+    """Warn of a hazard, at the line of the caller of this package."""
+    frame, level = sys._getframe(1), 2  # noqa: SLF001 - skip_file_prefixes came with Python 3.12
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "ssd_mining":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, HazardWarning, stacklevel=level)
+
+
 def refuse(
     argument: str,
     expected: str,
@@ -84,30 +113,36 @@ def refuse(
     raise error(argument, expected, got, sample, anchor, hint)
 
 
-def check_int(name: str, value: object, *, optional: bool = False, lowest: int | None = None) -> None:
-    """Refuse a `value` that is not a whole number of at least `lowest`."""
+def check_int(name: str, value: Any, *, optional: bool = False, lowest: int | None = None) -> Any:
+    """Return a whole number of at least `lowest` as an int of Python's own, or None if that is allowed."""
     if value is None and optional:
-        return
+        return None
     kind = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
         refuse(name, f"{kind}{' or None' if optional else ''}", f"{value!r}", TypeError)
     if lowest is not None and value < lowest:
         refuse(name, kind, f"{value}")
+    return int(value)
 
 
 def check_number(
     name: str,
-    value: object,
+    value: Any,
     *,
     lowest: float = 0,
     highest: float = sys.float_info.max,
     below: float | None = None,
     words: str | None = None,
-) -> None:
-    """Refuse a `value` that is not a number from `lowest` to `highest`, or not below `below`."""
+) -> float:
+    """Return a number from `lowest` to `highest`, and below `below`, as a number of Python's own.
+
+    A NumPy float of fewer bits becomes the decimal that it prints as: ``np.float32(0.29)`` means 0.29.
+    """
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         refuse(name, f"a number {words}" if words else "a number", f"{value!r}", TypeError)
-    number: Any = value.item() if isinstance(value, np.generic) else value  # a float32 would overflow at `highest`
+    number: Any = value  # a float32 would overflow at `highest`
+    if isinstance(value, np.generic):
+        number = int(value) if isinstance(value, np.integer) else float(str(value))
     if not lowest <= number <= highest or (below is not None and number >= below):
         got = (
             f"a whole number of {value.bit_length()} bits"
@@ -115,9 +150,18 @@ def check_number(
             else f"{value}"
         )
         refuse(name, f"a number {words}" if words else f"a finite number of at least {lowest}", got)
+    return number if isinstance(number, int) else float(number)
 
 
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse a `value` that is not one of the strings `choices`."""
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return a `value` that is one of the strings `choices`."""
     if not isinstance(value, str) or value not in choices:
         refuse(name, " or ".join(map(repr, choices)), f"{value!r}")
+    return str(value)
+
+
+def nearest_of(word: str, names: Iterable[str]) -> str:
+    """Return "; did you mean ...?" for a mistyped name; nothing where none of `names` is near."""
+    known = sorted(names)
+    near = difflib.get_close_matches(word, known) or [name for name in known if word in name]
+    return f"; did you mean {near[0]}?" if near else ""

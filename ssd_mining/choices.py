@@ -8,7 +8,7 @@ TiePolicy = Literal["index", "strict", "all"]
 RankBy = Literal["loss", "background", "foreground_max", "foreground_sum"]
 NanPolicy = Literal["raise", "propagate", "omit"]
 MinNegativesWhen = Literal["always", "no_positives"]
-AllZeroRows = Literal["positive", "ignore", "raise"]
+AllZeroRows = Literal["positive", "negative", "ignore", "raise"]
 
 # Of the fields of `Mining`, by their names.
 CHOICES: dict[str, tuple[str, ...]] = {

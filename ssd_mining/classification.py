@@ -44,9 +44,11 @@ class Softmax:
     prob_floor: float = 0.0
 
     def __post_init__(self) -> None:
+        smoothing = check_number("label_smoothing", self.label_smoothing, highest=1, words="from 0 to 1")
+        prob_floor = check_number("prob_floor", self.prob_floor, below=1, words="of at least 0 and below 1")
         object.__setattr__(self, "class_weights", _weights(self.class_weights))
-        check_number("label_smoothing", self.label_smoothing, highest=1, words="from 0 to 1")
-        check_number("prob_floor", self.prob_floor, below=1, words="of at least 0 and below 1")
+        object.__setattr__(self, "label_smoothing", smoothing)
+        object.__setattr__(self, "prob_floor", prob_floor)
 
     @functools.cached_property
     def rule(self) -> SoftmaxRule:
@@ -119,8 +121,9 @@ class Focal:
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
-            check_number("alpha", self.alpha, highest=1, words="from 0 to 1, or None")
-        check_number("gamma", self.gamma, words="of at least 0, finite")
+            alpha = check_number("alpha", self.alpha, highest=1, words="from 0 to 1, or None")
+            object.__setattr__(self, "alpha", alpha)
+        object.__setattr__(self, "gamma", check_number("gamma", self.gamma, words="of at least 0, finite"))
 
     @functools.cached_property
     def rule(self) -> SigmoidRule:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from ssd_mining.checks import check_int, check_number, refuse
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend
 from ssd_mining.inputs.arrays import as_array, as_real_array, check_valid
+from ssd_mining.kernels.rules import whole_number
 from ssd_mining.mining import mine_hard_negatives
 
 Anchors = NDArray[np.int64]
@@ -135,10 +135,10 @@ def ohem(
     >>> sm.ohem([[3.0, 2.0, 1.0, 0.5]], num_hard=2, boxes=boxes, iou_threshold=0.7).mask
     array([[ True, False,  True, False]])
     """
-    check_int("num_hard", num_hard, lowest=1)
-    check_int("min_negatives", min_negatives, lowest=0)
+    num_hard = check_int("num_hard", num_hard, lowest=1)
+    min_negatives = check_int("min_negatives", min_negatives, lowest=0)
     if neg_pos_ratio is not None:
-        check_number("neg_pos_ratio", neg_pos_ratio)
+        neg_pos_ratio = check_number("neg_pos_ratio", neg_pos_ratio)
     elif min_negatives:
         refuse("neg_pos_ratio", "a number, for min_negatives is given", "None", TypeError)
     for_labels = {"background": background, "ignore_index": ignore_index, "neg_pos_ratio": neg_pos_ratio}
@@ -239,8 +239,7 @@ def _spread(corners: NDArray[np.float64], num_hard: int, iou_threshold: float) -
 
 def _balanced(is_positive: NDArray[np.bool_], neg_pos_ratio: float, min_negatives: int) -> NDArray[np.bool_]:
     """Return which anchors stay: the positives, and the hardest negatives."""
-    wanted = min(neg_pos_ratio * int(is_positive.sum()), is_positive.size)  # a huge ratio gives inf
-    most = max(min_negatives, math.floor(wanted))
+    most = max(min_negatives, whole_number(neg_pos_ratio, int(is_positive.sum()), round_up=False))
     return is_positive | (np.cumsum(~is_positive) <= most)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import refuse
+from ssd_mining.checks import check_number, refuse
 from ssd_mining.inputs.arrays import as_real_array, kernel_dtype
 from ssd_mining.kernels.loss_rules import smooth_l1_cost
 
@@ -50,7 +50,7 @@ def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) 
     >>> sm.smooth_l1([[[0.5, 3.0, 0.0, 0.0]]], [[[0.0, 0.0, 0.0, 0.0]]])
     array([[2.625]])
     """
-    check_beta(beta)
+    beta = check_number("beta", beta)
     pred, target = as_real_array("loc_pred", loc_pred), as_real_array("loc_target", loc_target)
     if pred.ndim != 3 or pred.shape[2] == 0:
         refuse("loc_pred", "a (B, A, 4) array", f"shape {pred.shape}")
@@ -62,11 +62,3 @@ def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) 
         if beta and not 0 < dtype.type(beta) < np.inf:  # it would round to 0 or inf
             return np.asarray(smooth_l1_cost(size.astype(np.float64), beta).astype(dtype).sum(axis=2))
         return np.asarray(smooth_l1_cost(size, dtype.type(beta)).sum(axis=2))
-
-
-def check_beta(beta: float) -> None:
-    """Refuse a `beta` that is not finite and at least 0."""
-    if isinstance(beta, bool | np.bool_) or not isinstance(beta, int | float | np.integer | np.floating):
-        refuse("beta", "a finite number of at least 0", f"{beta!r}", TypeError)
-    if not 0 <= beta < np.inf:
-        refuse("beta", "a finite number of at least 0", f"{beta}")

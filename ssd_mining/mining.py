@@ -10,14 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification
+from ssd_mining.engine.hazards import warn_of_hazards
 from ssd_mining.engine.result import Kept, KeptNegatives, Result
 from ssd_mining.engine.run import Backend, Call, blocks, call_of, empty_mined, mine_batch, mine_rows, sample_columns
 from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
 from ssd_mining.inputs.counts import check_counts
 from ssd_mining.inputs.labels import check_relabelled
-from ssd_mining.kernels.records import NUM_KEPT
-from ssd_mining.kernels.rules import quota
+from ssd_mining.kernels.records import NUM_KEPT, Mined
+from ssd_mining.kernels.rules import quota_of
 from ssd_mining.mining_rule import Keywords, Mining, Selection, resolve
 
 
@@ -219,7 +220,10 @@ def mine_hard_negatives(
         from ssd_mining.device import mining as device
 
         return _resident_result(device.mine(conf_loss, labels, spec, extras, masks=True))
-    return _result(check_losses(conf_loss, labels, spec, extras), call_of(backend, num_threads))
+    batch = check_losses(conf_loss, labels, spec, extras)
+    result, mined = mined_result(batch, call_of(backend, num_threads))
+    warn_of_hazards(batch, mined)
+    return result
 
 
 def mine_logits(
@@ -283,10 +287,12 @@ def mine_logits(
 
         return _resident_result(device.mine(logits, labels, spec, extras, classification, class_axis))
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
-    return _result(batch, call_of(backend, num_threads))
+    result, mined = mined_result(batch, call_of(backend, num_threads))
+    warn_of_hazards(batch, mined)
+    return result
 
 
-def _result(batch: Batch, call: Call) -> MiningResult:
+def mined_result(batch: Batch, call: Call) -> tuple[MiningResult, Mined]:
     """Mine a checked batch. The result also has the anchors and the ranks of the kept negatives, for `indices`."""
     mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]))
     anchors, ranks = [np.empty(0, np.int64)], [np.empty(0, batch.dtype)]
@@ -297,12 +303,13 @@ def _result(batch: Batch, call: Call) -> MiningResult:
         offsets = block.rows.offsets
         anchors.append(kept - offsets[np.searchsorted(offsets, kept, "right") - 1])
         ranks.append((block.rows.rank if block.rows.rank.size else block.rows.loss)[kept])  # a copy
-    return MiningResult(
+    result = MiningResult(
         hard_negative_mask=mined.hard_negative_mask.reshape(batch.shape),
         pos_mask=mined.pos_mask.reshape(batch.shape),
         **sample_columns(mined),
         _kept=Kept(mined.counts[NUM_KEPT], np.concatenate(anchors), np.concatenate(ranks)),
     )
+    return result, mined
 
 
 def _resident_result(resident: Any) -> MiningResult:
@@ -386,5 +393,5 @@ def negative_quota(
     kept = np.empty(counts[0].shape, np.int64)
     for i in np.ndindex(kept.shape):
         positives, negatives = int(counts[0][i]), int(counts[1][i])
-        kept[i] = quota(positives, negatives, -1, spec.rule_for(positives + negatives))
+        kept[i] = quota_of(positives, negatives, -1, spec.rule_for(positives + negatives))
     return kept

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import math
+import sys
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssd_mining.checks import check_choice, check_int, check_number, refuse
+from ssd_mining.checks import check_choice, check_int, check_number, nearest_of, refuse
 from ssd_mining.choices import (
     CHOICES,
     AllZeroRows,
@@ -22,6 +22,7 @@ from ssd_mining.choices import (
     TiePolicy,
 )
 from ssd_mining.kernels.records import Rule
+from ssd_mining.kernels.rules import whole_number
 
 Rng = np.random.Generator | int
 
@@ -38,9 +39,11 @@ class Mining:
     ----------
     background : int, optional
         The background class. Integer labels require it, because no default would be safe. For one-hot labels the
-        default is -1, the last class. A bool ``pos_mask`` has none.
+        default is -1, the last class; C says that they have no column for background, whose rows are all zero. A bool
+        ``pos_mask`` has none.
     neg_pos_ratio : float
-        Negatives kept per positive. The product with ``num_pos`` is taken in float64.
+        Negatives kept per positive. A product with ``num_pos`` that all but is a whole number is that number
+        (docs/semantics.md). A float of NumPy's means the decimal that it prints as: ``np.float32(0.29)`` is 0.29.
     rounding : {"floor", "ceil"}
         How that product becomes a whole number.
     extra_negatives : int
@@ -76,8 +79,9 @@ class Mining:
         ``"raise"``: NaN is an error that names the first sample and anchor. ``"propagate"``: a rank of NaN is the
         hardest, and a sample that keeps a loss of NaN has the loss NaN. ``"omit"``: an anchor whose loss or rank is
         NaN is ignored.
-    all_zero : {"positive", "ignore", "raise"}
-        The role of an anchor whose one-hot row is all zero. In the notebook it is a positive.
+    all_zero : {"positive", "negative", "ignore", "raise"}
+        The role of an anchor whose one-hot row is all zero. In the notebook it is a positive; it is a negative if
+        `background` is C. With ``"negative"``, `background` is C unless it is given.
 
     Raises
     ------
@@ -112,23 +116,26 @@ class Mining:
     all_zero: AllZeroRows = "positive"
 
     def __post_init__(self) -> None:
-        check_int("background", self.background, optional=True)
-        check_number("neg_pos_ratio", self.neg_pos_ratio)
-        check_int("extra_negatives", self.extra_negatives, lowest=0)
-        _check_count_or_share("min_negatives", self.min_negatives)
-        check_int("max_negatives", self.max_negatives, optional=True, lowest=0)
-        check_int("skip_hardest", self.skip_hardest, lowest=0)
-        check_number("pool_size", self.pool_size, lowest=1)
-        check_number("neg_overlap", self.neg_overlap)
-        check_int("ignore_index", self.ignore_index, optional=True)
+        for name in ("background", "ignore_index"):
+            self._set(name, check_int(name, getattr(self, name), optional=True))
+        for name in ("extra_negatives", "skip_hardest"):
+            self._set(name, check_int(name, getattr(self, name), lowest=0))
+        for name in ("neg_pos_ratio", "neg_overlap"):
+            self._set(name, check_number(name, getattr(self, name)))
+        self._set("min_negatives", _count_or_share("min_negatives", self.min_negatives))
+        self._set("max_negatives", check_int("max_negatives", self.max_negatives, optional=True, lowest=0))
+        self._set("pool_size", check_number("pool_size", self.pool_size, lowest=1))
         for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
+            self._set(name, check_choice(name, getattr(self, name), choices))
         if self.max_negatives is not None and self.min_negatives > self.max_negatives:
             refuse("min_negatives", f"at most max_negatives ({self.max_negatives})", f"{self.min_negatives}")
         if self.ignore_index is not None and self.ignore_index == self.background:
             refuse("ignore_index", "a label other than background", f"{self.ignore_index} for both")
         if self.pool_size > 1 and self.tie_policy != "index":
             refuse("pool_size", f"1 with tie_policy={self.tie_policy!r}", f"{self.pool_size}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # as the constructor of a frozen dataclass does
 
     @functools.cached_property
     def rule(self) -> Rule:
@@ -137,13 +144,13 @@ class Mining:
 
     def rule_for(self, num_anchors: int) -> Rule:
         """Return the numbers that a kernel needs for a sample of `num_anchors`."""
-        most, whole = np.iinfo(np.int64).max, math.ceil if self.rounding == "ceil" else math.floor
-        least = whole(self.min_negatives * num_anchors) if self.is_share else int(self.min_negatives)
+        most, round_up = np.iinfo(np.int64).max, self.rounding == "ceil"
+        share = whole_number(self.min_negatives, num_anchors, round_up) if self.is_share else self.min_negatives
         return Rule(
             ratio=float(self.neg_pos_ratio),
-            round_up=self.rounding == "ceil",
+            round_up=round_up,
             extra=min(self.extra_negatives, most),
-            min_negatives=min(least, most),
+            min_negatives=min(int(share), most),
             min_always=self.min_negatives_when == "always",
             max_negatives=most if self.max_negatives is None else min(self.max_negatives, most),
             omit_nan=self.nan_policy == "omit",
@@ -226,7 +233,9 @@ def resolve(mining: Mining | None, keywords: Keywords | Selection | BatchKeyword
         (selection if is_spec else others)[name] = value
     if not others.keys() <= _EXTRAS:
         unknown = min(others.keys() - _EXTRAS)
-        msg = f"{unknown}: no such keyword; there are {', '.join(sorted(_FIELDS | _EXTRAS))}"
+        caller = sys._getframe(1).f_code  # noqa: SLF001 - the parameters that it names are keywords too
+        named = caller.co_varnames[: caller.co_argcount + caller.co_kwonlyargcount]
+        msg = f"{unknown}: no such keyword{nearest_of(unknown, _FIELDS.union(_EXTRAS, named))}"
         raise TypeError(msg)
     extras = Extras(**others) if others else NO_EXTRAS
     if mining is None:
@@ -248,11 +257,12 @@ def _remembered(**selection: Any) -> Mining:
     return Mining(**selection)
 
 
-def _check_count_or_share(name: str, value: object) -> None:
+def _count_or_share(name: str, value: object) -> float:
     if not isinstance(value, float | np.floating):
-        check_int(name, value, lowest=0)
-    elif not 0 <= value < 1:
+        return check_int(name, value, lowest=0)  # type: ignore[no-any-return]
+    if not 0 <= value < 1:
         refuse(name, "a whole number of at least 0, or a share of the anchors below 1", f"{value!r}")
+    return check_number(name, value)
 
 
 _FIELDS = frozenset(field.name for field in fields(Mining))

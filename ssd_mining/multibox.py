@@ -20,7 +20,6 @@ from ssd_mining.inputs.batch import Batch, check_logit_batch
 from ssd_mining.inputs.logits import Logits
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, loss_shares, normalized_loss, selected_smooth_l1
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_POS, POSITIVE_SUM, Mined
-from ssd_mining.localization import check_beta
 from ssd_mining.losses import check_words, refuse_no_divisor
 from ssd_mining.mining_rule import Keywords, Mining, resolve
 
@@ -193,18 +192,18 @@ def multibox_loss(
         owners = np.repeat(np.arange(num_samples), mined.counts[NUM_POS])  # their samples
         by = divisor_of(how.loc_normalize, zero_positives, num_samples, num_anchors)
         loc_divisors = loss_divisors(mined.counts, by)
-        costs, slopes = selected_smooth_l1(*locations, positives, beta)
+        costs, slopes = selected_smooth_l1(*locations, positives, how.beta)
         loc_sum = np.bincount(owners, costs, num_samples).astype(np.float64)  # bincount of nothing is int64
         loc_loss = normalized_loss(loc_sum, loc_divisors)
         if with_gradients:
             loc_gradient = np.zeros(locations[0].shape, kernel_dtype(locations[0].dtype))
-            loc_gradient[positives] = loc_weight * loss_shares(loc_divisors, num_samples)[owners, None] * slopes
+            loc_gradient[positives] = how.loc_weight * loss_shares(loc_divisors, num_samples)[owners, None] * slopes
     if with_gradients:
         logits_gradient = _logits_gradient(batch, mined, loss_shares(divisors, num_samples), class_axis, call)
     columns = sample_columns(mined)
     del columns["threshold"]
     return MultiboxLoss(
-        loss=conf_loss + loc_weight * loc_loss,
+        loss=conf_loss + how.loc_weight * loc_loss,
         conf_loss=conf_loss,
         loc_loss=loc_loss,
         per_sample=per_sample,
@@ -232,9 +231,7 @@ def _checked(*words: Any) -> _How:
     how = _How(*words)
     check_words(how.normalize, how.zero_positives)
     check_words(how.loc_normalize, how.zero_positives, "loc_normalize")
-    check_number("loc_weight", how.loc_weight)
-    check_beta(how.beta)
-    return how
+    return how._replace(loc_weight=check_number("loc_weight", how.loc_weight), beta=check_number("beta", how.beta))
 
 
 _checked_once = functools.lru_cache(maxsize=128, typed=True)(_checked)

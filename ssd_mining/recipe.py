@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from ssd_mining.classification import Softmax
@@ -245,4 +244,27 @@ _ALL = (
     ),
 )
 
-recipes: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in _ALL})
+
+class _Recipes(Mapping[str, Recipe]):
+    """All recipes by name, in this order. A pickle, or a copy, of it is this very object."""
+
+    def __init__(self, recipes: Sequence[Recipe]) -> None:
+        self._by_name = {recipe.name: recipe for recipe in recipes}
+
+    def __getitem__(self, name: str) -> Recipe:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __repr__(self) -> str:
+        return f"<recipes: {', '.join(self)}>"
+
+    def __reduce__(self) -> str:
+        return "recipes"
+
+
+recipes: Mapping[str, Recipe] = _Recipes(_ALL)

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_mining.checks import check_number
 from ssd_mining.engine.result import Result
 from ssd_mining.kernels.records import NAN_BIN
+from ssd_mining.kernels.rules import whole_number
 
 INF_BIN = 0x7F80
 _SIGN = 0x8000
@@ -94,16 +96,13 @@ class LossHistogram(Result):
 
         NaN among the losses is ignored. Without losses, the quantile is NaN.
         """
-        if not 0 <= probability <= 1:
-            msg = f"probability: expected a number from 0 to 1, got {probability!r}"
-            raise ValueError(msg)
-        return self._quantiles((probability,))[0]
+        return self._quantiles((check_number("probability", probability, highest=1, words="from 0 to 1"),))[0]
 
     def _quantiles(self, probabilities: tuple[float, ...]) -> list[float]:
         reached = np.cumsum(self.counts)
         if not reached.size:
             return [float("nan")] * len(probabilities)
-        ranks = np.maximum(1, np.ceil(np.array(probabilities, np.float64) * float(reached[-1])).astype(np.int64))
+        ranks = [max(1, whole_number(share, int(reached[-1]), round_up=True)) for share in probabilities]
         quantiles: list[float] = self.values[np.minimum(np.searchsorted(reached, ranks), reached.size - 1)].tolist()
         return quantiles
 
@@ -133,7 +132,7 @@ class LossHistogram(Result):
         chosen = (self.values > 0) & (self.values < np.inf)
         if not chosen.any():
             return np.empty(0), np.empty(0, np.int64)
-        step = 128 // per_octave
+        step = 128 // int(per_octave)
         bins = (self.values[chosen].astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.int64) // step
         counts = np.bincount(bins - bins[0], self.counts[chosen]).astype(np.int64)
         return _edge(np.arange(bins[0], bins[-1] + 2) * step), counts

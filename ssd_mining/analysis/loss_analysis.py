@@ -13,8 +13,9 @@ from ssd_mining.analysis.one_pass import Analyser
 from ssd_mining.analysis.result import AnalysisResult, ClassTable, LevelTable, RatioTable, TopAnchors, TopSamples
 from ssd_mining.analysis.spec import AnalysisSpec, analysis_call, check_ids, check_sequence, id_array
 from ssd_mining.analysis.state import POS_MASK, State, form_of
-from ssd_mining.checks import check_int, refuse
+from ssd_mining.checks import check_int, refuse, warn
 from ssd_mining.classification import Classification
+from ssd_mining.engine.hazards import hazards_of
 from ssd_mining.engine.run import Backend, Columns, sample_columns, sample_table
 from ssd_mining.mining_rule import NO_EXTRAS, BatchKeywords, Mining, Selection, resolve
 
@@ -101,6 +102,7 @@ class LossAnalysis:
 
     def _begin(self, state: State) -> None:
         self.state = state
+        self._warned: set[str] = set()  # hazards that were told
         self._analyser = Analyser(
             self.spec.ratios, self.spec.levels, analysis_call(self.spec.backend, self.num_threads)
         )
@@ -155,7 +157,7 @@ class LossAnalysis:
         num_samples, seen = batch.offsets.size - 1, self.state.seen
         start = seen.stop if first_sample is None else first_sample
         if first_sample is not None:
-            check_int("first_sample", first_sample, lowest=0)
+            start = check_int("first_sample", first_sample, lowest=0)
         names = None if ids is None else check_ids(ids, num_samples)
         again = seen.first_of(start, start + num_samples)
         if again is not None:
@@ -201,9 +203,15 @@ class LossAnalysis:
         Returns
         -------
         AnalysisResult
-            Counts, sums, distributions, tables, the worst samples and anchors.
+            Counts, sums, distributions, tables, the worst samples and anchors, and the hazards, each of which is
+            also a `HazardWarning` the first time.
         """
         totals, num_samples = self.state.totals, self.state.totals["samples"].count_of()
+        hazards = self._hazards()
+        for hazard in hazards:
+            if hazard not in self._warned:
+                self._warned.add(hazard)
+                warn(hazard)
         return AnalysisResult(
             spec=self.spec.to_dict(),
             num_samples=num_samples,
@@ -222,6 +230,20 @@ class LossAnalysis:
             levels=self._level_table(),
             top_samples=self._top_samples(),
             top_anchors=self._top_anchors(),
+            hazards=hazards,
+        )
+
+    def _hazards(self) -> tuple[str, ...]:
+        if self.state.labels in (None, POS_MASK):
+            return ()
+        count = {name: totals.count_of() for name, totals in self.state.totals.items()}
+        return hazards_of(
+            self.spec.mining.background,
+            num_samples=count["samples"],
+            num_anchors=count["anchors"],
+            num_pos=count["positives"],
+            num_neg=count["negatives"],
+            num_empty=count["empty rows"],
         )
 
     def _ratio_table(self, num_samples: int) -> RatioTable | None:

@@ -17,6 +17,7 @@ from ssd_mining.analysis.spec import analysis_call, check_ratios, check_sequence
 from ssd_mining.checks import check_choice, check_int, refuse
 from ssd_mining.choices import Normalize, ZeroPositives
 from ssd_mining.classification import Classification, Softmax
+from ssd_mining.engine.hazards import warn_of_hazards
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend, sample_losses
 from ssd_mining.inputs.arrays import as_array
@@ -142,6 +143,7 @@ def ratio_sweep(
         refuse("pool_size", "1, for draws at different ratios have nothing in common", f"{spec.pool_size}")
     batch = check_losses(conf_loss, labels, dataclasses.replace(spec, neg_pos_ratio=min(values)), extras)
     mined, found = Analyser(values, None, analysis_call(backend, num_threads)).analyse(batch)
+    warn_of_hazards(batch, mined)
     num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
     swept = joined([block.sweep for block in found], len(values))
     per_sample = sample_losses(mined.sums[POSITIVE_SUM, :, None], swept.negative_sum)
@@ -214,7 +216,7 @@ def top_losses(
     (array([0, 1]), array([0, 1]), array([ True, False]))
     """
     check_choice("by", by, ("sample", "anchor"))
-    check_int("k", k, lowest=0)
+    k = check_int("k", k, lowest=0)
     spec, extras = resolve(mining, keywords)
     analysis = LossAnalysis(ratios=(), top=k, mining=spec, backend=backend, num_threads=num_threads)
     analysis.update(conf_loss, labels, ids=ids, **extras.given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_int, refuse
+from ssd_mining.checks import HazardWarning, check_int, nearest_of, refuse, warn
 from ssd_mining.classification import Softmax
 from ssd_mining.cross_entropy import softmax_cross_entropy
+from ssd_mining.engine.hazards import hazards_of
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend
 from ssd_mining.inputs.arrays import as_array, check_valid
@@ -134,10 +136,11 @@ def compare_recipes(
 
     Notes
     -----
-    The hazards are: labels out of range; a loss that is not finite; samples without positives; samples with positives
-    that keep all their negatives; ties at the threshold that the anchor index decides, where the sort of another system
-    may keep other anchors (not for recipes that draw, or that treat ties alike); kept negatives with a softmax loss
-    below 6e-8 nats, for which the usual float32 formula gives 0.
+    The hazards are: a background that labels no anchor (also a `HazardWarning`); labels out of range; a loss that is
+    not finite; samples without positives; samples with positives that keep all their negatives; ties at the threshold
+    that the anchor index decides, where the sort of another system may keep other anchors (not for recipes that draw,
+    or that treat ties alike); kept negatives with a softmax loss below 6e-8 nats, for which the usual float32 formula
+    gives 0.
 
     Examples
     --------
@@ -150,8 +153,7 @@ def compare_recipes(
     >>> (found.loss_difference[0] == 0).tolist()
     [True, True, True]
     """
-    check_int("background", background)
-    check_class_axis(class_axis)
+    background, class_axis = check_int("background", background), check_class_axis(class_axis)
     chosen = _chosen(recipes)
     x, y = as_array("logits", logits), as_array("labels", labels)
     if y.ndim != 2 or y.dtype.kind not in "iu":
@@ -164,17 +166,25 @@ def compare_recipes(
     if where.get("rng", 0) is None:
         where["rng"] = np.random.default_rng()
     losses, masks, hazards, num_kept = [], [], {}, []
-    for name, recipe in chosen.items():
-        asked = {"rng": 0, **recipe, **where}
-        usable, asked["valid"], num_bad = _in_range(y, classes_last.shape[2], asked)
-        given = classes_last, usable
-        result = multibox_loss(*given, loc_pred, loc_target, **asked | _same_draw(asked))
-        selection = {key: value for key, value in asked.items() if key not in _OF_THE_LOSS}
-        mined = mine_logits(*given, **selection | _same_draw(asked))
-        losses.append(result.loss)
-        masks.append(mined.hard_negative_mask)
-        num_kept.append(mined.num_kept)
-        hazards[name] = _hazards(*given, selection, mined, num_bad, result.loss)
+    mistakes: tuple[str, ...] = ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HazardWarning)  # of each call: they are told once
+        for name, recipe in chosen.items():
+            asked = {"rng": 0, **recipe, **where}
+            usable, asked["valid"], num_bad = _in_range(y, classes_last.shape[2], asked)
+            given = classes_last, usable
+            result = multibox_loss(*given, loc_pred, loc_target, **asked | _same_draw(asked))
+            selection = {key: value for key, value in asked.items() if key not in _OF_THE_LOSS}
+            mined = mine_logits(*given, **selection | _same_draw(asked))
+            losses.append(result.loss)
+            masks.append(mined.hard_negative_mask)
+            num_kept.append(mined.num_kept)
+            num_pos, num_neg = int(mined.num_pos.sum()), int(mined.num_neg.sum())
+            counts = {"num_samples": y.shape[0], "num_anchors": y.size, "num_pos": num_pos, "num_neg": num_neg}
+            mistakes = hazards_of(background, **counts, num_empty=0)
+            hazards[name] = (*mistakes, *_hazards(*given, selection, mined, num_bad, result.loss))
+    for mistake in mistakes:
+        warn(mistake)
     loss = np.array(losses)
     with np.errstate(invalid="ignore"):
         difference = loss[None, :] - loss[:, None]
@@ -192,7 +202,8 @@ def _chosen(recipes: Iterable[str] | Mapping[str, Mapping[str, Any]] | None) -> 
         names = [recipes] if isinstance(recipes, str) else list(recipes)
         for name in names:
             if not isinstance(name, str) or name not in all_recipes:
-                refuse("recipes", f"names among {', '.join(all_recipes)}", f"{name!r}")
+                near = nearest_of(name, all_recipes) if isinstance(name, str) else ""
+                refuse("recipes", "names of ssd_mining.recipes", f"{name!r}{near}")
         chosen = {name: all_recipes[name] for name in names}
     for name, recipe in chosen.items():
         if not isinstance(recipe, Mapping):

@@ -182,6 +182,8 @@ class AnalysisResult(Result):
         The worst samples.
     top_anchors : TopAnchors
         The worst positives and kept negatives.
+    hazards : tuple of str
+        What is surely a mistake about the labels, with the number that shows it (docs/semantics.md).
     """
 
     spec: Mapping[str, Any]
@@ -201,6 +203,7 @@ class AnalysisResult(Result):
     levels: LevelTable | None
     top_samples: TopSamples
     top_anchors: TopAnchors
+    hazards: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as numbers, strings, lists and dictionaries, ready for ``json.dumps``.

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.checks import check_int, check_number, refuse
 from ssd_mining.classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining.engine.run import Backend, Call, call_of
-from ssd_mining.inputs.arrays import as_array
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
 from ssd_mining.inputs.logits import check_class_axis, check_classification
 from ssd_mining.mining_rule import NO_EXTRAS, Extras, Mining
@@ -33,11 +32,10 @@ class AnalysisSpec:
     backend: Backend | None
 
     def __post_init__(self) -> None:
-        check_ratios(self.ratios)
-        for size in self.levels or ():
-            check_int("levels", size, lowest=1)
-        check_int("top", self.top, lowest=0)
-        check_class_axis(self.class_axis)
+        levels = None if self.levels is None else tuple(check_int("levels", size, lowest=1) for size in self.levels)
+        own = {"ratios": check_ratios(self.ratios), "levels": levels, "top": check_int("top", self.top, lowest=0)}
+        for name, value in (own | {"class_axis": check_class_axis(self.class_axis)}).items():
+            object.__setattr__(self, name, value)  # as the constructor of a frozen dataclass does
         if self.classification is not None:
             check_classification(self.classification)
         check_by_sample(self.mining)
@@ -58,13 +56,10 @@ class AnalysisSpec:
         """Return the settings, ready for JSON."""
         kind = self.classification
         return {
-            "mining": {
-                name: value.item() if isinstance(value, np.generic) else value
-                for name, value in dataclasses.asdict(self.mining).items()
-            },
+            "mining": dataclasses.asdict(self.mining),
             "ratios": [float(ratio) for ratio in self.ratios],
-            "levels": None if self.levels is None else [int(size) for size in self.levels],
-            "top": int(self.top),
+            "levels": None if self.levels is None else list(self.levels),
+            "top": self.top,
             "classification": None if kind is None else {"kind": type(kind).__name__, **dataclasses.asdict(kind)},
             "class_axis": self.class_axis,
             "backend": self.backend,
@@ -98,16 +93,15 @@ def check_sequence(name: str, value: Any) -> tuple[Any, ...]:
     """Return the elements of a sequence or an array as a tuple."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         refuse(name, "a sequence of numbers", f"{value!r}", TypeError)
-    return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
+    return tuple(value)
 
 
-def check_ratios(ratios: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse ratios that are not numbers of at least 0, or not all different."""
-    for ratio in ratios:
-        check_number("ratios", ratio)
-    if len(set(ratios)) < len(ratios):
-        refuse("ratios", "numbers that differ", f"{list(ratios)}")
-    return ratios
+def check_ratios(ratios: tuple[Any, ...]) -> tuple[float, ...]:
+    """Return ratios that are numbers of at least 0, all different."""
+    values = tuple(check_number("ratios", ratio) for ratio in ratios)
+    if len(set(values)) < len(values):
+        refuse("ratios", "numbers that differ", f"{list(values)}")
+    return values
 
 
 def check_by_sample(mining: Mining) -> None:
@@ -132,7 +126,7 @@ def check_ids(ids: Sequence[Any] | NDArray[Any], num_samples: int) -> list[str |
     """Check the names of the samples of a block."""
     if isinstance(ids, str) or not isinstance(ids, Sequence | np.ndarray):
         refuse("ids", "a sequence of ids", f"{ids!r}", TypeError)
-    names = as_array("ids", ids).tolist() if isinstance(ids, np.ndarray) else list(ids)
+    names = [name.item() if isinstance(name, np.generic) else name for name in ids]
     if len(names) != num_samples:
         refuse("ids", f"one for each of {num_samples} samples", f"{len(names)}")
     for i, name in enumerate(names):

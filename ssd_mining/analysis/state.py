@@ -18,7 +18,7 @@ from ssd_mining.kernels.records import BINS, EVEN, KEPT, ODD, POSITIVES, SAMPLES
 POS_MASK = "a pos_mask"
 TOTALS = (
     *("samples", "positives", "kept"),  # sums, with counts of samples, positives, kept negatives
-    *("anchors", "negatives", "without positives"),  # counts only
+    *("anchors", "negatives", "without positives", "empty rows"),  # counts only
     *("ratio samples", "ratio kept"),  # by ratio
     *("class positives", "class kept"),  # by class
     *("level positives", "level negatives", "level kept"),  # by level
@@ -66,6 +66,7 @@ class State:
         totals["kept"].add(negative_sum, counts=columns["num_kept"])
         totals["anchors"].add_counts([0], [int(batch.offsets[-1])])
         totals["negatives"].add_counts([0], [int(columns["num_neg"].sum())])
+        totals["empty rows"].add_counts([0], [batch.num_empty])
         totals["without positives"].add_counts([0], [np.count_nonzero(columns["num_pos"] == 0)])
         if self.spec.levels is not None:
             totals["level negatives"].add_counts(range(num_neg.size), num_neg)
@@ -161,7 +162,8 @@ class State:
         state.labels = given["labels"]
         for table, (bins, number) in zip((POSITIVES, EVEN, KEPT, SAMPLES), given["histograms"], strict=True):
             state.tables[table, bins] = number
-        state.totals = {name: Totals.from_state(given["totals"][name]) for name in TOTALS}
+        totals = {"empty rows": Totals().to_state(), **given["totals"]}  # version 0.1.0 did not count these
+        state.totals = {name: Totals.from_state(totals[name]) for name in TOTALS}
         for name, worst in state.worst.items():
             worst.add_state(given["worst"][name])
         state.seen = Intervals(given["seen"])

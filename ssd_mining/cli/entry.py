@@ -7,8 +7,9 @@ runs, so that ``--help`` is quick.
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ssd_mining.cli import options
 
@@ -49,10 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        from ssd_mining.checks import InputError, InputTypeError
+        from ssd_mining.checks import HazardWarning, InputError, InputTypeError
         from ssd_mining.files.sources import DataError
 
-        return _say(_run(args))
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", HazardWarning)
+            warnings.showwarning = _show(warnings.showwarning, HazardWarning)
+            text = _run(args)
+        return _say(text)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -75,6 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(code: int, message: object) -> int:
     print("ssd-mining: error:", " ".join(str(message).split()), file=sys.stderr)
     return code
+
+
+def _show(otherwise: Callable[..., None], kind: type[Warning]) -> Callable[..., None]:
+    """Return what shows a warning of one kind as one line, and any other as before."""
+
+    def show(message: Warning, category: type[Warning], *where: Any) -> None:
+        if not issubclass(category, kind):
+            otherwise(message, category, *where)
+            return
+        print("ssd-mining: warning:", " ".join(str(message).split()), file=sys.stderr)
+
+    return show
 
 
 def _say(text: str) -> int:

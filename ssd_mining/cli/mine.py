@@ -8,16 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd_mining import Mining, MiningResult, mine_hard_negatives
+from ssd_mining import Mining, MiningResult
+from ssd_mining.checks import warn
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
-from ssd_mining.engine.run import Columns, empty_mined, joined, sample_losses, sample_table
+from ssd_mining.engine.hazards import hazards_of
+from ssd_mining.engine.run import Columns, call_of, empty_mined, joined, sample_losses, sample_table
 from ssd_mining.files import output
 from ssd_mining.files.blocks import counted_from
 from ssd_mining.files.sources import ArraySource, open_array
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
 from ssd_mining.kernels.records import NUM_KEPT, NUM_POS
+from ssd_mining.mining import mined_result
+from ssd_mining.mining_rule import Extras
 
 # What mining takes per anchor at the worst, beside its loss and its labels: two masks, and where every negative is
 # kept, its place in the indices and the keys that sort them. What is kept of a sample takes less than one anchor.
@@ -52,6 +56,7 @@ class Summary:
     normalize: str
     worst_samples: list[WorstSample]
     mining: Mining
+    hazards: tuple[str, ...]
 
 
 def run(args: argparse.Namespace) -> str:
@@ -64,8 +69,11 @@ def run(args: argparse.Namespace) -> str:
         check_losses(losses.outline, labels.outline, mining)
         folder = files.enter_context(output.atomic_directory(args.out)) if args.out else None
         with _keeper(folder, args.save, losses.shape[1]) as keep:
-            columns = _mine_blocks(args, mining, losses, labels, keep)
-        summary = _summary(args, mining, columns, losses.shape[1])
+            columns, num_empty = _mine_blocks(args, mining, losses, labels, keep)
+        is_pos_mask = labels.ndim == 2 and labels.dtype == np.bool_
+        summary = _summary(args, mining, columns, losses.shape[1], None if is_pos_mask else num_empty)
+        for hazard in summary.hazards:
+            warn(hazard)
         as_json = output.json_text(asdict(summary))
         if folder:
             output.write_csv(folder / "per_sample.csv", columns)
@@ -111,8 +119,8 @@ def _mine_blocks(
     losses: ArraySource,
     labels: ArraySource,
     keep: Callable[[MiningResult], None],
-) -> Columns:
-    """Mine a file block by block; return the columns of its samples."""
+) -> tuple[Columns, int]:
+    """Mine a file block by block; return the columns of its samples, and its all-zero rows that became positives."""
     num_samples, per_sample = len(losses), mining_bytes(losses, labels)
     step = max(1, (args.max_memory << 20) // per_sample)
     if mining.scope != "sample" and step < num_samples:
@@ -120,12 +128,16 @@ def _mine_blocks(
         expected = f"expected --max-memory {need}, for {mining.scope} takes the whole file at once"
         raise OptionError(f"--scope: {expected}, got {args.max_memory}")
     rng = np.random.default_rng(args.seed)  # one for all blocks: their sizes change no draw
+    num_empty, call = 0, call_of("cpu", args.num_threads)
 
     def mine_block(start: int) -> Columns:  # a function, so that no block outlives it
         block = losses[start : start + step], labels[start : start + step]
         with counted_from(start):
-            mined = mine_hard_negatives(*block, mining=mining, num_threads=args.num_threads, rng=rng)
+            batch = check_losses(*block, mining, Extras(rng=rng))
+            mined, _ = mined_result(batch, call)
         keep(mined)
+        nonlocal num_empty
+        num_empty += batch.num_empty
         return mined.to_dict()
 
     with progress(num_samples, "samples") as advance:
@@ -134,12 +146,25 @@ def _mine_blocks(
             blocks.append(mine_block(start))
             advance(blocks[-1]["num_pos"].size)
     columns = joined(blocks)
-    return sample_table(columns, sample_losses(columns["positive_sum"], columns["negative_sum"]))
+    return sample_table(columns, sample_losses(columns["positive_sum"], columns["negative_sum"])), num_empty
 
 
-def _summary(args: argparse.Namespace, mining: Mining, columns: Columns, num_anchors: int) -> Summary:
+def _summary(
+    args: argparse.Namespace, mining: Mining, columns: Columns, num_anchors: int, num_empty: int | None
+) -> Summary:
+    """Sum up the columns; `num_empty` is None for a pos_mask, about which no hazard is known."""
     losses, num_pos = columns["confidence_loss"], columns["num_pos"]
     num_positives, num_negatives = int(num_pos.sum()), int(columns["num_neg"].sum())
+    hazards: tuple[str, ...] = ()
+    if num_empty is not None:
+        hazards = hazards_of(
+            mining.background,
+            num_samples=losses.size,
+            num_anchors=losses.size * num_anchors,
+            num_pos=num_positives,
+            num_neg=num_negatives,
+            num_empty=num_empty,
+        )
     worst = np.argsort(np.where(np.isnan(losses), -np.inf, -losses), kind="stable")[: args.top]
     return Summary(
         losses=args.losses,
@@ -158,6 +183,7 @@ def _summary(args: argparse.Namespace, mining: Mining, columns: Columns, num_anc
             WorstSample(i, losses[i].item(), num_pos[i].item(), columns["num_kept"][i].item()) for i in worst.tolist()
         ],
         mining=mining,
+        hazards=hazards,
     )
 
 

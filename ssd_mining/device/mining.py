@@ -17,7 +17,7 @@ from ssd_mining.engine import run
 from ssd_mining.engine.result import Kept
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, is_on_device
 from ssd_mining.inputs.batch import Batch, check_losses
-from ssd_mining.inputs.labels import SCORE_SUM_TOLERANCE, codes_of
+from ssd_mining.inputs.labels import SCORE_SUM_TOLERANCE, background_column, codes_of, role_of_empty
 from ssd_mining.kernels import records
 from ssd_mining.kernels.cuda.mining import enqueue
 from ssd_mining.kernels.cuda.pack import ClassCoding, ScoreCoding, enqueue_counts, enqueue_roles
@@ -26,8 +26,6 @@ from ssd_mining.kernels.cuda.short_rows import DeviceMined, DeviceRows
 from ssd_mining.kernels.records import Mined
 from ssd_mining.kernels.rules import ROLE_CODES
 from ssd_mining.mining_rule import Extras, Mining
-
-_ROLE_OF_EMPTY = {"positive": records.POSITIVE, "ignore": records.IGNORED, "raise": records.BAD}
 
 
 class Resident(NamedTuple):
@@ -162,8 +160,8 @@ def _labels(given: DeviceBatch) -> tuple[DeviceArray, NDArray[Any]]:
     if given.batch.labels.ndim > len(given.batch.shape):
         source = labels.strided(-1)
         coding = ScoreCoding(
-            background=(-1 if mining.background is None else mining.background) % source.num_classes,
-            role_of_empty=_ROLE_OF_EMPTY[mining.all_zero],
+            background=background_column(mining, source.num_classes),
+            role_of_empty=role_of_empty(mining, source.num_classes),
             tolerance=SCORE_SUM_TOLERANCE,
             has_valid=has_valid,
         )

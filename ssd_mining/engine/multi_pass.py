@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.kernels import records
 from ssd_mining.kernels.records import Mined, Rows, Rule
-from ssd_mining.kernels.rules import ROLE_CODES, quota, roles_of
+from ssd_mining.kernels.rules import ROLE_CODES, quota_of, roles_of, whole_number
 from ssd_mining.mining_rule import Mining, Rng
 
 Mask = NDArray[np.bool_]
@@ -60,7 +60,8 @@ def mine_in_passes(rows: Rows, mining: Mining, mined: Mined, plain_pass: PlainPa
         counts = count()
     quotas = _quotas(rows, counts, mining)
     if mining.pool_size > 1:
-        pool = hardest(np.minimum(quotas * mining.pool_size, rows.loss.size).astype(np.int64))
+        sizes = [whole_number(mining.pool_size, own, round_up=False) for own in quotas.tolist()]
+        pool = hardest(np.minimum(sizes, rows.loss.size).astype(np.int64))
         kept = _drawn(pool.hard_negative_mask, quotas, units.offsets, np.random.default_rng(rng))
         roles[(roles == records.NEGATIVE) & ~kept] = records.IGNORED
     else:
@@ -83,17 +84,17 @@ def _quotas(rows: Rows, counts: Counts, mining: Mining) -> Counts:
     rule = mining.rule_for(rows.longest if mining.scope == "smallest_sample_quota" else num_anchors)
     if mining.scope == "batch":
         per_batch = rule._replace(extra=rule.extra * lengths.size)
-        return np.array([quota(num_pos, num_neg, int(explicit[0]), per_batch)])
+        return np.array([quota_of(num_pos, num_neg, int(explicit[0]), per_batch)])
     samples = np.stack([counts[records.NUM_POS], counts[records.NUM_NEG], explicit, lengths], axis=1).tolist()
     if mining.scope == "sample":
-        return np.array([quota(p, n, given, mining.rule_for(length)) for p, n, given, length in samples])
-    own = np.array([quota(p, n, given, rule.unbounded) for p, n, given, _ in samples])
+        return np.array([quota_of(p, n, given, mining.rule_for(length)) for p, n, given, length in samples])
+    own = np.array([quota_of(p, n, given, rule.unbounded) for p, n, given, _ in samples])
     has_both = (counts[records.NUM_POS] > 0) & (counts[records.NUM_NEG] > 0)  # the other samples have no quota
     num_pos = int(counts[records.NUM_POS, has_both].sum())
     if mining.scope == "batch_of_sample_quotas":
-        return np.array([quota(num_pos, num_neg, int(own.sum()), rule)])
+        return np.array([quota_of(num_pos, num_neg, int(own.sum()), rule)])
     least = own[has_both].min(initial=num_anchors) if num_pos else 0
-    kept: Counts = np.minimum(quota(num_pos, num_anchors, int(least), rule), counts[records.NUM_NEG])
+    kept: Counts = np.minimum(quota_of(num_pos, num_anchors, int(least), rule), counts[records.NUM_NEG])
     return kept
 
 

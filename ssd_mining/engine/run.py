@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ssd_mining.checks import refuse
 from ssd_mining.engine import lazy_losses, multi_pass, threads
+from ssd_mining.engine.hazards import warn_of_hazards
 from ssd_mining.inputs.batch import Batch
 from ssd_mining.kernels import records
 from ssd_mining.kernels.records import Mined, Rows
@@ -45,7 +46,7 @@ def call_of(backend: Backend | None, num_threads: int | None) -> Call:
 
 
 def _resolved(backend: Any, num_threads: Any) -> Call:
-    threads.check_threads(num_threads)
+    num_threads = threads.check_threads(num_threads)
     return Call(_twin(backend), backend in (None, "cpu"), num_threads)
 
 
@@ -80,10 +81,11 @@ class Block(NamedTuple):
 
 
 def mine_batch(batch: Batch, call: Call, *, masks: bool) -> Mined:
-    """Mine a checked batch. Raise if it has bad values."""
+    """Mine a checked batch. Raise if it has bad values; warn of hazards."""
     mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]) if masks else 0)
     for block in blocks(batch, call, mined):
         mine_rows(block.rows, batch.mining, block.mined, call, batch.rng)
+    warn_of_hazards(batch, mined)
     return mined
 
 

@@ -103,15 +103,16 @@ def was_forked() -> bool:
     return int(status.rpartition(")")[2].split()[6]) & _FORKED_NO_EXEC != 0
 
 
-def check_threads(num_threads: Any) -> None:
-    """Refuse a `num_threads` that is not None or a whole number of at least 1."""
+def check_threads(num_threads: Any) -> int | None:
+    """Return a `num_threads` that is None or a whole number of at least 1."""
     if num_threads is None:
-        return
+        return None
     expected = "a whole number of at least 1 or None"
     if isinstance(num_threads, bool) or not isinstance(num_threads, int | np.integer):
         refuse("num_threads", expected, f"{num_threads!r}", TypeError)
     if num_threads < 1:
         refuse("num_threads", expected, f"{num_threads}")
+    return int(num_threads)
 
 
 # The only process that may use threads: this one, unless it was forked before it imported this module.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import refuse
+from ssd_mining.checks import check_int, refuse
 from ssd_mining.classification import Classification, Softmax
 from ssd_mining.inputs.arrays import (
     FLOAT32,
@@ -72,6 +72,7 @@ class Batch:
     rng: Rng | None = None
     logits: Logits | None = None  # to compute the losses from
     ranks: Logits | None = None  # to compute the ranks from
+    num_empty: int = 0  # all-zero rows that count as positives, in the blocks so far
     is_dense: bool = field(init=False)  # all samples have the same number of anchors
 
     def __post_init__(self) -> None:
@@ -144,7 +145,11 @@ class Batch:
         is_near = None if self.overlaps is None else self.part(self.overlaps, block) >= self.mining.neg_overlap
         first = self.anchors(block).start
         labels = self.part(self.labels, block)
-        return roles_of_labels(labels, self.mining, valid, is_near, lambda row: locate(self.offsets, first + row))
+        roles, empty = roles_of_labels(
+            labels, self.mining, valid, is_near, lambda row: locate(self.offsets, first + row)
+        )
+        self.num_empty += empty
+        return roles, rules.ROLE_CODES
 
     def _weighted(self, loss: NDArray[Any], block: slice) -> NDArray[Any]:
         weights = self.part(self.weights, block)
@@ -228,7 +233,7 @@ def check_logit_batch(
     """Check logits and labels as a batch to mine. Its losses are computed block by block."""
     if not isinstance(classification, Classification):
         classification = check_classification(classification)
-    how: dict[str, Any] = {"background": mining.background, "ignore_index": mining.ignore_index}
+    how: dict[str, Any] = {name: getattr(mining, name) for name in ("background", "ignore_index", "all_zero")}
     if extras.sample_offsets is None:
         checked = check_logits(logits, labels, classification, **how, valid=extras.valid, class_axis=class_axis)
         y, shape = checked.labels, checked.values.shape[:2]
@@ -265,7 +270,7 @@ def _ranks(logits: Logits, mining: Mining) -> Logits:
         refuse("rank_by", expected, f"it with {type(logits.classification).__name__}")
     # 1 - p and -log(p) of the background sort alike, so "foreground_sum" and "background" are one kind.
     kind: RankKind = "foreground_max" if mining.rank_by == "foreground_max" else "background"
-    return logits.ranks(kind, -1 if mining.background is None else mining.background)
+    return logits.ranks(kind, -1 if logits.background is None else logits.background)
 
 
 def _add_extras(batch: Batch, extras: Extras, of: str) -> None:
@@ -278,13 +283,28 @@ def _add_extras(batch: Batch, extras: Extras, of: str) -> None:
             if arrays[name].shape != batch.shape:
                 refuse(name, f"the shape of {of} {batch.shape}", f"shape {arrays[name].shape}")
     batch.rank_by, batch.overlaps = arrays.get("rank_by"), arrays.get("overlaps")
-    batch.weights = weights = arrays.get("anchor_weights")
-    if weights is not None and weights.size and not weights.min() >= 0:
-        refuse("anchor_weights", "weights of at least 0", f"{weights.min()}")
+    batch.weights = arrays.get("anchor_weights")
     for name in arrays.keys() & {"rank_by", "anchor_weights"}:
         batch.dtype = np.promote_types(batch.dtype, kernel_dtype(arrays[name].dtype))
     batch.valid, batch.rng = check_valid(extras.valid, batch.shape, of), extras.rng
+    for name in arrays.keys() & {"overlaps", "anchor_weights"}:
+        _check_amounts(name, arrays[name], batch)
+    if not isinstance(batch.rng, np.random.Generator):
+        check_int("rng", batch.rng, optional=True, lowest=0)
     if extras.num_negatives is not None:
         batch.quotas = check_quotas(extras.num_negatives, batch.offsets.size - 1, batch.mining)
     if batch.valid is not None or batch.overlaps is not None:
         batch.codes = None
+
+
+def _check_amounts(name: str, array: NDArray[Any], batch: Batch) -> None:
+    """Refuse amounts that are negative, infinite or NaN; those of anchors that do not count are not read."""
+    if not array.size or (array.min() >= 0 and array.max() < np.inf):
+        return
+    wrong = ~((array >= 0) & (array < np.inf))  # also true for NaN
+    if batch.valid is not None:
+        wrong &= batch.valid
+    if wrong.any():
+        first = int(wrong.argmax())  # in C order, as of `flat`
+        sample, anchor = locate(batch.offsets, first)
+        refuse(name, "finite numbers of at least 0", f"{array.flat[first]}", sample=sample, anchor=anchor)

@@ -11,7 +11,6 @@ from ssd_mining.checks import check_int, refuse
 from ssd_mining.choices import AllZeroRows
 from ssd_mining.inputs.arrays import as_array, native_dtype, read_only
 from ssd_mining.kernels.records import BAD, IGNORED, NEGATIVE, POSITIVE
-from ssd_mining.kernels.rules import ROLE_CODES
 from ssd_mining.mining_rule import Mining
 
 Mask = NDArray[np.bool_]
@@ -56,12 +55,31 @@ def _check_scores(scores: NDArray[Any], mining: Mining) -> None:
     num_classes = scores.shape[-1]
     if num_classes == 0:
         refuse("labels", "at least one class", f"shape {scores.shape}")
-    background = -1 if mining.background is None else mining.background
-    if not -num_classes <= background < num_classes:
-        refuse("background", f"a class of labels, {-num_classes} to {num_classes - 1}", f"{background}")
+    background_column(mining, num_classes)
     if mining.ignore_index is not None:
         got = f'{mining.ignore_index} with one-hot labels; use valid=, or all_zero="ignore"'
         refuse("ignore_index", "None for one-hot labels", got, TypeError)
+
+
+def background_column(mining: Mining, num_classes: int) -> int:
+    """Return the column of background, from 0 on; `num_classes`: there is none, and its rows are all zero."""
+    background = mining.background
+    if background is None:
+        return num_classes if mining.all_zero == "negative" else num_classes - 1
+    if not -num_classes <= background <= num_classes:
+        expected = f"a class of labels, {-num_classes} to {num_classes - 1}, or {num_classes} without a column for it"
+        refuse("background", expected, f"{background}")
+    return background + num_classes if background < 0 else background
+
+
+def role_of_empty(mining: Mining, num_classes: int) -> int:
+    """Return the role of an anchor whose row of scores is all zero."""
+    if mining.all_zero == "positive" and background_column(mining, num_classes) == num_classes:
+        return NEGATIVE
+    return _ROLES_OF_EMPTY[mining.all_zero]
+
+
+_ROLES_OF_EMPTY = {"positive": POSITIVE, "negative": NEGATIVE, "ignore": IGNORED, "raise": BAD}
 
 
 @functools.lru_cache(maxsize=128)
@@ -85,17 +103,25 @@ def codes_of(dtype: np.dtype[Any], background: int | None, ignore_index: int | N
 
 def roles_of_labels(
     labels: NDArray[Any], mining: Mining, valid: Mask | None, is_near: Mask | None, locate: Locate
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the roles of anchors as labels, and their codes, where plain labels do not say enough.
+) -> tuple[NDArray[Any], int]:
+    """Return the roles of anchors as labels of `ROLE_CODES`, and how many all-zero rows of scores count as positives.
 
     `labels` are integers or bools, (n,), or scores, (n, C). `valid`, (n,), marks the anchors that count; `is_near`,
     (n,), those that overlap an object too much to be negatives. `locate` finds the place of an error.
     """
-    bad = ignored = None
+    bad = ignored = empty = None
+    role = POSITIVE
     if labels.ndim == 2:
-        empty = check_rows(labels, valid, locate, all_zero=mining.all_zero)
-        positive = labels[:, -1 if mining.background is None else mining.background] == 0
-        ignored = empty if mining.all_zero == "ignore" else None
+        column, role = background_column(mining, labels.shape[1]), role_of_empty(mining, labels.shape[1])
+        if column < labels.shape[1]:
+            empty = check_rows(labels, valid, locate, all_zero=mining.all_zero)
+            positive = labels[:, column] == 0
+        else:
+            check_targets(labels, valid, locate)
+            empty = _empty_rows(labels)[1]
+            positive = ~empty
+            if role == BAD:
+                _refuse_row(labels, empty, valid, locate, "a target above 0 for a class")
     elif labels.dtype.kind == "b":
         positive = labels.view(np.uint8) != 0
     else:
@@ -104,21 +130,20 @@ def roles_of_labels(
             ignored = (labels == mining.ignore_index) & positive
         bad = labels < 0 if ignored is None else (labels < 0) & ~ignored
     roles = np.where(positive, np.uint8(POSITIVE), np.uint8(NEGATIVE))
-    near = None if is_near is None else is_near & ~positive
-    invalid = None if valid is None else ~valid
-    for mask, role in ((bad, BAD), (ignored, IGNORED), (near, IGNORED), (invalid, IGNORED)):
+    if empty is not None and empty.any():
+        roles[empty] = role
+    if is_near is not None:
+        roles[is_near & (roles == NEGATIVE)] = IGNORED
+    for mask, other in ((bad, BAD), (ignored, IGNORED), (None if valid is None else ~valid, IGNORED)):
         if mask is not None:
-            roles[mask] = role
-    return read_only(roles), ROLE_CODES
+            roles[mask] = other
+    trapped = 0 if empty is None or role != POSITIVE else int(np.count_nonzero(roles[empty] == POSITIVE))
+    return read_only(roles), trapped
 
 
 def check_rows(scores: NDArray[Any], valid: Mask | None, locate: Locate, *, all_zero: AllZeroRows) -> Mask:
     """Check that the valid rows of scores, (n, C), are one-hot or soft. Return which rows are all zero."""
-    # Over short rows einsum is five times as fast as sum.
-    sums = np.einsum("ac->a", scores, dtype=np.float32, casting="unsafe")  # (n,)
-    empty = sums == 0
-    if empty.any():
-        empty &= ~scores.any(axis=1)  # scores that float32 rounds to 0 also add up to 0
+    sums, empty = _empty_rows(scores)
     wrong: Mask = ~(empty | (np.abs(sums - 1) <= SCORE_SUM_TOLERANCE))
     # A row that adds up to 1 or 0 can still contain a negative score.
     if scores.size and not scores.min() >= 0:  # also true if the minimum is NaN
@@ -129,7 +154,17 @@ def check_rows(scores: NDArray[Any], valid: Mask | None, locate: Locate, *, all_
     _refuse_row(
         scores, wrong, valid, locate, f"one-hot or soft scores, which are never negative and add up to 1{hint}"
     )
-    return cast("Mask", empty)
+    return empty
+
+
+def _empty_rows(scores: NDArray[Any]) -> tuple[NDArray[np.float32], Mask]:
+    """Return the sums of rows of scores, (n, C), and which rows are all zero."""
+    # Over short rows einsum is five times as fast as sum.
+    sums: NDArray[np.float32] = np.einsum("ac->a", scores, dtype=np.float32, casting="unsafe")  # (n,)
+    empty: Mask = sums == 0
+    if empty.any():
+        empty &= ~scores.any(axis=1)  # scores that float32 rounds to 0 also add up to 0
+    return sums, empty
 
 
 def check_targets(targets: NDArray[Any], valid: Mask | None, locate: Locate) -> None:
@@ -150,15 +185,15 @@ def _refuse_row(scores: NDArray[Any], wrong: Mask, valid: Mask | None, locate: L
         refuse("labels", expected, row, sample=sample, anchor=anchor)
 
 
-def check_relabelled(labels: ArrayLike, shape: tuple[int, ...], ignore_index: object) -> NDArray[Any]:
+def check_relabelled(labels: ArrayLike, shape: tuple[int, ...], ignore_index: int) -> NDArray[Any]:
     """Check labels that are to be relabelled with `ignore_index`."""
-    check_int("ignore_index", ignore_index)
+    ignore_index = check_int("ignore_index", ignore_index)
     array = as_array("labels", labels)
     if array.dtype.kind not in "iu":
         refuse("labels", "integer classes", f"dtype {array.dtype}", TypeError)
     if array.shape != shape:
         refuse("labels", f"the shape that was mined {shape}", f"shape {array.shape}")
     limits = np.iinfo(array.dtype)
-    if not limits.min <= cast("int", ignore_index) <= limits.max:
+    if not limits.min <= ignore_index <= limits.max:
         refuse("ignore_index", f"a value that labels of dtype {array.dtype} can hold", f"{ignore_index}")
     return array

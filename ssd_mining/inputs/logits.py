@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import refuse
+from ssd_mining.checks import check_int, refuse
+from ssd_mining.choices import AllZeroRows
 from ssd_mining.classification import Classification, Sigmoid, Softmax
 from ssd_mining.inputs.arrays import as_array, check_valid, kernel_dtype, native, read_only
 from ssd_mining.inputs.labels import check_rows, check_targets
@@ -146,10 +147,11 @@ def check_logits(
     ignore_index: int | None = None,
     valid: ArrayLike | None = None,
     class_axis: int = -1,
+    all_zero: AllZeroRows = "positive",
 ) -> Logits:
     """Check everything about logits and labels that does not need their values."""
     x: Any = logits if type(logits) is np.ndarray else as_array("logits", logits)
-    check_class_axis(class_axis)
+    class_axis = check_class_axis(class_axis)
     if x.ndim != 3:
         refuse("logits", "a (B, A, C) array" if class_axis != 1 else "a (B, C, A) array", f"shape {x.shape}")
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
@@ -161,12 +163,14 @@ def check_logits(
     weights = getattr(classification, "class_weights", None)
     if weights is not None and len(weights) != num_classes:
         refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
-    _check_class("ignore_index", ignore_index)
+    ignore_index = check_int("ignore_index", ignore_index, optional=True)
+    y = _check_labels(labels, x, ignore_index, class_axis)
+    if background is None and y.ndim == 3 and all_zero == "negative":
+        background = num_classes
     if background is not None:
         background = normalized_background(background, num_classes, classification)
         if ignore_index == background:
             refuse("ignore_index", "a label other than background", f"{ignore_index} for both")
-    y = _check_labels(labels, x, ignore_index, class_axis)
     if valid is not None:
         valid = check_valid(valid, x.shape[:2], "the anchors of logits")
     return Logits(x, y, kernel_dtype(x.dtype), classification, classification.rule, background, ignore_index, valid)
@@ -219,22 +223,19 @@ def check_classification(classification: Classification | None) -> Classificatio
     return _SOFTMAX if classification is None else classification
 
 
-def check_class_axis(class_axis: object) -> None:
-    """Refuse an axis where no classes can stand."""
+def check_class_axis(class_axis: Any) -> int:
+    """Return an axis where classes can stand."""
     is_whole = isinstance(class_axis, int | np.integer) and not isinstance(class_axis, bool)
     if not is_whole or class_axis not in (1, 2, -1):
         refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
+    return int(class_axis)
 
 
 def normalized_background(background: int, num_classes: int, classification: Classification) -> int:
     """Return the background as a class from 0 to C - 1, or C for a sigmoid head without a logit for background."""
-    _check_class("background", background)
+    background = check_int("background", background, optional=True)
     last = num_classes - isinstance(classification, Softmax)
     if not -num_classes <= background <= last:
-        refuse("background", f"a class of logits, {-num_classes} to {last}", f"{background}")
+        hint = "a softmax needs a logit for background; a Sigmoid does not" if background == num_classes else ""
+        refuse("background", f"a class of logits, {-num_classes} to {last}", f"{background}", hint=hint)
     return background + num_classes if background < 0 else background
-
-
-def _check_class(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer)):
-        refuse(name, "a whole number or None", f"{value!r}", TypeError)

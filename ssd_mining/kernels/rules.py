@@ -21,6 +21,9 @@ from ssd_mining.kernels.records import (
 # More anchors than any sample has, and finite: infinity has no whole part.
 MOST = 2.0**64
 
+# What a product may miss a whole number by: 16 units in its last place (docs/semantics.md#whole-numbers).
+MISS = 2.0**-48
+
 
 # --- the role of an anchor, and how many negatives are kept
 
@@ -40,18 +43,32 @@ def is_bad(label: Scalar, codes: Scalar) -> Scalar:
     return label > codes[HIGHEST]
 
 
-def quota(num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
-    """Return how many of `num_neg` negatives are kept. An `explicit` of at least 0 replaces ratio times positives."""
+def whole_number(factor: float, count: int, round_up: bool) -> float:
+    """Return ``factor * count`` rounded down, or up. A product that all but is a whole number is that number."""
     # In float64 the product saturates; in integers it would wrap around to a wrong count.
-    wanted = min(rule.ratio * num_pos, MOST)
-    rest = wanted % 1.0  # math.floor and math.ceil do not compile for every device
-    wanted = wanted - rest + (1.0 if rule.round_up and rest > 0.0 else 0.0) + rule.extra
-    if explicit >= 0:
-        wanted = float(explicit)
+    product = min(factor * count, MOST)
+    rest = product % 1.0  # math.floor and math.ceil do not compile for every device
+    below, miss = product - rest, product * MISS
+    if rest <= miss:
+        return below
+    return below + 1.0 if round_up or 1.0 - rest <= miss else below
+
+
+def quota(by_ratio: float, num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
+    """Return how many of `num_neg` negatives are kept. An `explicit` of at least 0 replaces ratio times positives.
+
+    `by_ratio` is the `whole_number` of the ratio and the positives.
+    """
+    wanted = by_ratio + rule.extra if explicit < 0 else float(explicit)
     if rule.min_always or num_pos == 0:
         wanted = max(wanted, float(rule.min_negatives))
     wanted = min(wanted, float(rule.max_negatives))
     return num_neg if wanted >= num_neg else int(wanted)
+
+
+def quota_of(num_pos: int, num_neg: int, explicit: int, rule: Rule) -> int:
+    """Return the `quota`, on the host."""
+    return quota(whole_number(rule.ratio, num_pos, rule.round_up), num_pos, num_neg, explicit, rule)
 
 
 # --- keys: unsigned integers in the order of floats

@@ -26,6 +26,7 @@ def roles(
     background: int | None = None,
     ignore_index: int | None = None,
     valid: NDArray[np.bool_] | None = None,
+    all_zero: str = "positive",
 ) -> Roles:
     """Split the anchors into positives, negatives and ignored ones.
 
@@ -34,11 +35,15 @@ def roles(
     labels : ndarray, (B, A) integer, (B, A) bool or (B, A, C) scores
         Classes, a positive mask, or one-hot rows.
     background : int, optional
-        The background class; the last one for scores unless given.
+        The background class; the last one for scores unless given. C: scores have no column for it, and their
+        background rows are all zero.
     ignore_index : int, optional
         Integer label of ignored anchors.
     valid : ndarray of bool, (B, A), optional
         False marks ignored anchors.
+    all_zero : {"positive", "negative", "ignore"}
+        The role of all-zero rows of scores. With ``"negative"``, they alone are background unless `background` is
+        given.
 
     Returns
     -------
@@ -46,8 +51,13 @@ def roles(
         The two masks.
     """
     if labels.ndim == 3:
-        column = labels[:, :, -1 if background is None else background]
-        pos_mask, neg_mask = column == 0, column != 0
+        empty = (labels == 0).all(axis=2)
+        if background == labels.shape[2] or (background is None and all_zero == "negative"):
+            pos_mask, neg_mask = ~empty, empty & (all_zero != "ignore")
+        else:
+            column = labels[:, :, -1 if background is None else background]
+            pos_mask = (column == 0) & ~(empty & (all_zero != "positive"))
+            neg_mask = (column != 0) | (empty & (all_zero == "negative"))
     elif labels.dtype == np.bool_:
         pos_mask, neg_mask = labels.copy(), ~labels
     else:
@@ -101,7 +111,7 @@ def keep(
 ) -> NDArray[np.int64]:
     """Keep ``num_kept`` of the anchors in `order`: the first ones, or a draw from a pool of the first ones."""
     if pool_size > 1 and rng is not None:
-        pool = np.sort(order[: int(min(num_kept * pool_size, order.size))])
+        pool = np.sort(order[: int(min(whole_number(num_kept * pool_size, "floor"), order.size))])
         return rng.choice(pool, num_kept, replace=False)
     if tie_policy == "index" or num_kept == 0:
         return order[:num_kept]
@@ -209,6 +219,14 @@ def describe(
     )
 
 
+def whole_number(product: float, rounding: str) -> float:
+    """Round a product down or up; one within 16 units in its last place of a whole number becomes that number."""
+    nearest = np.rint(product)
+    if np.isfinite(product) and abs(product - nearest) <= 16 * np.finfo(np.float64).eps * product:
+        return float(nearest)
+    return float(np.ceil(product) if rounding == "ceil" else np.floor(product))
+
+
 def num_wanted(
     num_pos: int,
     num_anchors: int = 0,
@@ -222,13 +240,10 @@ def num_wanted(
     num_negatives: int | None = None,
 ) -> float:
     """Return how many negatives a sample with ``num_pos`` positives asks for, whether it has them or not."""
-    product = neg_pos_ratio * num_pos
-    wanted = float(np.ceil(product) if rounding == "ceil" else np.floor(product)) + extra_negatives
+    wanted = whole_number(neg_pos_ratio * num_pos, rounding) + extra_negatives
     if num_negatives is not None:
         wanted = num_negatives
     if min_negatives_when == "always" or num_pos == 0:
         is_share = 0 < min_negatives < 1
-        share = min_negatives * num_anchors
-        least = (np.ceil(share) if rounding == "ceil" else np.floor(share)) if is_share else min_negatives
-        wanted = max(wanted, least)
+        wanted = max(wanted, whole_number(min_negatives * num_anchors, rounding) if is_share else min_negatives)
     return wanted if max_negatives is None else min(wanted, max_negatives)

@@ -9,10 +9,18 @@ COMPARISON = {
     "no such recipe": (
         {"recipes": ["seed", "mine"]},
         ValueError,
-        "recipes: expected names among seed, .* got 'mine'",
+        "recipes: expected names of ssd_mining.recipes, got 'mine'",
     ),
-    "no such recipe alone": ({"recipes": "mine"}, ValueError, "recipes: expected names among seed, .* got 'mine'"),
-    "a list of lists": ({"recipes": [["seed"]]}, ValueError, "recipes: expected names among seed, .* got ['seed']"),
+    "no such recipe alone": (
+        {"recipes": "mine"},
+        ValueError,
+        "recipes: expected names of ssd_mining.recipes, got 'mine'",
+    ),
+    "a list of lists": (
+        {"recipes": [["seed"]]},
+        ValueError,
+        "recipes: expected names of ssd_mining.recipes, got ['seed']",
+    ),
     "a number of recipes": (
         {"recipes": 5},
         TypeError,
@@ -24,7 +32,11 @@ COMPARISON = {
         TypeError,
         "recipes: expected a mapping of keywords for 'mine', got 3",
     ),
-    "a keyword that is none": ({"recipes": {"mine": {"ratio": 3}}}, TypeError, "ratio: no such keyword; there are"),
+    "a keyword that is none": (
+        {"recipes": {"mine": {"ratio": 3}}},
+        TypeError,
+        "ratio: no such keyword; did you mean neg_pos_ratio",
+    ),
     "a keyword for all that is none": ({"with_gradients": True}, TypeError, "with_gradients: no such keyword"),
     "no background": ({"background": None}, TypeError, "background: expected a whole number, got None"),
     "a background beyond the logits": ({"background": 4}, ValueError, "background: expected a class of logits"),

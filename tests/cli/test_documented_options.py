@@ -7,7 +7,7 @@ import pytest
 
 import ssd_mining as sm
 from ssd_mining.cli import entry, options
-from tests.batches import ROOT
+from tests.support.batches import ROOT
 
 # Where the options of a command are listed: the page and the section.
 SECTIONS = {

@@ -83,9 +83,9 @@ BAD = {
         "background: expected a value that labels of dtype uint8 can hold, got 256",
     ),
     "a background beyond the classes": (
-        {"labels": ONE_HOT, "background": 3},
+        {"labels": ONE_HOT, "background": 4},
         ValueError,
-        "background: expected a class of labels, -3 to 2, got 3",
+        "background: expected a class of labels, -3 to 2, or 3 without a column for it, got 4",
     ),
     "a label out of range": (
         {"labels": [[1, 0, 0], [0, -1, 2]]},

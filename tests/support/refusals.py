@@ -121,12 +121,12 @@ BAD_KEYWORDS = {
     "negative weights": (
         {"anchor_weights": [[1, 1, -0.5], [1, 1, 1]]},
         ValueError,
-        "anchor_weights: expected weights of at least 0, got -0.5",
+        "anchor_weights: expected finite numbers of at least 0, got -0.5 at (sample 0, anchor 2)",
     ),
     "weights of NaN": (
         {"anchor_weights": np.full((2, 3), np.nan)},
         ValueError,
-        "anchor_weights: expected weights of at least 0, got nan",
+        "anchor_weights: expected finite numbers of at least 0, got nan at (sample 0, anchor 0)",
     ),
     "weights of another shape": (
         {"anchor_weights": [1.0, 1.0]},
@@ -196,7 +196,7 @@ BAD_KEYWORDS = {
     "an unknown keyword": (
         {"ratio": 3},
         TypeError,
-        "ratio: no such keyword; there are all_zero, anchor_weights, background, extra_negatives, ignore_index,",
+        "ratio: no such keyword; did you mean neg_pos_ratio?",
     ),
     "a spec and keywords": (
         {"mining": sm.Mining()},

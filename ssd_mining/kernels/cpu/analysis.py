@@ -192,7 +192,8 @@ def _tally_sample(
         own = Rule(
             ratios[i], rule.round_up, rule.extra, rule.min_negatives, rule.min_always, rule.max_negatives, False
         )
-        num_kept = mining.quota(num_pos, num_neg, explicit, own)
+        by_ratio = mining.whole_number(ratios[i], num_pos, rule.round_up)
+        num_kept = mining.quota(by_ratio, num_pos, num_neg, explicit, own)
         cut, total, num_ties = np.nan, 0.0, num_kept
         if num_kept > num_nan:
             if count < 0:

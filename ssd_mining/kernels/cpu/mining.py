@@ -39,7 +39,7 @@ GOLDEN = np.uint64(0x9E3779B1)
 FULL = ~np.uint64(0)
 NO_WORD = np.uint64(0)
 
-quota = helper(rules.quota)
+quota, whole_number = helper(rules.quota), helper(rules.whole_number)
 is_positive, is_bad = inlined(rules.is_positive), inlined(rules.is_bad)
 _order_key, _image_of_key = inlined(rules.order_key), inlined(rules.image_of_key)
 
@@ -299,7 +299,8 @@ def _mine_sample(
     negatives, compacted = words[worker, : (num_anchors + LANES - 1) // LANES], values[worker]
     num_nan_ranks = stage(rows, rule, mined, negatives, sample)
     explicit = explicit_quota(rows, sample)
-    num_kept = quota(counts[records.NUM_POS, sample], counts[records.NUM_NEG, sample], explicit, rule)
+    by_ratio = whole_number(ratio, counts[records.NUM_POS, sample], round_up)
+    num_kept = quota(by_ratio, counts[records.NUM_POS, sample], counts[records.NUM_NEG, sample], explicit, rule)
     ranked = rank.shape[0] > 0
     by = row(rank if ranked else loss, rows, sample)
     threshold, negative_sum, num_ties = np.nan, 0.0, num_kept

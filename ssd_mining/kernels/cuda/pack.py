@@ -110,7 +110,7 @@ class ClassCoding(NamedTuple):
 class ScoreCoding(NamedTuple):
     """What rows of scores mean to the miner."""
 
-    background: int  # a class, from 0
+    background: int  # a class, from 0; C: there is no column for it
     role_of_empty: int  # of a row of zeros
     tolerance: float  # by which the sum of a row may miss 1
     has_valid: int  # 1: a mask says which anchors count
@@ -148,14 +148,16 @@ def _score_recoder(dtype: np.dtype[Any]) -> Kernel:
         if i >= num_anchors:
             return
         first = place_of(source, i)
-        total, is_wrong, is_empty = np.float64(0.0), False, True
+        total, is_wrong, is_empty, role = np.float64(0.0), False, True, POSITIVE
+        has_column = coding.background < source.num_classes
         for c in range(source.num_classes):
             score = source.elements[first + c * source.of_class]
             total += score
-            is_wrong = is_wrong or not score >= 0  # also true of NaN
+            is_wrong = is_wrong or not score >= 0 or (score > 1 and not has_column)  # also true of NaN
             is_empty = is_empty and score == 0
-        role = POSITIVE if source.elements[first + coding.background * source.of_class] == 0 else NEGATIVE
-        if is_wrong or not abs(total - 1.0) <= coding.tolerance:
+            if c == coding.background and score != 0:
+                role = NEGATIVE
+        if is_wrong or (has_column and not abs(total - 1.0) <= coding.tolerance):
             role = BAD
         if is_empty:
             role = coding.role_of_empty

@@ -48,6 +48,7 @@ RAGGED_GROUP = 4
 LAST = 2**31 - 1
 
 quota: Any = helper(rules.quota)
+whole_number: Any = helper(rules.whole_number)
 is_negative, is_positive, is_bad = helper(rules.is_negative), helper(rules.is_positive), helper(rules.is_bad)
 
 
@@ -278,7 +279,7 @@ def keep(rows, rule, mined, num_pos, num_neg, shared):
     sample, num_samples = cuda.blockIdx.x, cuda.gridDim.x
     num_pos, num_neg = np.int64(num_pos), np.int64(num_neg)
     explicit = rows.quotas[sample] if rows.is_explicit else -1
-    num_kept = quota(num_pos, num_neg, explicit, rule)
+    num_kept = quota(whole_number(rule.ratio, num_pos, rule.round_up), num_pos, num_neg, explicit, rule)
     if cuda.threadIdx.x == 0:
         mined.counts[records.NUM_POS * num_samples + sample] = num_pos
         mined.counts[records.NUM_NEG * num_samples + sample] = num_neg

@@ -1,0 +1,49 @@
+"""Hazards: input that is legal and surely a mistake. What mining counts anyway shows it, so the look costs nothing."""
+
+import numpy as np
+
+from ssd_mining.checks import warn
+from ssd_mining.inputs.batch import Batch
+from ssd_mining.kernels.records import NUM_NEG, NUM_POS, Mined
+
+# One sample with fewer anchors than this may have no negative: a crop that an object fills.
+FEW_ANCHORS = 100
+
+
+def hazards_of(
+    background: int | None, *, num_samples: int, num_anchors: int, num_pos: int, num_neg: int, num_empty: int
+) -> tuple[str, ...]:
+    """Say what is surely a mistake about labels with these counts.
+
+    `background` is None for the last class of scores; `num_empty` counts all-zero rows that became positives.
+    """
+    if num_empty > num_pos - num_empty:
+        advice = "if they are background, pass all_zero='negative', or background=C for labels without its column"
+        return (f"all-zero rows of labels make {num_empty:,} of the {num_anchors:,} anchors positives; {advice}",)
+    if num_pos and not num_neg and (num_samples > 1 or num_pos >= FEW_ANCHORS):
+        name = "the last class, which is background," if background is None else f"background {background}"
+        which = "anchors" if num_pos == num_anchors else "anchors that are not ignored"
+        return (f"{name} labels none of the {num_pos:,} {which}: all of them are positives",)
+    return ()
+
+
+def warn_of_hazards(batch: Batch, mined: Mined) -> None:
+    """Warn of what is surely a mistake about a batch that was mined."""
+    if not batch.num_empty and np.count_nonzero(mined.counts[NUM_NEG]):
+        return  # as always
+    for hazard in batch_hazards(batch, int(mined.counts[NUM_POS].sum()), int(mined.counts[NUM_NEG].sum())):
+        warn(hazard)
+
+
+def batch_hazards(batch: Batch, num_pos: int, num_neg: int) -> tuple[str, ...]:
+    """Say what is surely a mistake about a batch with these counts."""
+    if batch.labels.dtype == np.bool_ and batch.labels.ndim == len(batch.shape):
+        return ()  # a pos_mask has no background
+    return hazards_of(
+        batch.mining.background,
+        num_samples=batch.offsets.size - 1,
+        num_anchors=int(batch.offsets[-1]),
+        num_pos=num_pos,
+        num_neg=num_neg,
+        num_empty=batch.num_empty,
+    )
