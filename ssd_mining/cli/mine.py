@@ -134,7 +134,7 @@ def _mine_blocks(
         block = losses[start : start + step], labels[start : start + step]
         with counted_from(start):
             batch = check_losses(*block, mining, Extras(rng=rng))
-            mined, _ = mined_result(batch, call)
+            mined = mined_result(batch, call)
         keep(mined)
         nonlocal num_empty
         num_empty += batch.num_empty

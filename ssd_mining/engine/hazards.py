@@ -1,10 +1,12 @@
 """Hazards: input that is legal and surely a mistake. What mining counts anyway shows it, so the look costs nothing."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssd_mining.checks import warn
 from ssd_mining.inputs.batch import Batch
-from ssd_mining.kernels.records import NUM_NEG, NUM_POS, Mined
+
+Counts = NDArray[np.int64]
 
 # One sample with fewer anchors than this may have no negative: a crop that an object fills.
 FEW_ANCHORS = 100
@@ -27,11 +29,9 @@ def hazards_of(
     return ()
 
 
-def warn_of_hazards(batch: Batch, mined: Mined) -> None:
-    """Warn of what is surely a mistake about a batch that was mined."""
-    if not batch.num_empty and np.count_nonzero(mined.counts[NUM_NEG]):
-        return  # as always
-    for hazard in batch_hazards(batch, int(mined.counts[NUM_POS].sum()), int(mined.counts[NUM_NEG].sum())):
+def warn_of_hazards(batch: Batch, num_pos: Counts, num_neg: Counts) -> None:
+    """Warn of what is surely a mistake about a batch with these counts, (B,)."""
+    for hazard in batch_hazards(batch, int(num_pos.sum()), int(num_neg.sum())):
         warn(hazard)
 
 
