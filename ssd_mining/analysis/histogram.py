@@ -7,7 +7,9 @@ infinity and NaN have their own bins.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,6 @@ from numpy.typing import NDArray
 from ssd_mining.checks import check_number
 from ssd_mining.engine.result import Result
 from ssd_mining.kernels.records import NAN_BIN
-from ssd_mining.kernels.rules import whole_number
 
 INF_BIN = 0x7F80
 _SIGN = 0x8000
@@ -102,7 +103,8 @@ class LossHistogram(Result):
         reached = np.cumsum(self.counts)
         if not reached.size:
             return [float("nan")] * len(probabilities)
-        ranks = [max(1, whole_number(share, int(reached[-1]), round_up=True)) for share in probabilities]
+        # A share is the decimal that it prints as: 0.07 of 100 losses are 7, though the product of floats is above 7.
+        ranks = [max(1, math.ceil(Fraction(str(share)) * int(reached[-1]))) for share in probabilities]
         quantiles: list[float] = self.values[np.minimum(np.searchsorted(reached, ranks), reached.size - 1)].tolist()
         return quantiles
 

@@ -236,6 +236,8 @@ class LossAnalysis:
     def _hazards(self) -> tuple[str, ...]:
         if self.state.labels in (None, POS_MASK):
             return ()
+        if self.state.totals["negatives"].count_of() and not self.state.totals["empty rows"].count_of():
+            return ()  # as always
         count = {name: totals.count_of() for name, totals in self.state.totals.items()}
         return hazards_of(
             self.spec.mining.background,
