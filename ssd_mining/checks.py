@@ -160,6 +160,12 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
+def set_fields(frozen: object, **fields: Any) -> None:
+    """Set fields of a frozen dataclass to their checked values, as its constructor does."""
+    for name, value in fields.items():
+        object.__setattr__(frozen, name, value)
+
+
 def nearest_of(word: str, names: Iterable[str]) -> str:
     """Return "; did you mean ...?" for a mistyped name; nothing where none of `names` is near."""
     known = sorted(names)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssd_mining.checks import check_number, refuse
+from ssd_mining.checks import check_number, refuse, set_fields
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
 
@@ -44,11 +44,12 @@ class Softmax:
     prob_floor: float = 0.0
 
     def __post_init__(self) -> None:
-        smoothing = check_number("label_smoothing", self.label_smoothing, highest=1, words="from 0 to 1")
-        prob_floor = check_number("prob_floor", self.prob_floor, below=1, words="of at least 0 and below 1")
-        object.__setattr__(self, "class_weights", _weights(self.class_weights))
-        object.__setattr__(self, "label_smoothing", smoothing)
-        object.__setattr__(self, "prob_floor", prob_floor)
+        set_fields(
+            self,
+            label_smoothing=check_number("label_smoothing", self.label_smoothing, highest=1, words="from 0 to 1"),
+            prob_floor=check_number("prob_floor", self.prob_floor, below=1, words="of at least 0 and below 1"),
+            class_weights=_weights(self.class_weights),
+        )
 
     @functools.cached_property
     def rule(self) -> SoftmaxRule:
@@ -83,7 +84,7 @@ class Sigmoid:
     class_weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "class_weights", _weights(self.class_weights))
+        set_fields(self, class_weights=_weights(self.class_weights))
 
     @functools.cached_property
     def rule(self) -> SigmoidRule:
@@ -122,8 +123,8 @@ class Focal:
     def __post_init__(self) -> None:
         if self.alpha is not None:
             alpha = check_number("alpha", self.alpha, highest=1, words="from 0 to 1, or None")
-            object.__setattr__(self, "alpha", alpha)
-        object.__setattr__(self, "gamma", check_number("gamma", self.gamma, words="of at least 0, finite"))
+            set_fields(self, alpha=alpha)
+        set_fields(self, gamma=check_number("gamma", self.gamma, words="of at least 0, finite"))
 
     @functools.cached_property
     def rule(self) -> SigmoidRule:

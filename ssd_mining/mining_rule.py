@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssd_mining.checks import check_choice, check_int, check_number, nearest_of, refuse
+from ssd_mining.checks import check_choice, check_int, check_number, nearest_of, refuse, set_fields
 from ssd_mining.choices import (
     CHOICES,
     AllZeroRows,
@@ -116,26 +116,25 @@ class Mining:
     all_zero: AllZeroRows = "positive"
 
     def __post_init__(self) -> None:
+        fields: dict[str, Any] = {}
         for name in ("background", "ignore_index"):
-            self._set(name, check_int(name, getattr(self, name), optional=True))
+            fields[name] = check_int(name, getattr(self, name), optional=True)
         for name in ("extra_negatives", "skip_hardest"):
-            self._set(name, check_int(name, getattr(self, name), lowest=0))
+            fields[name] = check_int(name, getattr(self, name), lowest=0)
         for name in ("neg_pos_ratio", "neg_overlap"):
-            self._set(name, check_number(name, getattr(self, name)))
-        self._set("min_negatives", _count_or_share("min_negatives", self.min_negatives))
-        self._set("max_negatives", check_int("max_negatives", self.max_negatives, optional=True, lowest=0))
-        self._set("pool_size", check_number("pool_size", self.pool_size, lowest=1))
+            fields[name] = check_number(name, getattr(self, name))
+        fields["min_negatives"] = _count_or_share("min_negatives", self.min_negatives)
+        fields["max_negatives"] = check_int("max_negatives", self.max_negatives, optional=True, lowest=0)
+        fields["pool_size"] = check_number("pool_size", self.pool_size, lowest=1)
         for name, choices in CHOICES.items():
-            self._set(name, check_choice(name, getattr(self, name), choices))
+            fields[name] = check_choice(name, getattr(self, name), choices)
+        set_fields(self, **fields)
         if self.max_negatives is not None and self.min_negatives > self.max_negatives:
             refuse("min_negatives", f"at most max_negatives ({self.max_negatives})", f"{self.min_negatives}")
         if self.ignore_index is not None and self.ignore_index == self.background:
             refuse("ignore_index", "a label other than background", f"{self.ignore_index} for both")
         if self.pool_size > 1 and self.tie_policy != "index":
             refuse("pool_size", f"1 with tie_policy={self.tie_policy!r}", f"{self.pool_size}")
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # as the constructor of a frozen dataclass does
 
     @functools.cached_property
     def rule(self) -> Rule:

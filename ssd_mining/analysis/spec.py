@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_int, check_number, refuse
+from ssd_mining.checks import check_int, check_number, refuse, set_fields
 from ssd_mining.classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining.engine.run import Backend, Call, call_of
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
@@ -34,8 +34,7 @@ class AnalysisSpec:
     def __post_init__(self) -> None:
         levels = None if self.levels is None else tuple(check_int("levels", size, lowest=1) for size in self.levels)
         own = {"ratios": check_ratios(self.ratios), "levels": levels, "top": check_int("top", self.top, lowest=0)}
-        for name, value in (own | {"class_axis": check_class_axis(self.class_axis)}).items():
-            object.__setattr__(self, name, value)  # as the constructor of a frozen dataclass does
+        set_fields(self, **own, class_axis=check_class_axis(self.class_axis))
         if self.classification is not None:
             check_classification(self.classification)
         check_by_sample(self.mining)
@@ -98,7 +97,7 @@ def check_sequence(name: str, value: Any) -> tuple[Any, ...]:
 
 def check_ratios(ratios: tuple[Any, ...]) -> tuple[float, ...]:
     """Return ratios that are numbers of at least 0, all different."""
-    values = tuple(check_number("ratios", ratio) for ratio in ratios)
+    values = tuple([check_number("ratios", ratio) for ratio in ratios])
     if len(set(values)) < len(values):
         refuse("ratios", "numbers that differ", f"{list(values)}")
     return values
