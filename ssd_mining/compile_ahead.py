@@ -91,7 +91,8 @@ def warmup(
     """
     start = time.perf_counter()
     call = call_of("cpu", 1)  # loads Numba
-    jit = importlib.import_module("ssd_mining.kernels.cpu.jit")
+    from ssd_mining.kernels.cpu import jit
+
     before = jit.counts()
     labels = [np.zeros((1, 64), dtype) for dtype in label_dtypes]
     for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]:

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> str:
         count, layer, problem = 1, None, " ".join(str(error).split())
     directory, refusal = str(cache.directory()), cache.refusal()
     optional = {name: version_of(name) for name in OPTIONAL}
+    cuda = _cuda()
     hints = {name: f"pip install 'ssd_mining[{OPTIONAL[name]}]'" for name in OPTIONAL if optional[name] is None}
     if args.json:
         found = {
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> str:
             "cache": {"directory": directory, "writable": refusal is None, "problem": refusal},
             "optional": optional,
             "hints": hints,
+            "cuda": {"version": version_of("numba-cuda"), "problem": cuda},
         }
         return json_text(found)
     lines = [
@@ -59,5 +61,17 @@ def run(args: argparse.Namespace) -> str:
         f"{'cache':14}{directory}, {refusal or 'writable'}",
         "",
         *(f"{name:14}{version or f'not installed; {hints[name]}'}" for name, version in optional.items()),
+        f"{'numba-cuda':14}{cuda or version_of('numba-cuda')}",
     ]
     return "\n".join(lines)
+
+
+def _cuda() -> str | None:
+    """Say what is missing for ``backend="cuda"``; None: nothing."""
+    from ssd_mining.kernels.cuda import runtime  # Numba's part for CUDA takes a while
+
+    try:
+        runtime.check()
+    except RuntimeError as error:
+        return str(error)
+    return None

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numba
 import numpy as np
 import pytest
 
@@ -106,8 +107,10 @@ def test_a_broken_cuda_package_breaks_nothing_else(error):
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     loss, message = done.stdout.splitlines()
     assert loss == "4.0"
-    reason = f"cannot be imported here ({error}: broken by half an upgrade)"
-    assert message == f"backend: 'cuda' needs the package numba-cuda, which {reason}"
+    beside = f"numba {numba.__version__}, numpy {np.__version__}"
+    reason = f"does not work beside {beside} ({error}: broken by half an upgrade)"
+    advice = "for packages that do, pip install ssd_mining[cuda13], or [cuda12] for an older driver"
+    assert message == f"backend: 'cuda' needs the package numba-cuda, which {reason}; {advice}"
 
 
 def test_a_call_on_the_cpu_does_not_load_the_cuda_packages():

@@ -231,6 +231,8 @@ def _sources() -> list[tuple[str, str]]:
     """Digest every source file of the package, wherever it lies: a change of any is a new directory."""
     package = next(path for path in Path(__file__).parents if path.name == "ssd_mining")
     files = sorted(package.rglob("*.py"))
+    if not files and getattr(sys, "frozen", False):  # the sources are inside the program, whole
+        return [("", hashlib.sha256(Path(sys.executable).read_bytes()).hexdigest())]
     if not files:
         msg = f"no source files in {package} to tell versions apart by"
         raise FileNotFoundError(msg)

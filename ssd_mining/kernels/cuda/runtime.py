@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numba
 import numpy as np
 from numba.core import types as numba_types
+from numba.core.errors import NumbaError
 from numpy.typing import DTypeLike, NDArray
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -22,7 +23,20 @@ types: Any = numba_types  # mypy sees half of its names
 
 cuda: Any = None  # numba wants it to be called so in kernels
 SIMULATED = COMPILES = False
-_problem = "numba-cuda, which is not installed; pip install ssd_mining[cuda13], or [cuda12] for an older driver"
+_ADVICE = "pip install ssd_mining[cuda13], or [cuda12] for an older driver"
+_problem = f"numba-cuda, which is not installed; {_ADVICE}"
+
+# What packages raise that do not work together, on their import or when they compile. A driver raises its own.
+MISFITS = (AttributeError, ImportError, LookupError, NotImplementedError, TypeError, NumbaError)
+
+
+def _misfit(error: BaseException) -> str:
+    """Say which packages do not work together."""
+    beside, said = f"numba {numba.__version__}, numpy {np.__version__}", f"{type(error).__name__}: {error}"
+    said = " ".join(said.split())[:200]
+    return f"numba-cuda, which does not work beside {beside} ({said}); for packages that do, {_ADVICE}"
+
+
 try:
     from numba import cuda as _cuda
 
@@ -35,8 +49,10 @@ try:
         _problem = "numba-cuda without its simulator; unset NUMBA_ENABLE_CUDASIM"
     if COMPILES:
         from numba.cuda.np.numpy_support import carray
+    if COMPILES and not SIMULATED:
+        from numba.cuda import cudaimpl as _what_the_first_compilation_imports  # noqa: F401
 except Exception as error:  # noqa: BLE001 - old versions of numba-cuda raise AttributeError, broken ones anything
-    COMPILES, _problem = False, f"numba-cuda, which cannot be imported here ({type(error).__name__}: {error})"
+    COMPILES, _problem = False, _misfit(error)
 
 # Of a block; simulated ones are threads of Python.
 THREADS = 16 if SIMULATED else 1024
@@ -160,9 +176,14 @@ def numba_library(device: int | None = None) -> Library:
 
 def helper(function: F) -> F:
     """Compile a function that kernels call into each of them."""
+    global COMPILES, _problem
     if not COMPILES:
         return function
-    return cuda.jit(device=True, forceinline=True)(function)  # type: ignore[no-any-return]
+    try:
+        return cuda.jit(device=True, forceinline=True)(function)  # type: ignore[no-any-return]
+    except MISFITS as error:
+        COMPILES, _problem = False, _misfit(error)
+        return function
 
 
 @helper
@@ -219,7 +240,13 @@ class Kernel:
     def on(self, device: int) -> Any:
         """Return the kernel as compiled for a device, which is the current one."""
         if device not in self._compiled:
-            self._compiled[device] = cuda.jit(self.signature, launch_bounds=self.threads)(self.function)
+            try:
+                self._compiled[device] = cuda.jit(self.signature, launch_bounds=self.threads)(self.function)
+            except MISFITS as error:
+                if SIMULATED:
+                    raise
+                msg = f"backend: 'cuda' needs the package {_misfit(error)}"
+                raise RuntimeError(msg) from error
         return self._compiled[device]
 
     def launch(self, num_blocks: int, stream: Stream, *arguments: Any, shared_bytes: int = 0) -> None:
