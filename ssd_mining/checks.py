@@ -69,6 +69,10 @@ class InputTypeError(_BadInputError, TypeError):
     """
 
 
+class DataWarning(UserWarning):
+    """Data are legal, and probably not what the user means them to be."""
+
+
 def refuse(
     argument: str,
     expected: str,

@@ -7,10 +7,12 @@ runs, so that ``--help`` is quick.
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from ssd_mining.cli import options
+from ssd_mining.files.text import say, shown
 
 EXAMPLES = """\
 examples:
@@ -48,10 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit: with code 0 after ``--help`` and ``--version``, with code 2 for words that it does not know.
     """
     args = _parser().parse_args(argv)
-    try:
-        from ssd_mining.checks import InputError, InputTypeError
-        from ssd_mining.files.sources import DataError
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        return _ended(args)
 
+
+def _ended(args: argparse.Namespace) -> int:
+    """Run a command, print what it says, and return the exit code."""
+    try:
+        from ssd_mining.checks import DataWarning, InputError, InputTypeError
+        from ssd_mining.files.errors import DataError
+
+        warnings.simplefilter("error" if getattr(args, "strict", False) else "always", DataWarning)
         return _say(_run(args))
     except KeyboardInterrupt:
         return 130
@@ -66,21 +76,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if culprit is None:
             raise
         return _failed(*culprit)
-    except (DataError, MemoryError) as error:
+    except (DataError, DataWarning, MemoryError) as error:
         return _failed(3, error)
     except OSError as error:
         return _failed(3, f"{args.out}: expected a place to write to, got {error.strerror or error}")
 
 
 def _failed(code: int, message: object) -> int:
-    print("ssd-mining: error:", " ".join(str(message).split()), file=sys.stderr)
+    say(f"ssd-mining: error: {' '.join(str(message).split())}", sys.stderr)
     return code
+
+
+def _warn(message: Warning | str, *_: object, **_also: object) -> None:
+    """Say a warning of ours, or of a package, in one line."""
+    say(f"ssd-mining: warning: {' '.join(str(message).split())}", sys.stderr)
 
 
 def _say(text: str) -> int:
     """Print the result, all of it now; return the exit code."""
     try:
-        print(text, flush=True)
+        say(text, sys.stdout)
     except OSError as error:
         # Python would write the rest again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -136,6 +151,10 @@ class _CommandParser(argparse.ArgumentParser):
         self.add_options(self)
         return super().parse_known_args(args, namespace)
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the program; the words that it could not read are told as they may be seen."""
+        super().exit(status, message and "\n".join(map(shown, message.split("\n"))))
+
 
 class _Version(argparse.Action):
     """Like argparse's own, but the version is looked up only when it is asked for."""
@@ -143,5 +162,5 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import ssd_mining
 
-        print(parser.prog, ssd_mining.__version__)
+        say(f"{parser.prog} {ssd_mining.__version__}", sys.stdout)
         parser.exit()
