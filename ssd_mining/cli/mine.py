@@ -119,9 +119,10 @@ def _mine_blocks(
 ) -> Columns:
     """Mine a file block by block; return the columns of its samples."""
     num_samples, per_sample = len(losses), mining_bytes(losses, labels)
-    step = max(1, memory_beside_chunks(args.max_memory, per_sample, losses, labels) // per_sample)
+    left = memory_beside_chunks(args.max_memory, per_sample, losses, labels)
+    step = max(1, left // per_sample)
     if mining.scope != "sample" and step < num_samples:
-        need = args.max_memory + -((step - num_samples) * per_sample >> 20)
+        need = args.max_memory + -(left - num_samples * per_sample >> 20)
         expected = f"expected --max-memory {need}, for {mining.scope} takes the whole file at once"
         raise OptionError(f"--scope: {expected}, got {args.max_memory}")
     rng = np.random.default_rng(args.seed)  # one for all blocks: their sizes change no draw
