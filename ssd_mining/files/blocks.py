@@ -22,7 +22,7 @@ from ssd_mining.inputs.arrays import as_array
 
 # Small enough that the allocator reuses the memory, large enough for a chunk of a compressed store.
 BLOCK_BYTES = 16 << 20
-CHUNK_COPIES = 3  # of a chunk while it is read: compressed, unpacked, and copied to its place
+CHUNK_COPIES = 4  # of a chunk while it is read: compressed, unpacked (HDF5 doubles that buffer), copied to its place
 
 Arrays = tuple[NDArray[Any], ...]
 Blocks = Iterator[tuple[int, Arrays]]
