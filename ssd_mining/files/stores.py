@@ -32,9 +32,9 @@ def open_zarr(name: str, path: str, key: str, files: contextlib.ExitStack) -> An
         store = zarr.storage.ZipStore(path, mode="r")
         files.callback(store.close)
         with ZipFile(path) as archive:
-            tops = {member.partition("/")[::2] for member in archive.namelist()}
-        folders = {folder for folder, inside in tops if inside}
-        inside = folders.pop() if len(folders) == 1 and "" not in {rest for _, rest in tops} else ""
+            members = [member.partition("/") for member in archive.namelist() if not member.endswith("/")]
+        folders = {folder for folder, _, _ in members}
+        inside = folders.pop() if len(folders) == 1 and all(slash for _, slash, _ in members) else ""
         return _array_in(zarr.open(store, path=inside, mode="r"), zarr.Array, name, key)
 
 
@@ -71,7 +71,7 @@ def _arrays_in(group: Any, kind: type, above: tuple[Any, ...]) -> Iterator[str]:
         member = _member(group, inner)
         if isinstance(member, kind):
             yield inner
-        elif member is not None and hasattr(member, "items") and member not in above:
+        elif member is not None and hasattr(member, "keys") and member not in above:
             yield from (f"{inner}/{path}" for path in _arrays_in(member, kind, (*above, member)))
 
 
