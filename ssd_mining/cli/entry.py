@@ -126,7 +126,7 @@ def _run(args: argparse.Namespace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ssd-mining",
         description="SSD hard-negative mining and the confidence loss, for losses and logits in files.",
         epilog=EXAMPLES,
@@ -139,7 +139,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _CommandParser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells the words that it could not read as they may be seen."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the program."""
+        super().exit(status, message and "\n".join(map(shown, message.split("\n"))))
+
+
+class _CommandParser(_Parser):
     """The parser of one command, which gets its options when its command is asked for."""
 
     add_options: Callable[[argparse.ArgumentParser], None]
@@ -150,10 +158,6 @@ class _CommandParser(argparse.ArgumentParser):
         """Add the options, and parse the words of the command."""
         self.add_options(self)
         return super().parse_known_args(args, namespace)
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """End the program; the words that it could not read are told as they may be seen."""
-        super().exit(status, message and "\n".join(map(shown, message.split("\n"))))
 
 
 class _Version(argparse.Action):

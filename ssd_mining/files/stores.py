@@ -61,7 +61,7 @@ def _array_in(root: Any, kind: type, name: str, key: str) -> Any:
         return root if not key else chosen(name, key, [])
     array = _member(root, key) if key else None
     if not isinstance(array, kind):
-        array = root[chosen(name, key, list(_arrays_in(root, kind, (root,))))]
+        array = root[chosen(name, key, sorted(_arrays_in(root, kind, (root,))))]
     return array
 
 
