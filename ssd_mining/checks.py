@@ -93,7 +93,8 @@ class HazardWarning(UserWarning):
 def warn(message: str) -> None:
     """Warn of a hazard, at the line of the caller of this package."""
     frame, level = sys._getframe(1), 2  # noqa: SLF001 - skip_file_prefixes came with Python 3.12
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "ssd_mining":
+    ours = "ssd_mining", "contextlib"  # contextlib runs our context managers
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, HazardWarning, stacklevel=level)
 

@@ -5,6 +5,7 @@ A chunk holds whole samples. The functions compute nothing and start no cluster:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Unpack
 
@@ -202,6 +203,9 @@ def _checked(values: Any, labels: Any, classification: Classification | None, mi
     if values.ndim != (2 if classification is None else 3):
         expected = "(B, A) losses" if classification is None else "(B, A, C) logits"
         refuse("values", f"an array of {expected}", f"shape {values.shape}")
+    if any(math.isnan(size) for size in (*values.shape, *labels.shape)):
+        got = "chunks of unknown sizes, as a selection by a mask makes them"
+        refuse("values", "chunks of known sizes", got, hint="call compute_chunk_sizes() on values and labels")
     if labels.ndim not in (2, 3) or labels.shape[:2] != values.shape[:2]:
         refuse("labels", f"labels of {values.shape[:2]} anchors", f"shape {labels.shape}")
     return labels.rechunk({0: values.chunks[0]})

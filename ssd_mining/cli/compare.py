@@ -9,7 +9,10 @@ from ssd_mining.cli.options import OptionError
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.report import check_page
 from ssd_mining.files import output
-from ssd_mining.files.sources import DataError
+from ssd_mining.files.blocks import memory_beside_chunks
+from ssd_mining.files.errors import DataError
+from ssd_mining.files.names import write_csv
+from ssd_mining.files.text import shown, write_text
 from ssd_mining.report import page, saved_report
 from ssd_mining.report.change_page import change_page
 from ssd_mining.report.comparison import Churn, Comparison, Matched, changes_of, compared, match
@@ -32,14 +35,14 @@ def run(args: argparse.Namespace) -> str:
             columns = changes.to_dict()
             if not a.has_names:
                 columns = {"sample": columns.pop("id"), **columns}
-            output.write_csv(folder / "changes.csv", columns)
-            (folder / "comparison.json").write_text(f"{as_json}\n", encoding="utf-8")
+            write_csv(folder / "changes.csv", columns)
+            write_text(folder / "comparison.json", f"{as_json}\n")
             if not args.no_page:
                 html = page.render(change_page(comparison, changes, a, b))
-                (folder / "comparison.html").write_text(html, encoding="utf-8")
+                write_text(folder / "comparison.html", html)
     if args.json:
         return as_json
-    return _table(comparison) + (f"\n\nwritten to {args.out}" if args.out else "")
+    return _table(comparison) + (f"\n\nwritten to {shown(args.out)}" if args.out else "")
 
 
 def _churn(args: argparse.Namespace, a: SavedReport, b: SavedReport, matched: Matched) -> Churn:
@@ -52,7 +55,8 @@ def _churn(args: argparse.Namespace, a: SavedReport, b: SavedReport, matched: Ma
         shape_a, shape_b = of_a.values.shape[:2], of_b.values.shape[:2]
         if shape_a != shape_b:
             raise DataError(f"{b.values}: expected anchors as in {a.values} {shape_a}, got {shape_b}")
-        step = max(1, (args.max_memory << 20) // (mining_bytes(*of_a) + mining_bytes(*of_b)))
+        per_sample = mining_bytes(*of_a) + mining_bytes(*of_b)
+        step = max(1, memory_beside_chunks(args.max_memory, per_sample, *of_a, *of_b) // per_sample)
         advance = files.enter_context(progress(a.size, "samples"))
         for start in range(0, a.size, step):
             rows = slice(start, start + step)
@@ -88,6 +92,6 @@ def _table(comparison: Comparison) -> str:
     if worse.id.size:
         lines += ["", f"{'samples that got worse':>24}{'A':>16}{'B':>14}{'change':>14}"]
     for i in range(min(5, worse.id.size)):
-        name = str(worse.id[i])[-24:]
+        name = shown(worse.id[i])[-24:]
         lines += [f"{name:>24}{worse.loss_a[i]:>16,.4f}{worse.loss_b[i]:>14,.4f}{worse.change[i]:>+14,.4f}"]
     return "\n".join(lines)

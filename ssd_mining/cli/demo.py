@@ -8,6 +8,7 @@ import numpy as np
 
 from ssd_mining.cli import mine, options, synthetic
 from ssd_mining.files import output
+from ssd_mining.files.text import shown, write_text
 
 
 def run(args: argparse.Namespace) -> str:
@@ -16,15 +17,16 @@ def run(args: argparse.Namespace) -> str:
     with output.atomic_directory(out) as folder:
         _write_arrays(folder, args.samples, args.seed)
         readme = synthetic.README.format(samples=args.samples, seed=args.seed)
-        (folder / "README.txt").write_text(readme, encoding="utf-8")
+        write_text(folder / "README.txt", readme)
     words = [str(out / "losses.npy"), str(out / "labels.npy"), "--background", "0"]
     parser = argparse.ArgumentParser()
     options.mine(parser)
     table = mine.run(parser.parse_args(words))
-    command, keep = shlex.join(["ssd-mining", "mine", *words]), shlex.join(["--out", str(out / "mined")])
+    command = shown(shlex.join(["ssd-mining", "mine", *words, "--out", str(out / "mined")]))
     return (
-        f"Synthetic data (seed {args.seed}), which no detector ever saw, written to {args.out}. Mined, it gives:\n\n"
-        f"{table}\n\nMine it yourself, and keep the hard negatives:\n\n  {command} {keep}"
+        f"Synthetic data (seed {args.seed}), which no detector ever saw, written to {shown(args.out)}. Mined, it"
+        " gives:\n\n"
+        f"{table}\n\nMine it yourself, and keep the hard negatives:\n\n  {command}"
     )
 
 

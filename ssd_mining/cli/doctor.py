@@ -1,6 +1,7 @@
 """``ssd-mining doctor``: what this machine and this installation have, for a user to read and a report to quote."""
 
 import argparse
+import contextlib
 import os
 import platform
 import sys
@@ -32,7 +33,9 @@ def run(args: argparse.Namespace) -> str:
         count, layer, problem = numba.get_num_threads(), numba.threading_layer(), None  # Numba chooses its layer here
     except ValueError as error:
         count, layer, problem = 1, None, " ".join(str(error).split())
-    directory, refusal = str(cache.directory()), cache.refusal()
+    directory, refusal = None, cache.refusal()
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        directory = str(cache.directory())
     optional = {name: version_of(name) for name in OPTIONAL}
     cuda = _cuda()
     hints = {name: f"pip install 'ssd_mining[{OPTIONAL[name]}]'" for name in OPTIONAL if optional[name] is None}
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> str:
         f"{'system':14}{system}",
         f"{'processor':14}{processor}, {usable} of {processors} usable",
         f"{'threads':14}{count}, {layer or problem}",
-        f"{'cache':14}{directory}, {refusal or 'writable'}",
+        f"{'cache':14}{directory or 'none'}, {refusal or 'writable'}",
         "",
         *(f"{name:14}{version or f'not installed; {hints[name]}'}" for name, version in optional.items()),
         f"{'numba-cuda':14}{cuda or version_of('numba-cuda')}",

@@ -9,9 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 from ssd_mining.cli import options
+from ssd_mining.files.text import say, shown
 
 EXAMPLES = """\
 examples:
@@ -49,15 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit: with code 0 after ``--help`` and ``--version``, with code 2 for words that it does not know.
     """
     args = _parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        return _ended(args)
+
+
+def _ended(args: argparse.Namespace) -> int:
+    """Run a command, print what it says, and return the exit code."""
     try:
         from ssd_mining.checks import HazardWarning, InputError, InputTypeError
-        from ssd_mining.files.sources import DataError
+        from ssd_mining.files.errors import DataError
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", HazardWarning)
-            warnings.showwarning = _show(warnings.showwarning, HazardWarning)
-            text = _run(args)
-        return _say(text)
+        warnings.simplefilter("error" if getattr(args, "strict", False) else "always", HazardWarning)
+        return _say(_run(args))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -71,33 +76,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if culprit is None:
             raise
         return _failed(*culprit)
-    except (DataError, MemoryError) as error:
+    except (DataError, HazardWarning, MemoryError) as error:
         return _failed(3, error)
     except OSError as error:
         return _failed(3, f"{args.out}: expected a place to write to, got {error.strerror or error}")
 
 
 def _failed(code: int, message: object) -> int:
-    print("ssd-mining: error:", " ".join(str(message).split()), file=sys.stderr)
+    say(f"ssd-mining: error: {' '.join(str(message).split())}", sys.stderr)
     return code
 
 
-def _show(otherwise: Callable[..., None], kind: type[Warning]) -> Callable[..., None]:
-    """Return what shows a warning of one kind as one line, and any other as before."""
-
-    def show(message: Warning, category: type[Warning], *where: Any) -> None:
-        if not issubclass(category, kind):
-            otherwise(message, category, *where)
-            return
-        print("ssd-mining: warning:", " ".join(str(message).split()), file=sys.stderr)
-
-    return show
+def _warn(message: Warning | str, *_: object, **_also: object) -> None:
+    """Say a warning of ours, or of a package, in one line."""
+    say(f"ssd-mining: warning: {' '.join(str(message).split())}", sys.stderr)
 
 
 def _say(text: str) -> int:
     """Print the result, all of it now; return the exit code."""
     try:
-        print(text, flush=True)
+        say(text, sys.stdout)
     except OSError as error:
         # Python would write the rest again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -128,7 +126,7 @@ def _run(args: argparse.Namespace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ssd-mining",
         description="SSD hard-negative mining and the confidence loss, for losses and logits in files.",
         epilog=EXAMPLES,
@@ -141,7 +139,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _CommandParser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells the words that it could not read as they may be seen."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the program."""
+        super().exit(status, message and "\n".join(map(shown, message.split("\n"))))
+
+
+class _CommandParser(_Parser):
     """The parser of one command, which gets its options when its command is asked for."""
 
     add_options: Callable[[argparse.ArgumentParser], None]
@@ -160,5 +166,5 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import ssd_mining
 
-        print(parser.prog, ssd_mining.__version__)
+        say(f"{parser.prog} {ssd_mining.__version__}", sys.stdout)
         parser.exit()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssd_mining.cli.report import SHARD_FILE, check_page, finish
 from ssd_mining.files import output
-from ssd_mining.files.sources import DataError
+from ssd_mining.files.errors import DataError
 from ssd_mining.report.parts import Part, merged
 
 
@@ -24,6 +24,10 @@ def _in_order(shards: dict[str, Part]) -> list[Part]:
     run = asdict(whole.run)
     for name, part in shards.items():
         for key, value in asdict(part.run).items():
+            if value != run[key] and key == "content":
+                raise DataError(
+                    f"{name}: expected a shard of the same data as {first}, got one of files that changed"
+                )
             if value != run[key]:
                 expected = f"a shard of the same run as {first}, with {key} {run[key]}"
                 raise DataError(f"{name}: expected {expected}, got {value}")

@@ -15,8 +15,10 @@ from ssd_mining.cli.progress import progress
 from ssd_mining.engine.hazards import hazards_of
 from ssd_mining.engine.run import Columns, call_of, empty_mined, joined, sample_losses, sample_table
 from ssd_mining.files import output
-from ssd_mining.files.blocks import counted_from
+from ssd_mining.files.blocks import counted_from, memory_beside_chunks
+from ssd_mining.files.names import write_csv
 from ssd_mining.files.sources import ArraySource, open_array
+from ssd_mining.files.text import shown, write_text
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
 from ssd_mining.kernels.records import NUM_KEPT, NUM_POS
@@ -67,20 +69,23 @@ def run(args: argparse.Namespace) -> str:
     with contextlib.ExitStack() as files:
         losses, labels = (files.enter_context(open_array(name)) for name in (args.losses, args.labels))
         check_losses(losses.outline, labels.outline, mining)
+        stamps = losses.stamp(), labels.stamp()
         folder = files.enter_context(output.atomic_directory(args.out)) if args.out else None
         with _keeper(folder, args.save, losses.shape[1]) as keep:
             columns, num_empty = _mine_blocks(args, mining, losses, labels, keep)
+        losses.check_unchanged(stamps[0])
+        labels.check_unchanged(stamps[1])
         is_pos_mask = labels.ndim == 2 and labels.dtype == np.bool_
         summary = _summary(args, mining, columns, losses.shape[1], None if is_pos_mask else num_empty)
         for hazard in summary.hazards:
             warn(hazard)
         as_json = output.json_text(asdict(summary))
         if folder:
-            output.write_csv(folder / "per_sample.csv", columns)
-            (folder / "summary.json").write_text(f"{as_json}\n", encoding="utf-8")
+            write_csv(folder / "per_sample.csv", columns)
+            write_text(folder / "summary.json", f"{as_json}\n")
     if args.json:
         return as_json
-    return _table(summary) + (f"\n\nwritten to {args.out}" if args.out else "")
+    return _table(summary) + (f"\n\nwritten to {shown(args.out)}" if args.out else "")
 
 
 @contextlib.contextmanager
@@ -122,9 +127,10 @@ def _mine_blocks(
 ) -> tuple[Columns, int]:
     """Mine a file block by block; return the columns of its samples, and its all-zero rows that became positives."""
     num_samples, per_sample = len(losses), mining_bytes(losses, labels)
-    step = max(1, (args.max_memory << 20) // per_sample)
+    left = memory_beside_chunks(args.max_memory, per_sample, losses, labels)
+    step = max(1, left // per_sample)
     if mining.scope != "sample" and step < num_samples:
-        need = -(-num_samples * per_sample >> 20)
+        need = args.max_memory + -(left - num_samples * per_sample >> 20)
         expected = f"expected --max-memory {need}, for {mining.scope} takes the whole file at once"
         raise OptionError(f"--scope: {expected}, got {args.max_memory}")
     rng = np.random.default_rng(args.seed)  # one for all blocks: their sizes change no draw

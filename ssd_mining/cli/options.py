@@ -197,6 +197,7 @@ def _add_resources(option: Callable[..., argparse.Action]) -> None:
     option("--num-threads", metavar="N", type=_at_least(1), help="threads to use (default all)")
     memory = "data to hold at a time, unless one sample is more (default %(default)s)"
     option("--max-memory", metavar="MIB", type=_at_least(1), default=256, help=memory)
+    option("--strict", action="store_true", help="end with an error where there would be a warning about the data")
 
 
 def _add_report_output(parser: Parser) -> None:

@@ -11,8 +11,10 @@ from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.versions import versions
 from ssd_mining.files import output
-from ssd_mining.files.names import read_class_names, read_ids
-from ssd_mining.files.sources import ArraySource, DataError, open_array, stamp
+from ssd_mining.files.errors import DataError
+from ssd_mining.files.names import read_class_names, read_ids, write_csv
+from ssd_mining.files.sources import ArraySource, open_array
+from ssd_mining.files.text import shown, write_text
 from ssd_mining.report import page, parts
 from ssd_mining.report.loss_page import loss_page
 from ssd_mining.report.saved_report import SCHEMA
@@ -33,16 +35,14 @@ def run(args: argparse.Namespace) -> str:
             spans = parts.cut(span, data.values.row_bytes + data.labels.row_bytes)
             left = sum(each.stop - each.start for each in spans if not parts.part_file(folder, each).exists())
             with progress(left, "samples") as advance:
-                found = parts.resumed(
-                    folder, spans, lambda each: parts.analysed(data, each, args.max_memory, advance)
-                )
-                whole = parts.merged(found)
+                whole = parts.merged(parts.resumed(folder, spans, lambda each: parts.analysed(data, each, advance)))
+            data.check_unchanged()
             if not args.shard:
                 return finish(args, whole)
             with output.atomic_directory(args.out) as shard:
                 whole.save(shard / SHARD_FILE)
     where = f"{span.stop - span.start:,} of {len(data.values):,} samples, from sample {span.start:,}"
-    return f"{where}, written to {args.out}; see ssd-mining merge --help"
+    return f"{where}, written to {shown(args.out)}; see ssd-mining merge --help"
 
 
 def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.DataSet:
@@ -50,6 +50,7 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
     mining = mining_of(args)
     values, labels = (files.enter_context(open_array(name)) for name in (args.values, args.labels))
     _check_shapes(args, values, labels)
+    stamps = [source.stamp() for source in (values, labels)]
     ids = None if args.ids is None else read_ids(args.ids, len(values))
     class_names = [] if args.class_names is None else read_class_names(args.class_names)
     if class_names and values.ndim == 3 and len(class_names) != values.shape[2]:
@@ -74,14 +75,22 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
         labels_shape=list(labels.shape),
         labels_dtype=labels.dtype.str,
     )
+    num_workers = parts.num_workers(args.num_threads, args.max_memory)
     return parts.DataSet(
         values=values,
         labels=labels,
         ids=ids,
         analysis=analysis,
-        num_workers=parts.num_workers(args.num_threads, args.max_memory),
-        run=parts.Run(versions()["ssd_mining"], arguments, analysis.spec.to_dict(), class_names),
-        stamps=[stamp(name) for name in (args.values, args.labels, args.ids) if name],
+        num_workers=num_workers,
+        block_rows=parts.block_rows(values, labels, num_workers, args.max_memory),
+        run=parts.Run(
+            version=versions()["ssd_mining"],
+            arguments=arguments,
+            spec=analysis.spec.to_dict(),
+            class_names=class_names,
+            content=parts.content_of(values, labels, ids),
+        ),
+        stamps=stamps,
     )
 
 
@@ -109,14 +118,14 @@ def finish(args: argparse.Namespace, whole: parts.Part) -> str:
     arguments = asdict(whole.run.arguments)
     as_json = output.json_text({"schema": SCHEMA, "versions": versions(), "arguments": arguments, **result.to_dict()})
     with output.atomic_directory(args.out) as folder:
-        output.write_csv(folder / "per_sample.csv", whole.columns)
-        output.write_csv(folder / "top_losses.csv", result.top_samples.to_dict())
-        output.write_csv(folder / "top_anchors.csv", result.top_anchors.to_dict())
-        (folder / "summary.json").write_text(f"{as_json}\n", encoding="utf-8")
+        write_csv(folder / "per_sample.csv", whole.columns)
+        write_csv(folder / "top_losses.csv", result.top_samples.to_dict())
+        write_csv(folder / "top_anchors.csv", result.top_anchors.to_dict())
+        write_text(folder / "summary.json", f"{as_json}\n")
         if not args.no_page:
             html = page.render(loss_page(result, whole.columns, whole.run, versions()))
-            (folder / "report.html").write_text(html, encoding="utf-8")
-    return as_json if args.json else f"{_table(result)}\n\nwritten to {args.out}"
+            write_text(folder / "report.html", html)
+    return as_json if args.json else f"{_table(result)}\n\nwritten to {shown(args.out)}"
 
 
 def _table(result: AnalysisResult) -> str:
@@ -135,7 +144,7 @@ def _table(result: AnalysisResult) -> str:
     if worst.loss.size:
         lines += ["", f"{'worst samples':>24}{'confidence loss':>18}{'positives':>12}{'kept negatives':>17}"]
     for i in range(min(5, worst.loss.size)):
-        name = str(worst.id[i])
+        name = shown(worst.id[i])
         name = name if len(name) <= 24 else f"...{name[-21:]}"
         lines += [f"{name:>24}{worst.loss[i]:>18,.4f}{worst.num_pos[i]:>12,}{worst.num_kept[i]:>17,}"]
     return "\n".join(lines)

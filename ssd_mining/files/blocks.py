@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining.checks import InputError, InputTypeError, check_int, refuse
+from ssd_mining.checks import InputError, InputTypeError, check_int, refuse, warn
+from ssd_mining.files import stores
+from ssd_mining.files.chunks import ChunkedRows, check_chunks, chunks_of
+from ssd_mining.files.errors import DataError
+from ssd_mining.files.sources import ArraySource
 from ssd_mining.inputs.arrays import as_array
 
 # Small enough that the allocator reuses the memory, large enough for a chunk of a compressed store.
 BLOCK_BYTES = 16 << 20
+CHUNK_COPIES = 4  # of a chunk while it is read: compressed, unpacked (HDF5 doubles that buffer), copied to its place
 
 Arrays = tuple[NDArray[Any], ...]
 Blocks = Iterator[tuple[int, Arrays]]
@@ -52,8 +57,9 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
 
     Notes
     -----
-    At most two blocks are in memory: the one that the caller has, and the next one. Only one thread at a time reads a
-    source. An error in reading a block is raised when that block is due.
+    At most two blocks are in memory: the one that the caller has, and the next one. Of a source in chunks, the chunk in
+    which a block ends is there too, so that no chunk is read twice. Only one thread at a time reads a source. An error
+    in reading a block is raised when that block is due. A `HazardWarning` says how many chunks a source lacks.
 
     Examples
     --------
@@ -70,6 +76,9 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     shapes = [_shape_of(source) for source in sources]
     for source, shape in zip(sources, shapes, strict=True):
         check_chunks(source, shape)
+        missing = stores.missing_in(source)
+        if missing:
+            warn(f"sources: {missing}; {stores.WHY_MISSING}")
     num_samples = shapes[0][0]
     for shape in shapes:
         if shape[0] != num_samples:
@@ -80,7 +89,25 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
     end = num_samples if stop is None else stop
     if not start <= end <= num_samples:
         refuse("stop", f"a sample from start ({start}) to {num_samples}", f"{end}")
-    return _blocks(sources, range(start, end, _block_rows(sources, shapes) if rows is None else rows), end)
+    step = _block_rows(sources, shapes) if rows is None else rows
+    return _blocks([_by_chunks(source, num_samples) for source in sources], range(start, end, step), end)
+
+
+def memory_beside_chunks(max_memory: int, per_sample: int, *sources: ArraySource) -> int:
+    """Return the bytes that are left of `max_memory` MiB while a chunk of each source is read.
+
+    `DataError` if they do not suffice for a sample, which takes `per_sample` bytes, and smaller chunks would.
+    """
+    left = (max_memory << 20) - sum(CHUNK_COPIES * source.chunk_bytes for source in sources)
+    largest = max(sources, key=lambda source: source.chunk_bytes)
+    if left < per_sample and largest.chunk_rows > 1:
+        need = max_memory + -((left - per_sample) >> 20)
+        expected = f"chunks that fit into --max-memory {max_memory}"
+        got = f"chunks of {largest.chunk_rows:,} samples, {largest.chunk_bytes >> 20:,} MiB each"
+        raise DataError(
+            f"{largest.name}: expected {expected}, got {got}; store it again, or give --max-memory {need}"
+        )
+    return left
 
 
 @contextlib.contextmanager
@@ -94,7 +121,15 @@ def counted_from(first: int) -> Iterator[None]:
         raise
 
 
-def _blocks(sources: tuple[Any, ...], starts: range, end: int) -> Blocks:
+def _by_chunks(source: Any, num_samples: int) -> Any:
+    """Return what reads the rows of a source: itself, unless it is stored in chunks that a block may split."""
+    if isinstance(source, ArraySource):
+        return source
+    step = stores.unpacked_rows(source)
+    return source if step is None else ChunkedRows(source, num_samples, step)
+
+
+def _blocks(sources: Sequence[Any], starts: range, end: int) -> Blocks:
     def read(first: int) -> Arrays:
         last = min(first + starts.step, end)
         return tuple(_rows(source, first, last) for source in sources)
@@ -129,24 +164,9 @@ def _shape_of(source: Any) -> tuple[int, ...]:
         refuse("sources", "arrays with a shape, of which rows can be sliced", type(source).__name__, TypeError)
     if len(shape) == 0:
         refuse("sources", "arrays with a row per sample", "a single number")
+    if any(size != size for size in shape):  # NaN: an array of Dask's that was selected by a mask
+        refuse("sources", "arrays of a known shape", f"shape {tuple(shape)}", hint="call compute_chunk_sizes()")
     return tuple(map(int, shape))
-
-
-def check_chunks(source: Any, shape: tuple[int, ...]) -> None:
-    """Refuse an array whose chunks split samples."""
-    chunks = chunks_of(source)
-    if chunks is not None and any(0 < chunk < size for chunk, size in zip(chunks[1:], shape[1:], strict=True)):
-        whole = (chunks[0], *shape[1:])
-        expected = f"chunks of whole samples, such as {whole}"
-        refuse("sources", expected, f"chunks {chunks} of shape {shape}; store it again, or rechunk it")
-
-
-def chunks_of(source: Any) -> tuple[int, ...] | None:
-    """Return the shape of the largest chunks of an array; None if it is not stored in chunks."""
-    chunks = getattr(source, "shards", None) or getattr(source, "chunks", None)
-    if not isinstance(chunks, tuple):
-        return None
-    return tuple(max(chunk, default=0) if isinstance(chunk, tuple) else int(chunk) for chunk in chunks)
 
 
 def _block_rows(sources: tuple[Any, ...], shapes: list[tuple[int, ...]]) -> int:

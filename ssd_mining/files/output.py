@@ -1,21 +1,17 @@
-"""Output: arrays written block by block, tables, JSON, and files and directories that appear whole or not at all."""
+"""Output: arrays written block by block, JSON, and files and directories that appear whole or not at all."""
 
 import contextlib
 import json
 import os
-import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
-
-_CSV_ROWS = 10_000  # turned into Python numbers at a time
-_SPECIAL = re.compile('[,"\r\n]')  # a text with one of these is quoted
 
 
 @contextlib.contextmanager
@@ -53,26 +49,13 @@ def array_writer(
             raise RuntimeError(msg)
 
 
-def write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write columns of equal length (n,) as a table with a header; floats read back to the same bits."""
-    row = ",".join(["%s"] * len(columns)) + "\n"
-    texts = [place for place, column in enumerate(columns.values()) if column.dtype.kind in "UO"]
-    with path.open("x", newline="", encoding="utf-8") as file:
-        file.write(row % tuple(columns))
-        for start in range(0, next(iter(columns.values())).size, _CSV_ROWS):
-            part = [column[start : start + _CSV_ROWS].tolist() for column in columns.values()]
-            for place in texts:
-                part[place] = [_quoted(str(value)) for value in part[place]]
-            file.write("".join([row % values for values in zip(*part, strict=True)]))
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
-
-
 def json_text(value: object) -> str:
-    """Return JSON that every parser reads: NaN and infinity, which JSON has no words for, become null."""
-    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=2)
+    """Return JSON that every parser reads and every stream can hold: plain ASCII.
+
+    NaN and infinity, which JSON has no words for, become null.
+    """
+    text = json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=2)
+    return text.replace("\x7f", "\\u007f")
 
 
 @contextlib.contextmanager

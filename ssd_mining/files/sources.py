@@ -5,28 +5,32 @@ during a call kills the process with SIGBUS, and a failed read raises.
 """
 
 import contextlib
-import importlib
+import hashlib
+import io
+import itertools
 import json
 import math
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
-from tokenize import TokenError
 from typing import IO, Any, NamedTuple
-from zipfile import BadZipFile, ZipExtFile, ZipFile
+from zipfile import ZipExtFile, ZipFile
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ssd_mining.checks import InputError
-from ssd_mining.files.blocks import check_chunks, chunks_of
+from ssd_mining.checks import InputError, warn
+from ssd_mining.files import stores
+from ssd_mining.files.chunks import ChunkedRows, check_chunks, chunks_of
+from ssd_mining.files.errors import DataError, anything_explained, explained
 
 Array = NDArray[Any]
 Dtype = np.dtype[Any]
+
+PROBES = 8  # rows that stand for an array
 
 # The stream of a zip member copies each piece that it is asked for, so the pieces are small.
 _PIECE = 1 << 20  # bytes
@@ -37,21 +41,27 @@ _SAFETENSORS = {
 }
 
 
-class DataError(ValueError):
-    """A file is missing or damaged, does not hold what is expected of it, or cannot be written."""
+class Stamp(NamedTuple):
+    """What changes when one of the files of an array does."""
+
+    path: str
+    num_files: int
+    digest: str  # of their names, sizes and times
 
 
 class ArraySource:
     """An array in a file; `source[start:stop]` reads some of its rows. `open_array` makes it."""
 
     chunks: tuple[int, ...] | None = (
-        None  # the shape of the pieces that are stored; None: any row can be read by itself
+        None  # the shape of the pieces that are stored; None: rows can be read one by one
     )
+    chunk_rows, chunk_bytes = 1, 0  # of what is read and unpacked at a time, if that is more than some rows
 
-    def __init__(self, name: str, shape: tuple[int, ...], dtype: Dtype) -> None:
-        self.name = name  # as the user typed it: losses.npy, or data.npz:losses
+    def __init__(self, name: str, path: str, shape: tuple[int, ...], dtype: Dtype, *, is_text: bool = False) -> None:
+        self.name, self._path = name, path  # the name as the user typed it: losses.npy, or data.npz:losses
         self.shape, self.dtype = shape, dtype  # of the whole array, as stored: bools, integers or floats
-        if dtype.kind not in "biufU":
+        self.is_text = is_text or dtype.kind in "US"
+        if not self.is_text and dtype.kind not in "biuf":
             got = "pickled objects, which are never loaded" if dtype.hasobject else f"dtype {dtype}"
             raise DataError(f"{name}: expected bools, integers or floats, got {got}")
         if not shape or min(shape) < 0:
@@ -78,6 +88,36 @@ class ArraySource:
     def _read(self, start: int, stop: int) -> Array:
         raise NotImplementedError
 
+    def files(self) -> set[Path]:
+        """Return the files that hold the array."""
+        return {Path(self._path)}
+
+    def missing(self) -> str | None:
+        """Say how much of the array was never written; None if it is whole."""
+        return None
+
+    def stamp(self) -> Stamp:
+        """Return what changes when one of the files of the array does."""
+        paths, digest = sorted(path.resolve() for path in self.files()), hashlib.sha256()
+        for path in paths:
+            status = path.stat()  # the time of the last change of status cannot be put back as others can
+            times = status.st_mtime_ns, status.st_ctime_ns
+            digest.update(repr((str(path), status.st_ino, status.st_size, *times)).encode("utf-8", "surrogatepass"))
+        return Stamp(str(Path(self._path).resolve()), len(paths), digest.hexdigest())
+
+    def check_unchanged(self, before: Stamp) -> None:
+        """Raise a `DataError` if a file of the array is another than at the time of a stamp."""
+        with explained(self.name):
+            if self.stamp() != before:
+                raise DataError(
+                    f"{self.name}: expected a file that stays as it is while it is read, got one that changed"
+                )
+
+    def probe(self) -> bytes:
+        """Return what stands for the content: a few rows that lie far apart."""
+        rows = np.unique(np.linspace(0, max(0, len(self) - 1), PROBES, dtype=np.int64)).tolist()
+        return b"".join(self[row : row + 1].tobytes() for row in rows)
+
 
 class _Layout(NamedTuple):
     """How the values of an array lie in a stream."""
@@ -87,13 +127,14 @@ class _Layout(NamedTuple):
     fortran: bool
     start: int  # where they begin, in bytes
     stored: int  # bytes from there to the end
+    checksum: int | None = None  # of the whole stream, if one is kept
 
 
 class _Raw(ArraySource):
     """An array whose values lie one after the other in a stream."""
 
-    def __init__(self, name: str, stream: IO[bytes], layout: _Layout) -> None:
-        super().__init__(name, layout.shape, layout.dtype)
+    def __init__(self, name: str, path: str, stream: IO[bytes], layout: _Layout) -> None:
+        super().__init__(name, path, layout.shape, layout.dtype)
         self._stream, self._layout = stream, layout
         promised = math.prod(self.shape) * self.dtype.itemsize
         if layout.stored < promised:
@@ -102,6 +143,19 @@ class _Raw(ArraySource):
         if layout.fortran and isinstance(stream, ZipExtFile):  # each column would inflate it once more
             advice = "save it again through numpy.ascontiguousarray, or as .npy"
             raise DataError(f"{name}: expected rows in C order, got Fortran order; {advice}")
+
+    def missing(self) -> str | None:
+        """Say how much of the array was never written: a hole in the file, where a writer has left room for it."""
+        if self.dtype.kind != "f" or not isinstance(self._stream, FileIO):  # labels may be zeros for long
+            return None
+        first, end = self._layout.start, self._layout.start + math.prod(self.shape) * self.dtype.itemsize
+        holes = _holes(self._stream, first, end)
+        return f"{holes:,} of {end - first:,} bytes are missing, and read as 0.0" if holes else None
+
+    def probe(self) -> bytes:
+        """Return the checksum of the archive, which stands for the content; else a few rows."""
+        checksum = self._layout.checksum
+        return super().probe() if checksum is None else repr((self.shape, checksum)).encode()
 
     def _read(self, start: int, stop: int) -> Array:
         size = math.prod(self.shape[1:])
@@ -128,17 +182,28 @@ class _Raw(ArraySource):
 class _Chunked(ArraySource):
     """An array that zarr or h5py keeps in chunks, compressed or not."""
 
-    def __init__(self, name: str, array: Any) -> None:
-        super().__init__(name, tuple(array.shape), np.dtype(array.dtype))
+    def __init__(self, name: str, path: str, array: Any) -> None:
+        super().__init__(name, path, tuple(array.shape), np.dtype(array.dtype), is_text=stores.is_text(array))
         self._array, self.chunks = array, chunks_of(array)
         try:
             check_chunks(array, self.shape)
         except InputError as error:
             raise DataError(f"{name}: {error.problem}") from error
+        step = stores.unpacked_rows(array)
+        self.chunk_rows, self.chunk_bytes = step or 1, (step or 0) * self.row_bytes
+        self._rows = ChunkedRows(array, self.shape[0], self.chunk_rows)
+
+    def files(self) -> set[Path]:
+        """Return the files that hold the array."""
+        return stores.files_of(self._array, self._path)
+
+    def missing(self) -> str | None:
+        """Say how much of the array was never written; None if it is whole."""
+        return stores.missing_in(self._array)
 
     def _read(self, start: int, stop: int) -> Array:
-        with _anything_explained(self.name):
-            return np.array(self._array[start:stop])
+        with anything_explained(self.name):
+            return self._rows[start:stop]
 
 
 @contextlib.contextmanager
@@ -161,51 +226,64 @@ def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[
     ((3, 2), [[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0]])
     """
     name = os.fspath(name)
-    found = ARRAY_NAME.fullmatch(name)
-    if found is None or (found["suffix"] == ".npy" and found["key"] is not None):
+    found = array_name(name)
+    if found is None:
         raise DataError(f"{name}: expected a name that ends in {KNOWN}, got another")
     with contextlib.ExitStack() as files:
         with explained(name):
-            source = _OPENERS[found["suffix"]](name, found["path"], found["key"] or "", files)
-        if source.dtype.kind == "U" and not text:
+            source = _OPENERS[found.suffix](name, found.path, found.key, files)
+        if source.is_text and not text:
             raise DataError(f"{name}: expected bools, integers or floats, got dtype {source.dtype}")
+        with anything_explained(name):
+            missing = source.missing()
+        if missing:
+            warn(f"{name}: {missing}; {stores.WHY_MISSING}")
         yield source
-
-
-class Stamp(NamedTuple):
-    """What changes when a file does."""
-
-    path: str
-    size: int
-    modified: int  # in nanoseconds
-
-
-def stamp(name: str) -> Stamp:
-    """Return the stamp of the file that holds an array or a text."""
-    found = ARRAY_NAME.fullmatch(name)
-    path = Path(found["path"] if found else name).resolve()
-    status = path.stat()
-    return Stamp(str(path), status.st_size, status.st_mtime_ns)
 
 
 def _open_npy(name: str, path: str, _: str, files: contextlib.ExitStack) -> ArraySource:
     stream = files.enter_context(FileIO(path))
-    return _Raw(name, stream, _npy_layout(stream, os.fstat(stream.fileno()).st_size))
+    return _Raw(name, path, stream, _npy_layout(name, stream, os.fstat(stream.fileno()).st_size))
 
 
 def _open_npz(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
     archive = files.enter_context(ZipFile(path))
     members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
-    member = members[_chosen(name, key, list(members))]
+    member = members[stores.chosen(name, key, list(members))]
     stream = files.enter_context(archive.open(member))
-    return _Raw(name, stream, _npy_layout(stream, member.file_size))
+    return _Raw(name, path, stream, _npy_layout(name, stream, member.file_size)._replace(checksum=member.CRC))
 
 
-def _npy_layout(stream: IO[bytes], size: int) -> _Layout:
+def _npy_layout(name: str, stream: IO[bytes], size: int) -> _Layout:
     version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise DataError(f"{name}: expected a header of version 1.0, 2.0 or 3.0, got {version[0]}.{version[1]}")
+    length = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
+    if length > size:
+        raise DataError(f"{name}: expected a sound file, got a header of {length:,} bytes in one of {size:,}")
+    # Some writers let NumPy 2 print its own integers: (np.int64(3), 4).
+    header = re.sub(rb"np\.u?int\d+\((\d+)\)", rb"\1", stream.read(length))
+    shape, fortran, dtype = npy.read_array_header_2_0(io.BytesIO(len(header).to_bytes(4, "little") + header))
+    if any(isinstance(count, bool) for count in shape):
+        raise DataError(f"{name}: expected whole numbers as shape, got {shape}")
     return _Layout(shape, dtype, fortran, stream.tell(), size - stream.tell())
+
+
+def _holes(stream: FileIO, place: int, end: int) -> int:
+    """Count the bytes of a file that were never written; 0 where the system does not know."""
+
+    def following(whence: int) -> int:
+        try:
+            return min(end, os.lseek(stream.fileno(), place, whence))
+        except OSError:  # there is no further one
+            return end
+
+    holes = 0
+    while hasattr(os, "SEEK_HOLE") and place < end:
+        hole = place = following(os.SEEK_HOLE)
+        place = following(os.SEEK_DATA)
+        holes += place - hole
+    return holes
 
 
 # The file begins with the length of a JSON header in 8 bytes; the header says where after it each tensor lies.
@@ -215,59 +293,37 @@ def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStac
     length = int.from_bytes(stream.read(8), "little")
     if not 2 <= length <= size - 8:
         raise DataError(f"{name}: expected a sound file, got a header of {length:,} bytes in one of {size:,}")
-    with _anything_explained(name):
+    with anything_explained(name):
         header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        tensor = header[_chosen(name, key, list(header))]
-        shape = tuple(int(count) for count in tensor["shape"])
-        first, last = (8 + length + max(0, int(offset)) for offset in tensor["data_offsets"])
+        tensor = header[stores.chosen(name, key, list(header))]
+        shape = tuple(tensor["shape"])
+        places = sorted(each["data_offsets"] for each in header.values())
+        first, last = tensor["data_offsets"]
+        if any(type(number) is not int for number in (*shape, *itertools.chain(*places))):
+            raise DataError(f"{name}: expected whole numbers, got shape {shape} at {first!r} to {last!r}")
+        if any(start < end for (_, end), (start, _) in itertools.pairwise(places)):
+            raise DataError(f"{name}: expected tensors that lie one after the other, got some that overlap")
         if tensor["dtype"] not in _SAFETENSORS:
             advice = "; save it as float32" if tensor["dtype"] == "BF16" else ""
             raise DataError(f"{name}: expected a dtype that NumPy has, got {tensor['dtype']}{advice}")
     dtype = np.dtype(_SAFETENSORS[tensor["dtype"]])
-    return _Raw(name, stream, _Layout(shape, dtype, fortran=False, start=first, stored=min(last, size) - first))
+    start, stored = 8 + length + max(0, first), min(8 + length + last, size) - 8 - length - max(0, first)
+    if stored > math.prod(shape) * dtype.itemsize:
+        raise DataError(f"{name}: expected as many bytes as shape {shape} and dtype {dtype} take, got {stored:,}")
+    return _Raw(name, path, stream, _Layout(shape, dtype, fortran=False, start=start, stored=stored))
 
 
-def _open_zarr(name: str, path: str, key: str, _: contextlib.ExitStack) -> ArraySource:
-    zarr = _package("zarr", name, "zarr")
-    Path(path).stat()  # a clearer error than the package's where there is nothing
-    with _anything_explained(name):
-        return _Chunked(name, _array_in(zarr.open(path, mode="r"), zarr.Array, name, key))
+def _open_zarr(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
+    array = stores.open_zarr(name, path, key, files)
+    with anything_explained(name):
+        return _Chunked(name, path, array)
 
 
 def _open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    h5py = _package("h5py", name, "hdf5")
-    FileIO(path).close()
-    with _anything_explained(name):
-        return _Chunked(name, _array_in(files.enter_context(h5py.File(path, "r")), h5py.Dataset, name, key))
-
-
-def _package(module: str, name: str, extra: str) -> Any:
-    """Import the package that reads a kind of file."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        hint = f"pip install 'ssd_mining[{extra}]'"
-        raise DataError(f"{name}: expected {module}, to read it, got none installed; {hint}") from error
-
-
-def _array_in(root: Any, kind: type, name: str, key: str) -> Any:
-    """Return the array `key` of a group of zarr's or h5py's, or the only one in it, or the root itself."""
-    if isinstance(root, kind):
-        return root if not key else _chosen(name, key, [])
-    if key and key in root and isinstance(root[key], kind):
-        return root[key]
-    return root[_chosen(name, key, [inner for inner in root if isinstance(root[inner], kind)])]
-
-
-def _chosen(name: str, key: str, keys: list[str]) -> str:
-    """Return the key of the array that is meant: the one that was named, or the only one."""
-    if not key and len(keys) == 1:
-        return keys[0]
-    if key not in keys:
-        expected = f"one of its arrays ({', '.join(keys)}) after the colon" if keys else "an array in it"
-        raise DataError(f"{name}: expected {expected}, got {repr(key) if key else 'none'}")
-    return key
+    array = stores.open_hdf5(name, path, key, files)
+    with anything_explained(name):
+        return _Chunked(name, path, array)
 
 
 _OPENERS: dict[str, Callable[[str, str, str, contextlib.ExitStack], ArraySource]] = {
@@ -275,33 +331,27 @@ _OPENERS: dict[str, Callable[[str, str, str, contextlib.ExitStack], ArraySource]
     ".npz": _open_npz,
     ".safetensors": _open_safetensors,
     ".zarr": _open_zarr,
+    ".zarr.zip": _open_zarr,
     ".h5": _open_hdf5,
     ".hdf5": _open_hdf5,
 }
-ARRAY_NAME = re.compile(rf"(?P<path>.*?(?P<suffix>{'|'.join(map(re.escape, _OPENERS))}))/?(:(?P<key>.*))?", re.DOTALL)
-KNOWN = ".npy, or in .npz, .safetensors, .zarr, .h5 or .hdf5, with or without :key"
+KNOWN = ".npy, or in .npz, .safetensors, .zarr, .zarr.zip, .h5 or .hdf5, with or without :key"
+_KINDS = "|".join(map(re.escape, _OPENERS))
+_WITH_KEY = re.compile(rf"(?P<path>.*?(?P<suffix>{_KINDS}))/?(:(?P<key>.*))?", re.DOTALL)
+_INSIDE = re.compile(r"(?P<path>.*?(?P<suffix>\.zarr(\.zip)?))/(?P<key>.+?)/?", re.DOTALL)  # store.zarr/run/losses
 
 
-@contextlib.contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is opened or read into a `DataError` that names it."""
-    try:
-        yield
-    except DataError:
-        raise
-    except OSError as error:
-        raise DataError(f"{name}: expected a readable file, got {error.strerror or error}") from error
-    # What zipfile and numpy.lib.format were seen to raise over damaged files; RuntimeError is a password.
-    except (ValueError, SyntaxError, EOFError, RuntimeError, TokenError, BadZipFile, zlib.error) as error:
-        raise DataError(f"{name}: expected a sound file, got this: {error}") from error
+class ArrayName(NamedTuple):
+    """The parts of the name of an array in a file."""
+
+    path: str
+    suffix: str
+    key: str  # may be empty
 
 
-@contextlib.contextmanager
-def _anything_explained(name: str) -> Iterator[None]:
-    """Turn whatever code of others raises over a damaged file into a `DataError` that names it."""
-    try:
-        yield
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:
-        raise DataError(f"{name}: expected a sound file, got this: {error!r}") from error
+def array_name(name: str) -> ArrayName | None:
+    """Return the parts of a name; None if it cannot be that of an array."""
+    found = _WITH_KEY.fullmatch(name) or _INSIDE.fullmatch(name)
+    if found is None or (found["suffix"] == ".npy" and found["key"] is not None):
+        return None
+    return ArrayName(found["path"], found["suffix"], found["key"] or "")

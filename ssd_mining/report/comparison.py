@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining.analysis.result import Table
-from ssd_mining.files.sources import DataError
+from ssd_mining.files.errors import DataError
 from ssd_mining.report.saved_report import SavedReport
 
 COMPARISON_SCHEMA = 1
@@ -95,9 +95,9 @@ def match(a: SavedReport, b: SavedReport) -> Matched:
     if not a.has_names and a.size != b.size:
         expected = f"the {a.size:,} samples of {a.name}, for they have no names"
         raise DataError(f"{b.name}: expected {expected}, got {b.size:,}; name them with --ids")
-    _, in_a, in_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
-    order = np.argsort(in_a)
-    return Matched(in_a[order], in_b[order])
+    places = {name: place for place, name in enumerate(b.ids.tolist())}
+    pairs = [(i, places[name]) for i, name in enumerate(a.ids.tolist()) if name in places]
+    return Matched(*np.array(pairs, np.int64).reshape(-1, 2).T)
 
 
 def changes_of(a: SavedReport, b: SavedReport, matched: Matched) -> Changes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ssd_mining.analysis.result import Table
+from ssd_mining.files.text import shown
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ def render(page: Page) -> str:
 
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
+    def told(value: object) -> object:
+        return shown(value) if type(value) is str else value  # names and paths; not what is HTML already
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=told)
     environment.filters.update(number=number, exact=exact)
     source = (files("ssd_mining.report") / "page.html").read_text(encoding="utf-8")
     text: str = environment.from_string(source).render(page=page)

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssd_mining import LossAnalysis
 from ssd_mining.engine.run import Columns, joined
-from ssd_mining.files.blocks import Arrays, counted_from, read_blocks
+from ssd_mining.files.blocks import Arrays, counted_from, memory_beside_chunks, read_blocks
+from ssd_mining.files.errors import DataError
+from ssd_mining.files.names import Name, column_of, packed, unpacked
 from ssd_mining.files.output import atomic_file
-from ssd_mining.files.sources import ArraySource, DataError, Stamp
+from ssd_mining.files.sources import ArraySource, Stamp
 from ssd_mining.inputs.batch import BLOCK_ELEMENTS, SHORTEST_ROW
 
 SCHEMA = 1
@@ -66,6 +67,7 @@ class Run:
     arguments: Arguments
     spec: dict[str, Any]  # `AnalysisSpec.to_dict`
     class_names: list[str]
+    content: str  # a digest of all names and of some samples: shards of another state of the files differ in it
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,17 @@ class DataSet:
 
     values: ArraySource  # (N, A) losses or (N, A, C) logits
     labels: ArraySource
-    ids: NDArray[Any] | None  # (N,)
+    ids: list[Name] | None  # (N,)
     analysis: LossAnalysis  # of no samples yet
     num_workers: int  # how many blocks are analysed at a time, each by one thread
+    block_rows: int  # how many samples a block has
     run: Run
-    stamps: list[Stamp]
+    stamps: list[Stamp]  # of values and labels, before anything was read
+
+    def check_unchanged(self) -> None:
+        """Raise a `DataError` if a file has changed since it was opened."""
+        for source, before in zip((self.values, self.labels), self.stamps, strict=True):
+            source.check_unchanged(before)
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,9 @@ class Part:
     def save(self, path: Path) -> None:
         """Write the part, whole or not at all."""
         about = {"schema": SCHEMA, "run": asdict(self.run), "rows": self.span, "state": self.analysis.to_state()}
-        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        arrays = {name: packed(column.tolist()) if name == "id" else column for name, column in self.columns.items()}
         with atomic_file(path) as partial, partial.open("xb") as file:
-            np.savez(file, about=text, **self.columns)  # type: ignore[arg-type]
+            np.savez(file, about=packed(about), **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> "Part":
@@ -103,7 +111,9 @@ class Part:
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
-            about = json.loads(columns.pop("about").tobytes())
+            about = unpacked(columns.pop("about"))
+            if "id" in columns:
+                columns["id"] = column_of(unpacked(columns["id"]))
             schema = about["schema"]
             if schema == SCHEMA:
                 run = about["run"] | {"arguments": Arguments(**about["run"]["arguments"])}
@@ -175,8 +185,13 @@ def resumed(folder: Path, spans: Sequence[Span], compute: Callable[[Span], Part]
         yield part
 
 
-def analysed(data: DataSet, span: Span, max_memory: int, advance: Callable[[int], None]) -> Part:
-    """Analyse the samples of a span, as many blocks at a time as there are workers, in `max_memory` MiB."""
+def content_of(values: ArraySource, labels: ArraySource, ids: list[Name] | None) -> str:
+    """Return a digest of all names and of some samples."""
+    return hashlib.sha256(values.probe() + labels.probe() + packed(ids).tobytes()).hexdigest()
+
+
+def analysed(data: DataSet, span: Span, advance: Callable[[int], None]) -> Part:
+    """Analyse the samples of a span, as many blocks at a time as there are workers."""
     idle = [data.analysis.empty() for _ in range(data.num_workers)]  # each in the hands of one thread at a time
 
     def add(first: int, block: Arrays) -> Columns:
@@ -184,13 +199,15 @@ def analysed(data: DataSet, span: Span, max_memory: int, advance: Callable[[int]
         analysis = idle.pop()
         try:
             with counted_from(first):
-                return analysis.update(*block, first_sample=first, ids=ids)
+                columns = analysis.update(*block, first_sample=first, ids=ids)
+            return columns if ids is None else columns | {"id": column_of(ids)}
         finally:
             idle.append(analysis)
 
     start, stop = span
-    rows = block_rows(data.values, data.labels, data.num_workers, max_memory)
-    blocks: Iterable[tuple[int, Arrays]] = read_blocks(data.values, data.labels, rows=rows, start=start, stop=stop)
+    blocks: Iterable[tuple[int, Arrays]] = read_blocks(
+        data.values, data.labels, rows=data.block_rows, start=start, stop=stop
+    )
     if start == stop:
         blocks = [(start, (data.values[:0], data.labels[:0]))]
     columns = []
@@ -213,10 +230,11 @@ def block_rows(values: ArraySource, labels: ArraySource, num_workers: int, max_m
 
     An analysis works on `BLOCK_ELEMENTS` anchors at a time: a block has that many, or a multiple of it.
     """
-    num_anchors, memory = values.shape[1], max_memory << 20
+    num_anchors = values.shape[1]
     inner = max(1, BLOCK_ELEMENTS // max(num_anchors, SHORTEST_ROW))
     held = BLOCKS_HELD + num_workers
     read, worked_on = held * (values.row_bytes + labels.row_bytes), num_workers * (num_anchors + 1) * ANALYSIS_BYTES
+    memory = memory_beside_chunks(max_memory, read + worked_on, values, labels)
     if memory >= inner * (read + worked_on):
         most = min(memory - inner * worked_on, held * MOST_BYTES) // max(1, read)
         step = max(1, most // inner) * inner

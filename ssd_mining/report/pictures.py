@@ -7,6 +7,7 @@ decides how it looks in the light and in the dark. The same data give the same b
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.result import ClassTable, LevelTable, RatioTable, TopSamples
 from ssd_mining.engine.run import sample_losses
+from ssd_mining.files.text import shown
 
 # What stands for a colour of the page while matplotlib draws.
 INK, FAINT, POSITIVE, NEGATIVE, KEPT = "#010203", "#020304", "#030405", "#040506", "#050607"
@@ -28,6 +30,7 @@ MOST_BARS = 20
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "font.family": "DejaVu Sans",  # it comes with matplotlib, and is wider than what the page will use
     "font.size": 11,
     "text.color": INK,
@@ -58,7 +61,9 @@ def _drawing(name: str, height: float = HEIGHT) -> Iterator[tuple[Any, list[str]
 
     svg: list[str] = []
     defaults: dict[Any, Any] = dict(mpl.rcParamsDefault)  # in place of what the user has set
-    with mpl.rc_context(defaults | _STYLE | {"svg.hashsalt": name}):
+    with mpl.rc_context(defaults | _STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+        # The letters are those of the reader's system, not of the font in which matplotlib measures them.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure.add_subplot(), svg
         file = io.StringIO()
@@ -244,7 +249,7 @@ def short(value: float) -> str:
 
 
 def _shortened(name: object) -> str:
-    text = str(name)
+    text = shown(name)
     return text if len(text) <= 16 else f"…{text[-15:]}"
 
 

@@ -155,8 +155,8 @@ OPTIONAL = {
     "rich": "cli.progress",
     "jinja2": "report.page",
     "matplotlib": "report.pictures",
-    "zarr": "files.sources",
-    "h5py": "files.sources",
+    "zarr": "files.stores",
+    "h5py": "files.stores",
 }
 
 

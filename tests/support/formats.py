@@ -23,7 +23,8 @@ def write_zarr(path, arrays):
     zarr = pytest.importorskip("zarr", reason="zarr is an extra")
     group = zarr.open_group(path, mode="w")
     for name, array in arrays.items():
-        group.create_array(name, data=array, chunks=(3, *array.shape[1:]))
+        config = {"write_empty_chunks": True}  # or chunks of nothing but zeros would be missing
+        group.create_array(name, data=array, chunks=(3, *array.shape[1:]), config=config)
 
 
 def write_hdf5(path, arrays):

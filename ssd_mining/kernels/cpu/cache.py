@@ -43,6 +43,8 @@ _NOT_CODE = {
     "THREADING_LAYER_PRIORITY",
 }
 
+_BETWEEN = {"ssd_mining", "numba", "contextlib", "importlib", "functools", "concurrent", "threading"}
+
 _failed = False  # after the first failure this process compiles without the cache
 
 
@@ -66,7 +68,17 @@ def _never_raise() -> Iterator[None]:
                 f"ssd_mining compiles without its cache: {error!r}. Set SSD_MINING_CACHE_DIR to a directory where "
                 "this user can write, or SSD_MINING_CACHE=0 to go without."
             )
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            _warn_caller(message)
+
+
+def _warn_caller(message: str) -> None:
+    """Warn, and name the line that called us, not one of ours, of Numba or of what lies between."""
+    frame = sys._getframe(1)  # noqa: SLF001 - `warnings` can skip frames since Python 3.12 only
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame = frame.f_back
+    where, line, names = frame.f_code.co_filename, frame.f_lineno, frame.f_globals
+    registry = names.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, RuntimeWarning, where, line, names.get("__name__"), registry)
 
 
 class GuardedCache:
@@ -190,7 +202,10 @@ class Entry(NamedTuple):
 
 
 def directory() -> Path:
-    """Return the private directory of this package: in ``SSD_MINING_CACHE_DIR``, else in the user's cache."""
+    """Return the private directory of this package: in ``SSD_MINING_CACHE_DIR``, else in the user's cache.
+
+    RuntimeError if it would lie in the home directory of a user who has none.
+    """
     if moved := os.environ.get("SSD_MINING_CACHE_DIR"):
         return Path(moved).expanduser().absolute() / "ssd_mining"
     if sys.platform == "win32":
@@ -206,15 +221,15 @@ def refusal() -> str | None:
     """Say why nothing could be kept in `directory` now; None where it could. Nothing of the trial stays."""
     if os.environ.get("SSD_MINING_CACHE") == "0":
         return "switched off by SSD_MINING_CACHE=0"
-    root = directory()
     try:
+        root = directory()
         if root.exists():
             _check_private(root)
         existing = next(path for path in (root, *root.parents) if path.exists())
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(bytes(4096))
-    except OSError as error:
-        return error.strerror or str(error)
+    except (OSError, RuntimeError) as error:
+        return getattr(error, "strerror", None) or str(error)
     return None
 
 
