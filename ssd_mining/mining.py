@@ -17,7 +17,7 @@ from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
 from ssd_mining.inputs.counts import check_counts
 from ssd_mining.inputs.labels import check_relabelled
-from ssd_mining.kernels.records import NUM_KEPT, Mined
+from ssd_mining.kernels.records import NUM_KEPT, NUM_NEG
 from ssd_mining.kernels.rules import quota_of
 from ssd_mining.mining_rule import Keywords, Mining, Selection, resolve
 
@@ -220,10 +220,7 @@ def mine_hard_negatives(
         from ssd_mining.device import mining as device
 
         return _resident_result(device.mine(conf_loss, labels, spec, extras, masks=True))
-    batch = check_losses(conf_loss, labels, spec, extras)
-    result, mined = mined_result(batch, call_of(backend, num_threads))
-    warn_of_hazards(batch, mined)
-    return result
+    return mined_result(check_losses(conf_loss, labels, spec, extras), call_of(backend, num_threads))
 
 
 def mine_logits(
@@ -287,12 +284,10 @@ def mine_logits(
 
         return _resident_result(device.mine(logits, labels, spec, extras, classification, class_axis))
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
-    result, mined = mined_result(batch, call_of(backend, num_threads))
-    warn_of_hazards(batch, mined)
-    return result
+    return mined_result(batch, call_of(backend, num_threads))
 
 
-def mined_result(batch: Batch, call: Call) -> tuple[MiningResult, Mined]:
+def mined_result(batch: Batch, call: Call) -> MiningResult:
     """Mine a checked batch. The result also has the anchors and the ranks of the kept negatives, for `indices`."""
     mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]))
     anchors, ranks = [np.empty(0, np.int64)], [np.empty(0, batch.dtype)]
@@ -303,13 +298,14 @@ def mined_result(batch: Batch, call: Call) -> tuple[MiningResult, Mined]:
         offsets = block.rows.offsets
         anchors.append(kept - offsets[np.searchsorted(offsets, kept, "right") - 1])
         ranks.append((block.rows.rank if block.rows.rank.size else block.rows.loss)[kept])  # a copy
-    result = MiningResult(
+    if batch.num_empty or not np.count_nonzero(mined.counts[NUM_NEG]):
+        warn_of_hazards(batch, mined)
+    return MiningResult(
         hard_negative_mask=mined.hard_negative_mask.reshape(batch.shape),
         pos_mask=mined.pos_mask.reshape(batch.shape),
         **sample_columns(mined),
         _kept=Kept(mined.counts[NUM_KEPT], np.concatenate(anchors), np.concatenate(ranks)),
     )
-    return result, mined
 
 
 def _resident_result(resident: Any) -> MiningResult:

@@ -28,9 +28,10 @@ def hazards_of(
 
 
 def warn_of_hazards(batch: Batch, mined: Mined) -> None:
-    """Warn of what is surely a mistake about a batch that was mined."""
-    if not batch.num_empty and np.count_nonzero(mined.counts[NUM_NEG]):
-        return  # as always
+    """Warn of what is surely a mistake about a batch that was mined.
+
+    Nothing is where there is a negative and no all-zero row: callers ask that first, for a call costs more.
+    """
     for hazard in batch_hazards(batch, int(mined.counts[NUM_POS].sum()), int(mined.counts[NUM_NEG].sum())):
         warn(hazard)
 

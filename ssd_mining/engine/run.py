@@ -98,7 +98,8 @@ def mine_batch(batch: Batch, call: Call, *, masks: bool) -> Mined:
     mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]) if masks else 0)
     for block in blocks(batch, call, mined):
         mine_rows(block.rows, batch.mining, block.mined, call, batch.rng)
-    warn_of_hazards(batch, mined)
+    if batch.num_empty or not np.count_nonzero(mined.counts[NUM_NEG]):
+        warn_of_hazards(batch, mined)
     return mined
 
 

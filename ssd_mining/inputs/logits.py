@@ -163,7 +163,8 @@ def check_logits(
     weights = getattr(classification, "class_weights", None)
     if weights is not None and len(weights) != num_classes:
         refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
-    ignore_index = check_int("ignore_index", ignore_index, optional=True)
+    if ignore_index is not None:
+        ignore_index = check_int("ignore_index", ignore_index, optional=True)
     y = _check_labels(labels, x, ignore_index, class_axis)
     if background is None and y.ndim == 3 and all_zero == "negative":
         background = num_classes
@@ -233,7 +234,8 @@ def check_class_axis(class_axis: Any) -> int:
 
 def normalized_background(background: int, num_classes: int, classification: Classification) -> int:
     """Return the background as a class from 0 to C - 1, or C for a sigmoid head without a logit for background."""
-    background = check_int("background", background, optional=True)
+    if type(background) is not int:
+        background = check_int("background", background, optional=True)
     last = num_classes - isinstance(classification, Softmax)
     if not -num_classes <= background <= last:
         hint = "a softmax needs a logit for background; a Sigmoid does not" if background == num_classes else ""
