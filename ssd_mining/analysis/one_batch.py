@@ -143,7 +143,8 @@ def ratio_sweep(
         refuse("pool_size", "1, for draws at different ratios have nothing in common", f"{spec.pool_size}")
     batch = check_losses(conf_loss, labels, dataclasses.replace(spec, neg_pos_ratio=min(values)), extras)
     mined, found = Analyser(values, None, analysis_call(backend, num_threads)).analyse(batch)
-    warn_of_hazards(batch, mined.counts[NUM_POS], mined.counts[NUM_NEG])
+    if batch.num_empty or not np.count_nonzero(mined.counts[NUM_NEG]):
+        warn_of_hazards(batch, mined.counts[NUM_POS], mined.counts[NUM_NEG])
     num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
     swept = joined([block.sweep for block in found], len(values))
     per_sample = sample_losses(mined.sums[POSITIVE_SUM, :, None], swept.negative_sum)

@@ -66,7 +66,8 @@ class State:
         totals["kept"].add(negative_sum, counts=columns["num_kept"])
         totals["anchors"].add_counts([0], [int(batch.offsets[-1])])
         totals["negatives"].add_counts([0], [int(columns["num_neg"].sum())])
-        totals["empty rows"].add_counts([0], [batch.num_empty])
+        if batch.num_empty:
+            totals["empty rows"].add_counts([0], [batch.num_empty])
         totals["without positives"].add_counts([0], [np.count_nonzero(columns["num_pos"] == 0)])
         if self.spec.levels is not None:
             totals["level negatives"].add_counts(range(num_neg.size), num_neg)

@@ -233,7 +233,11 @@ def check_logit_batch(
     """Check logits and labels as a batch to mine. Its losses are computed block by block."""
     if not isinstance(classification, Classification):
         classification = check_classification(classification)
-    how: dict[str, Any] = {name: getattr(mining, name) for name in ("background", "ignore_index", "all_zero")}
+    how: dict[str, Any] = {
+        "background": mining.background,
+        "ignore_index": mining.ignore_index,
+        "all_zero": mining.all_zero,
+    }
     if extras.sample_offsets is None:
         checked = check_logits(logits, labels, classification, **how, valid=extras.valid, class_axis=class_axis)
         y, shape = checked.labels, checked.values.shape[:2]

@@ -163,7 +163,8 @@ def check_logits(
     weights = getattr(classification, "class_weights", None)
     if weights is not None and len(weights) != num_classes:
         refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
-    ignore_index = None if ignore_index is None else check_int("ignore_index", ignore_index, optional=True)
+    if ignore_index is not None:
+        ignore_index = check_int("ignore_index", ignore_index, optional=True)
     y = _check_labels(labels, x, ignore_index, class_axis)
     if background is None and y.ndim == 3 and all_zero == "negative":
         background = num_classes
