@@ -7,6 +7,6 @@ they stand. `text` encodes all that is printed and written. `output` writes arra
 
 The contract: nothing is unpickled. A file that is missing, damaged, or of another content than expected raises
 `DataError`, whose message begins with the name that the user typed. What was never written gives a `DataWarning`. Any
-text and any integer of 64 bits is read back as it was written; a terminal, a page and a picture get `shown` texts. An output
-file or directory gets its name only once it is complete and on the disk, and a name in use is refused.
+text and any integer of 64 bits is read back as it was written; a terminal, a page and a picture get `shown` texts. An
+output file or directory gets its name only once it is complete and on the disk, and a name in use is refused.
 """
