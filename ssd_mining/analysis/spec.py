@@ -138,8 +138,9 @@ def check_ids(ids: Sequence[Any] | NDArray[Any], num_samples: int) -> list[str |
 
 
 def id_array(ids: list[str | int]) -> NDArray[Any]:
-    """Return ids as an array of strings or of int64; of objects if they are mixed or too large."""
+    """Return ids as an array of strings or of int64; of objects if they are mixed, or NumPy would not keep them."""
     kinds = set(map(type, ids))
     if kinds <= {int} and (not ids or (min(ids) >= -(1 << 63) and max(ids) < 1 << 63)):  # type: ignore[operator]
         return np.array(ids, np.int64)
-    return np.array(ids, np.str_ if kinds == {str} else object)
+    is_kept = kinds == {str} and not any(name.endswith("\0") for name in ids)  # type: ignore[union-attr]
+    return np.array(ids, np.str_ if is_kept else object)

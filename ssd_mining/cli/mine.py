@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd_mining import Mining, MiningResult
-from ssd_mining.checks import HazardWarning, warn
+from ssd_mining.checks import warn
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
 from ssd_mining.engine.hazards import hazards_of
@@ -147,8 +146,7 @@ def _mine_blocks(
         num_empty += batch.num_empty
         return mined.to_dict()
 
-    with warnings.catch_warnings(), progress(num_samples, "samples") as advance:
-        warnings.simplefilter("ignore", HazardWarning)  # of each block: they are looked for in the whole file
+    with progress(num_samples, "samples") as advance:
         blocks = []
         for start in range(0, max(1, num_samples), step):  # a file without samples is one empty block
             blocks.append(mine_block(start))

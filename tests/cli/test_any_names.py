@@ -116,10 +116,10 @@ def test_any_names_survive_report_merge_and_compare(tmp_path_factory, kind, draw
 def test_a_zero_at_the_end_of_a_line_tells_names_apart(tmp_path):
     report(tmp_path, "a", "text", ["a", "a\0", "a\0\0", "b", "c"], LOSSES)
     assert ids_in(tmp_path / "a" / "per_sample.csv") == ["a", "a\0", "a\0\0", "b", "c"]
+    assert sorted(ids_in(tmp_path / "a" / "top_losses.csv")) == ["a", "a\0", "a\0\0", "b", "c"]
 
 
-@pytest.mark.parametrize("damage", ["a\na\n", "a\n"])
-def test_a_report_whose_names_do_not_tell_its_samples_apart_is_not_compared(tmp_path, damage):
+def test_a_report_whose_names_do_not_tell_its_samples_apart_is_not_compared(tmp_path):
     report(tmp_path, "a", "text", ["a", "b", "c", "d", "e"], LOSSES)
     table = tmp_path / "a" / "per_sample.csv"
     table.write_text(table.read_text().replace(",b,", ",a,"))
