@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")]
 
 
 def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):

@@ -13,7 +13,7 @@ import pytest
 from ssd_mining.kernels.cpu import cache as _cache
 from tests.support.cache import COMPILED, LOADED, RULES, SOURCES, UNCACHED, files
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")]
 
 
 def test_a_second_process_loads_what_the_first_compiled(run, tmp_path):

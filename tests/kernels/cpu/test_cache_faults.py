@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.cache import COMPILED, LOADED, UNCACHED, files
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")]
 
 
 def test_damaged_files_are_compiled_again_and_replaced(run):
