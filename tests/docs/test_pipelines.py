@@ -20,7 +20,11 @@ def test_every_script_is_known():
     assert PAGE.count("```python") == len(SCRIPTS)
 
 
-NEEDS = {"multiprocessing": (), "dask": pytest.mark.extra("dask"), "xarray": pytest.mark.extra("dask", "xarray")}
+NEEDS = {
+    "multiprocessing": pytest.mark.slow,  # compiles all that there is
+    "dask": pytest.mark.extra("dask"),
+    "xarray": pytest.mark.extra("dask", "xarray"),
+}
 NEEDS |= {name: pytest.mark.framework(name) for name in SCRIPTS if name not in NEEDS}
 
 
@@ -31,6 +35,6 @@ def test_the_script_runs_and_its_assertions_hold(framework, tmp_path):
     script.write_text(SCRIPTS[framework])
     environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
