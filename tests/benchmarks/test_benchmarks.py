@@ -46,9 +46,8 @@ def test_a_tiny_report_is_measured(tmp_path):
     assert json.loads((tmp_path / "large_report0" / "summary.json").read_text())["num_samples"] == 5
 
 
+@pytest.mark.extra("zarr", "distributed")
 def test_a_tiny_store_is_analysed_with_dask_and_without(tmp_path):
-    for package in ("zarr", "distributed"):
-        pytest.importorskip(package, reason=f"{package} is an extra")
     got = distributed.measured(tmp_path, 200_000, rounds=1)
     assert len(got["seconds"]) == 4
 
@@ -104,8 +103,10 @@ def test_without_a_gpu_the_benchmark_of_one_says_so(capsys):
     assert capsys.readouterr().err.startswith("no GPU to measure on: torch ")
 
 
+@pytest.mark.framework("torch")
 def test_the_peers_on_a_gpu_mine_what_we_mine():
-    torch = pytest.importorskip("torch")
+    import torch
+
     conf_loss, drawn, _, _ = suite.case(300, 0.03, num_samples=4)
     expected = sm.hard_negative_mask(conf_loss, drawn, background=0)
     loss, labels = torch.from_numpy(conf_loss), torch.from_numpy(drawn)

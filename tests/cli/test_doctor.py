@@ -16,6 +16,8 @@ from ssd_mining import cli
 from ssd_mining.cli import doctor
 from tests.support.batches import ROOT
 
+pytestmark = pytest.mark.process
+
 
 def consult(*words, **environment):
     command = [sys.executable, "-m", "ssd_mining", "doctor", *words]

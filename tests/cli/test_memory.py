@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.commands import run, shell
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("options", [[], ["--min-negatives", "8732"]], ids=["usual", "all kept"])
 def test_mine_holds_no_more_than_it_is_told(tmp_path, options):

@@ -4,9 +4,10 @@ import os
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")]
 
 
+@pytest.mark.slow
 def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
     code = """
     import itertools
@@ -48,6 +49,7 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
     assert run(code, NUMBA_NUM_THREADS="1")[1] == [0, 8]
 
 
+@pytest.mark.slow
 def test_after_warmup_of_logits_no_loss_and_no_gradient_compiles_anything(run):
     code = """
     import ssd_mining as sm

@@ -14,6 +14,7 @@ from tests.support.batches import losses
 
 da = pytest.importorskip("dask.array")
 ours = pytest.importorskip("ssd_mining.dask")
+pytestmark = pytest.mark.extra("dask")
 
 SHAPE, LEVELS = (40, 900), [600, 300]
 

@@ -17,7 +17,10 @@ OPTIONAL = {"ssd_mining.dask": "dask.array"}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("name", MODULES)
+SLOW = {"ssd_mining.compile_ahead"}  # compiles all that there is
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MODULES])
 def test_the_examples_of_the_docstrings_run(name):
     if name in OPTIONAL:
         pytest.importorskip(OPTIONAL[name])

@@ -1,6 +1,5 @@
 """The scripts of docs/pipelines.md, each in a process of its own, where its framework is installed."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -21,16 +20,21 @@ def test_every_script_is_known():
     assert PAGE.count("```python") == len(SCRIPTS)
 
 
-@pytest.mark.full_size
-@pytest.mark.parametrize("framework", SCRIPTS)
+NEEDS = {
+    "multiprocessing": pytest.mark.slow,  # compiles all that there is
+    "dask": pytest.mark.extra("dask"),
+    "xarray": pytest.mark.extra("dask", "xarray"),
+}
+NEEDS |= {name: pytest.mark.framework(name) for name in SCRIPTS if name not in NEEDS}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("framework", [pytest.param(name, marks=NEEDS[name]) for name in SCRIPTS])
 def test_the_script_runs_and_its_assertions_hold(framework, tmp_path):
-    for package in {framework, *(["dask"] if framework == "xarray" else [])}:
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
     script = tmp_path / "pipeline.py"
     script.write_text(SCRIPTS[framework])
     environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]

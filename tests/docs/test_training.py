@@ -3,6 +3,7 @@
 An optional room: it needs torch, and says so where it is skipped.
 """
 
+import importlib.util
 import re
 
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 import ssd_mining as sm
 from tests.support.batches import ROOT
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+if importlib.util.find_spec("torch"):
+    import torch
+
+pytestmark = pytest.mark.framework("torch")
 
 BLOCKS = re.findall(r"```python torch\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)
 
@@ -51,8 +55,9 @@ def test_the_page_shows_a_node_and_a_step_of_training(page):
         assert page[name].grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_node_has_the_value_and_the_gradients_of_torch(page, dtype):
+    dtype = getattr(torch, dtype)
     arrays, others = draw(dtype), draw(dtype)
     loss = page["MultiboxLoss"].apply(*arrays, {"background": 0})
     expected = torch_loss(*others)

@@ -36,6 +36,8 @@ from tests.support.children import (
     status_of,
 )
 
+pytestmark = pytest.mark.process
+
 resource = pytest.importorskip("resource", reason="the limits of POSIX systems")
 CALLS = 2_000
 MAIN_THREAD = threading.main_thread().ident

@@ -5,7 +5,6 @@ child per threading layer, in the order in which they stand here.
 """
 
 import atexit
-import importlib.util
 import multiprocessing
 import signal
 import sys
@@ -28,6 +27,8 @@ from tests.support.children import (
     run_scenarios,
     status_of,
 )
+
+pytestmark = pytest.mark.process
 
 LARGE = batch(40, 8732)
 
@@ -216,12 +217,14 @@ def test_the_processes_end_well_and_say_nothing(child):
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(
-    "scenario", [a_forked_child_is_the_first_to_import_the_package, workers_of_a_torch_loader_find_the_same]
+    "scenario",
+    [
+        a_forked_child_is_the_first_to_import_the_package,
+        pytest.param(workers_of_a_torch_loader_find_the_same, marks=pytest.mark.framework("torch")),
+    ],
 )
 def test_a_call_is_right_in_a_process_of_its_own_where(scenario, layer):
     need_layer(layer)
-    if scenario is workers_of_a_torch_loader_find_the_same and importlib.util.find_spec("torch") is None:
-        pytest.skip("torch is not installed")
     child = run_child("tests.engine.test_forks", scenario.__name__, layer=layer)
     assert (child.returncode, child.held, child.stderr) == (0, [scenario.__name__], "")
 

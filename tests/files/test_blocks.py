@@ -1,6 +1,7 @@
 """Blocks of rows: of every kind of array, read ahead, and what they refuse."""
 
 import gc
+import importlib
 import threading
 import weakref
 
@@ -19,40 +20,52 @@ def memmap(folder, array):
 
 
 def zarr(folder, array):
-    made = pytest.importorskip("zarr").create_array(
-        str(folder / "zarr"), shape=array.shape, chunks=(5, array.shape[1]), dtype=array.dtype
-    )
+    from zarr import create_array
+
+    made = create_array(str(folder / "zarr"), shape=array.shape, chunks=(5, array.shape[1]), dtype=array.dtype)
     made[:] = array
     return made
 
 
 def hdf5(folder, array):
-    file = pytest.importorskip("h5py").File(folder / "array.h5", "w")
+    file = importlib.import_module("h5py").File(folder / "array.h5", "w")
     return file.create_dataset("array", data=array, chunks=(5, array.shape[1]))
 
 
 def hdf5_whole(folder, array):
-    return pytest.importorskip("h5py").File(folder / "array.h5", "w").create_dataset("array", data=array)
+    return importlib.import_module("h5py").File(folder / "array.h5", "w").create_dataset("array", data=array)
 
 
 def safetensors(folder, array):
-    made = pytest.importorskip("safetensors.numpy")
     from safetensors import safe_open
+    from safetensors.numpy import save_file
 
-    made.save_file({"array": np.ascontiguousarray(array)}, folder / "array.safetensors")
+    save_file({"array": np.ascontiguousarray(array)}, folder / "array.safetensors")
     return safe_open(folder / "array.safetensors", "np").get_slice("array")
 
 
 def torch(_folder, array):
-    return pytest.importorskip("torch").from_numpy(array)
+    from torch import from_numpy
+
+    return from_numpy(array)
 
 
-KINDS = [lambda _, array: array, memmap, zarr, hdf5, hdf5_whole, safetensors, torch]
-NAMES = ["ndarray", "memmap", "zarr", "hdf5", "hdf5_whole", "safetensors", "torch"]
+KINDS = {
+    "ndarray": (lambda _, array: array, ()),
+    "memmap": (memmap, ()),
+    "zarr": (zarr, pytest.mark.extra("zarr")),
+    "hdf5": (hdf5, pytest.mark.extra("h5py")),
+    "hdf5_whole": (hdf5_whole, pytest.mark.extra("h5py")),
+    "safetensors": (safetensors, pytest.mark.extra("safetensors")),
+    "torch": (torch, pytest.mark.framework("torch")),
+}
+every_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(make, marks=marks, id=name) for name, (make, marks) in KINDS.items()]
+)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
-@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+@every_kind
 def test_every_kind_of_array_is_read_whole_and_in_order(kind, dtype, tmp_path):
     array = X.astype(dtype)
     source = kind(tmp_path, array)
@@ -64,7 +77,7 @@ def test_every_kind_of_array_is_read_whole_and_in_order(kind, dtype, tmp_path):
         np.testing.assert_array_equal(np.concatenate([parts[1] for _, parts in blocks]), Y)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+@every_kind
 def test_an_analysis_of_blocks_is_that_of_the_array(kind, tmp_path):
     array = X.astype(np.float16)
     whole, by_block = sm.LossAnalysis(), sm.LossAnalysis()
@@ -146,8 +159,8 @@ def test_a_block_of_a_map_is_a_copy_in_memory(tmp_path):
         assert not np.shares_memory(block, source)
 
 
+@pytest.mark.extra("zarr")
 def test_blocks_are_whole_chunks(tmp_path):
-    pytest.importorskip("zarr")
     array = np.ones((30, 1_000_000), np.float32)  # 4 MB a row, of which 16 MiB hold 4
     source = zarr(tmp_path, array)
     assert [first for first, _ in sm.read_blocks(source, stop=12)] == [0, 5, 10]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssd_mining.files.sources import DataError, open_array
-from tests.support.formats import FORMATS, write_hdf5, write_safetensors
+from tests.support.formats import FORMATS, format_case, write_hdf5, write_safetensors
 
 LOSSES = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 ARRAYS = {
@@ -23,7 +23,7 @@ ARRAYS = {
 }
 
 
-@pytest.fixture(params=FORMATS)
+@pytest.fixture(params=map(format_case, FORMATS))
 def write(request, tmp_path):
     """Return what writes arrays in one of the formats, and gives the name of the file."""
 
@@ -84,22 +84,27 @@ def test_chunks_are_those_of_the_file(write):
         assert source.chunks == (None if "safetensors" in source.name else (3, 5))
 
 
+@pytest.mark.extra("zarr", "h5py")
 @pytest.mark.parametrize("suffix", ["zarr", "h5"])
 def test_an_anchor_axis_that_is_split_over_chunks_is_refused_with_advice(tmp_path, suffix):
     name = f"{tmp_path}/a.{suffix}"
     if suffix == "zarr":
-        zarr = pytest.importorskip("zarr", reason="zarr is an extra")
+        import zarr
+
         zarr.open_group(name, mode="w").create_array("losses", data=LOSSES, chunks=(7, 2))
     else:
-        h5py = pytest.importorskip("h5py", reason="h5py is an extra")
+        import h5py
+
         with h5py.File(name, "w") as file:
             file.create_dataset("losses", data=LOSSES, chunks=(7, 2))
     got = "chunks (7, 2) of shape (7, 5); store it again, or rechunk it"
     assert refusal(name) == f"{name}: expected chunks of whole samples, such as (7, 5), got {got}"
 
 
+@pytest.mark.extra("zarr")
 def test_an_array_inside_groups_and_a_store_that_is_an_array_are_found(tmp_path):
-    zarr = pytest.importorskip("zarr", reason="zarr is an extra")
+    import zarr
+
     zarr.open_group(tmp_path / "a.zarr", mode="w").create_array("run/losses", data=LOSSES, chunks=(3, 5))
     zarr.create_array(tmp_path / "b.zarr", data=LOSSES, chunks=(3, 5))
     for name in ("a.zarr:run/losses", "b.zarr", "b.zarr/"):
@@ -108,8 +113,10 @@ def test_an_array_inside_groups_and_a_store_that_is_an_array_are_found(tmp_path)
     assert refusal(f"{tmp_path}/b.zarr:key").endswith("expected an array in it, got 'key'")
 
 
+@pytest.mark.extra("h5py")
 def test_hdf5_without_chunks_is_read(tmp_path):
-    h5py = pytest.importorskip("h5py", reason="h5py is an extra")
+    import h5py
+
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["run/losses"] = LOSSES
     with open_array(f"{tmp_path}/a.h5:run/losses") as source:
@@ -134,8 +141,8 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, suffix, cont
     assert refusal(f"{tmp_path}/a.{suffix}").startswith(f"{tmp_path}/a.{suffix}: expected a sound file, got ")
 
 
+@pytest.mark.extra("zarr")
 def test_a_directory_that_is_no_store_is_refused(tmp_path):
-    pytest.importorskip("zarr", reason="zarr is an extra")
     (tmp_path / "a.zarr").mkdir()
     assert refusal(f"{tmp_path}/a.zarr").startswith(f"{tmp_path}/a.zarr: expected a sound file, got this: ")
 
@@ -184,8 +191,10 @@ def test_damage_of_a_file_gives_a_data_error_or_other_numbers_but_nothing_else(t
     assert num_refused > 100
 
 
+@pytest.mark.extra("safetensors")
 def test_tensors_that_the_package_wrote_are_read(tmp_path):
-    numpy = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
+    from safetensors import numpy
+
     numpy.save_file({key: array for key, array in ARRAYS.items() if array.size}, tmp_path / "a.safetensors")
     for key in ("losses", "half", "labels", "wide", "mask"):
         with open_array(f"{tmp_path}/a.safetensors:{key}") as source:

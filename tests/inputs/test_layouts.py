@@ -1,7 +1,5 @@
 """Layouts, byte orders and dtypes of the caller change nothing, and the caller's arrays are never written."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -101,9 +99,7 @@ def test_ignored_labels_and_valid_mean_the_same():
             np.testing.assert_array_equal(column, expected[name], err_msg=name)
 
 
-@pytest.mark.skipif(
-    "torch" not in sys.modules and not __import__("importlib").util.find_spec("torch"), reason="no torch"
-)
+@pytest.mark.framework("torch")
 def test_torch_tensors_on_the_cpu_are_read_in_place():
     import torch
 

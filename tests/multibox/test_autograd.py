@@ -12,6 +12,8 @@ from tests.support.multibox import (
     selection_cases,
 )
 
+pytestmark = pytest.mark.framework("torch")
+
 
 def torch_loss(torch, call, tensors, mined):
     """Return the loss of a call in PyTorch, with our selection as constant masks."""
@@ -79,7 +81,8 @@ AUTOGRAD = {
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", AUTOGRAD)
 def test_autograd_finds_the_same_gradients(name, dtype):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    import torch
+
     tolerance = 1e-5 if dtype == "float32" else 1e-10
     for seed in range(5):
         call = draw(seed, **AUTOGRAD[name])

@@ -347,8 +347,10 @@ def test_a_later_block_reports_the_sample_of_the_batch(monkeypatch):
             function(logits, labels * 0, background=0)
 
 
+@pytest.mark.framework("torch")
 def test_tensors_that_want_gradients_or_have_another_type_are_refused():
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    import torch
+
     wants = torch.tensor(LOGITS, requires_grad=True)
     calls = [
         (lambda: sm.multibox_loss(wants, CLASSES, background=0), "logits"),

@@ -216,9 +216,8 @@ def test_what_cannot_be_compared_is_refused(reports, tmp_path):
     assert (code, "not in the same order" in err, "--no-churn" in err) == (2, True, True)
 
 
+@pytest.mark.extra("jinja2", "matplotlib")
 def test_the_page_shows_the_numbers_of_the_json(reports, tmp_path):
-    pytest.importorskip("jinja2", reason="jinja2 is an extra")
-    pytest.importorskip("matplotlib", reason="matplotlib is an extra")
     folder, _ = reports
     assert run("compare", folder / "a", folder / "b", "--out", tmp_path / "out")[0] == 0
     expected = json.loads((tmp_path / "out" / "comparison.json").read_text())

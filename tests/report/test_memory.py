@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.commands import shell
 
+pytestmark = pytest.mark.process
+
 PEAK = """
 import os, re, sys
 from pathlib import Path

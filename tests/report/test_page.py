@@ -12,8 +12,7 @@ from tests.support.browser import visit
 from tests.support.commands import run
 from tests.support.reports import LOOK, draw, numbers
 
-for package in ("jinja2", "matplotlib"):
-    pytest.importorskip(package, reason=f"{package} is an extra")
+pytestmark = pytest.mark.extra("jinja2", "matplotlib")
 
 WIDTHS = (1280, 400)
 

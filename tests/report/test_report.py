@@ -82,7 +82,16 @@ def test_logits_give_what_their_losses_give_and_the_classes_they_are_taken_for(d
     assert sigmoid["loss"] != of_logits["loss"]
 
 
-@pytest.mark.parametrize("kind", ["npz", "safetensors", "zarr", "h5", "half"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "npz",
+        "safetensors",
+        pytest.param("zarr", marks=pytest.mark.extra("zarr")),
+        pytest.param("h5", marks=pytest.mark.extra("h5py")),
+        "half",
+    ],
+)
 def test_files_of_every_format_give_the_same_numbers(data, kind):
     folder, arrays = data
     if kind == "half":

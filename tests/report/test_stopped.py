@@ -10,6 +10,8 @@ from ssd_mining.report import parts
 from tests.support.commands import USED, content, run, shell
 from tests.support.reports import report, words
 
+pytestmark = pytest.mark.process
+
 DYING = """
 import os, signal, sys
 from ssd_mining import cli

@@ -10,6 +10,8 @@ import ssd_mining as sm
 from tests.support.commands import shell
 from tests.support.reports import words
 
+pytestmark = pytest.mark.process
+
 
 def on_a_terminal(folder, out, env=()):
     """Run a report whose stderr is a terminal; return what it shows there."""
@@ -33,8 +35,8 @@ def on_a_terminal(folder, out, env=()):
     return shown.decode()
 
 
+@pytest.mark.extra("rich")
 def test_a_terminal_sees_how_far_it_is_and_a_pipe_sees_nothing(data):
-    pytest.importorskip("rich", reason="rich is an extra")
     folder, _ = data
     shown = on_a_terminal(folder, "out")
     assert re.search(r"60/60", shown)

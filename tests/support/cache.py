@@ -174,7 +174,7 @@ def run(package, tmp_path):
         environment = {name: value for name, value in environment.items() if value is not None}
         command = [sys.executable, "-c", program]
         done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)

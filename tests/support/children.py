@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.batches import ROOT
 
-LAYERS = ("omp", "workqueue")
+LAYERS = ("omp", pytest.param("workqueue", marks=pytest.mark.slow))
 NUM_THREADS = 4
 
 # Since Python 3.12 whoever forks beside threads is warned; these forks are the tests' own.

@@ -20,7 +20,8 @@ def write_safetensors(path, arrays):
 
 
 def write_zarr(path, arrays):
-    zarr = pytest.importorskip("zarr", reason="zarr is an extra")
+    import zarr
+
     group = zarr.open_group(path, mode="w")
     for name, array in arrays.items():
         config = {"write_empty_chunks": True}  # or chunks of nothing but zeros would be missing
@@ -28,10 +29,17 @@ def write_zarr(path, arrays):
 
 
 def write_hdf5(path, arrays):
-    h5py = pytest.importorskip("h5py", reason="h5py is an extra")
+    import h5py
+
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array, chunks=(3, *array.shape[1:]) if array.size else None)
 
 
 FORMATS = {"a.safetensors": write_safetensors, "a.zarr": write_zarr, "a.h5": write_hdf5, "a.hdf5": write_hdf5}
+
+
+def format_case(name: str) -> object:
+    """Return the name of a file as a parameter, with the package that its format needs."""
+    needs = {"zarr": "zarr", "h5": "h5py", "hdf5": "h5py"}.get(name.rpartition(".")[2])
+    return pytest.param(name, marks=pytest.mark.extra(needs) if needs else ())

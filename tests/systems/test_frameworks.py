@@ -21,10 +21,7 @@ if importlib.util.find_spec("torch"):
 if importlib.util.find_spec("tensorflow"):
     import tensorflow as tf
 
-needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
-needs_tensorflow = pytest.mark.skipif(
-    not importlib.util.find_spec("tensorflow"), reason="tensorflow is not installed"
-)
+needs_torch, needs_tensorflow = pytest.mark.framework("torch"), pytest.mark.framework("tensorflow")
 
 
 def place(values):

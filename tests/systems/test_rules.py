@@ -251,7 +251,7 @@ def test_the_parts_by_hand():
 
 @pytest.mark.parametrize("name", ["parts", "per_sample", "whole_batch", "hard_examples"])
 def test_an_oracle_imports_numpy_only(name):
-    tree = ast.parse((ROOT / "tests" / "systems" / f"{name}.py").read_text())
+    tree = ast.parse((ROOT / "tests" / "support" / "systems" / f"{name}.py").read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert names <= {"numpy", "numpy.typing", "typing", "tests.support.systems.parts"}

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.batches import ROOT
 
+pytestmark = pytest.mark.process
+
 PAGE = mmap.PAGESIZE
 
 

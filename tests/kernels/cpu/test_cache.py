@@ -13,7 +13,7 @@ import pytest
 from ssd_mining.kernels.cpu import cache as _cache
 from tests.support.cache import COMPILED, LOADED, RULES, SOURCES, UNCACHED, files
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")]
 
 
 def test_a_second_process_loads_what_the_first_compiled(run, tmp_path):
@@ -48,6 +48,7 @@ def test_nothing_is_written_when_it_is_off(settings, run, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_bounds_checked_code_is_kept_apart(run):
     code = "call('_third_serial', 4)"
     checked = """
@@ -144,6 +145,7 @@ def test_a_package_without_source_files_goes_without(run):
     assert run(code) == UNCACHED
 
 
+@pytest.mark.slow
 def test_every_dtype_and_every_option_has_an_entry_of_its_own(run):
     code = """
     get_ready()
@@ -153,6 +155,7 @@ def test_every_dtype_and_every_option_has_an_entry_of_its_own(run):
     assert run(code) == [[6.0] * 6, 3]
 
 
+@pytest.mark.slow
 def test_code_that_holds_addresses_is_never_kept(run):
     code = """
     get_ready()
@@ -182,6 +185,7 @@ def test_a_driver_that_is_recompiled_by_hand_leaves_the_cache(run):
     assert run("call()") == LOADED
 
 
+@pytest.mark.slow
 def test_the_real_kernels_load_from_the_cache_with_the_same_bits(run):
     code = """
     import ssd_mining as sm

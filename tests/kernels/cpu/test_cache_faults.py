@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.cache import COMPILED, LOADED, UNCACHED, files
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")]
 
 
 def test_damaged_files_are_compiled_again_and_replaced(run):
@@ -29,6 +29,7 @@ def test_damaged_files_are_compiled_again_and_replaced(run):
     assert rounds == [[COMPILED, LOADED]] * 8
 
 
+@pytest.mark.slow
 def test_code_that_does_not_load_costs_a_warning(run):
     code = """
     get_ready()
@@ -48,6 +49,7 @@ def test_code_that_does_not_load_costs_a_warning(run):
     assert run(code) == [[COMPILED, UNCACHED]] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["no home", "a file", "under a file", "read-only"])
 def test_an_unwritable_place_costs_a_warning(place, run, tmp_path):
     (tmp_path / "file").touch()
@@ -86,6 +88,7 @@ def test_the_installed_package_is_never_written(run, package):
     assert sorted(package.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", ["the file grows too large", "the disk takes no more"])
 def test_a_full_disk_costs_a_warning_and_leaves_nothing_half_written(full, run, tmp_path):
     limit = {
@@ -136,6 +139,7 @@ def test_a_kill_at_every_step_leaves_the_right_answer(run):
     assert last == [COMPILED, LOADED, LOADED]
 
 
+@pytest.mark.slow
 def test_two_processes_that_start_cold_at_once_are_right_and_compile_once(run):
     code = """
     get_ready()
@@ -158,6 +162,7 @@ def test_two_processes_that_start_cold_at_once_are_right_and_compile_once(run):
     assert other == [[COMPILED, [3.0, 1, 0, 0]]] * 5
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(run):
     code = """
     get_ready()
@@ -201,6 +206,7 @@ def test_a_compilation_that_fails_lets_go_of_the_lock(error, run):
     assert run(code) == [10.0, 2, 0, 0]  # the failure counts as one
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_not_private_is_neither_read_nor_written(run):
     code = """
     get_ready()
@@ -255,6 +261,7 @@ def test_a_directory_of_another_user_is_refused(run, tmp_path):
     assert run("call()") == UNCACHED
 
 
+@pytest.mark.slow
 def test_a_numba_that_moved_its_internals_costs_a_warning(run):
     code = """
     import importlib, numba
@@ -275,6 +282,7 @@ def test_a_numba_that_moved_its_internals_costs_a_warning(run):
     assert run(code) == [[*UNCACHED, 0]] * 4
 
 
+@pytest.mark.slow
 def test_directories_of_old_versions_are_deleted_but_for_the_newest(run, tmp_path):
     root = tmp_path / "cache" / "ssd_mining"
     for number in range(12):

@@ -126,6 +126,7 @@ print(missed)
 """
 
 
+@pytest.mark.process
 def test_the_pivot_seldom_misses():
     # A fallback that runs on every row is right, slow, and seen by no other test.
     [missed] = printed(COUNT, NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="ignore")
@@ -164,6 +165,8 @@ for dtype in (np.float32, np.float64):
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_processor_without_avx512_gives_the_same_bits():
     # What packs the values that are pulled out of a block differs: one instruction there, single steps here.
     here, there = (
