@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.batches import examples
-from tests.tools.commands import run
+from tests.support.batches import examples
+from tests.support.commands import run
 
 LABELS = np.zeros((5, 30), np.uint8)
 LABELS[:, ::9] = 1

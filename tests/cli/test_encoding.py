@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.batches import ROOT
-from tests.tools.commands import run
+from tests.support.batches import ROOT
+from tests.support.commands import run
 
 STREAMS = {
     "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.batches import ROOT
+from tests.support.batches import ROOT
 
 HOMELESS = """
 import pwd, sys

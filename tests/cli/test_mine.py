@@ -46,6 +46,7 @@ def test_mine_in_blocks_equals_one_call_on_everything(demo, tmp_path, max_memory
         "mean_confidence_loss": out.loss,
         "batch_loss": out.loss,
         "normalize": "batch",
+        "hazards": [],
         "worst_samples": [
             {
                 "sample": i,

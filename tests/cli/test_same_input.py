@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from tests.tools.commands import run
+from tests.support.commands import run
 
 import ssd_mining as sm
 from ssd_mining.report import parts

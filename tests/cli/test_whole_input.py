@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.tools.commands import run, shell
+from tests.support.commands import run, shell
 
 LABELS = np.zeros((4, 50), np.uint8)
 LABELS[:, ::10] = 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.device import needs_device, scalar_numpy_warns, to_device, to_host
+from tests.support.device import needs_device, scalar_numpy_warns, to_device, to_host
 
 pytestmark = [needs_device, scalar_numpy_warns]
 

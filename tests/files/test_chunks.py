@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tools.commands import run
+from tests.support.commands import run
 
 import ssd_mining as sm
 from ssd_mining.files.chunks import ChunkedRows

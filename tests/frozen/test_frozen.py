@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.batches import ROOT
+from tests.support.batches import ROOT
 
 from ssd_mining import pyinstaller_hooks
 

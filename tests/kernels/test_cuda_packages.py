@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import pytest
 from numba.core.errors import TypingError
-from tests.batches import ROOT
+from tests.support.batches import ROOT
 
 from ssd_mining.cli import main
 from ssd_mining.kernels.cuda import runtime
