@@ -1,4 +1,4 @@
-"""Checks of single values, and the two errors for bad input."""
+"""Checks of single values, and the errors and warnings of this package."""
 
 import difflib
 import numbers
@@ -90,6 +90,10 @@ class HazardWarning(UserWarning):
         super().__init__(message)
 
 
+class DataError(ValueError):
+    """A file is missing or damaged, does not hold what is expected of it, or cannot be written."""
+
+
 def warn(message: str) -> None:
     """Warn of a hazard, at the line of the caller of this package."""
     frame, level = sys._getframe(1), 2  # noqa: SLF001 - skip_file_prefixes came with Python 3.12
@@ -159,6 +163,14 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
         refuse(name, " or ".join(map(repr, choices)), f"{value!r}")
     return str(value)
+
+
+def check_class_axis(class_axis: Any) -> int:
+    """Return an axis where classes can stand."""
+    is_whole = isinstance(class_axis, int | np.integer) and not isinstance(class_axis, bool)
+    if not is_whole or class_axis not in (1, 2, -1):
+        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
+    return int(class_axis)
 
 
 def set_fields(frozen: object, **fields: Any) -> None:

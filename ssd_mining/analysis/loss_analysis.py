@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -103,9 +104,11 @@ class LossAnalysis:
     def _begin(self, state: State) -> None:
         self.state = state
         self._warned: set[str] = set()  # hazards that were told
-        self._analyser = Analyser(
-            self.spec.ratios, self.spec.levels, analysis_call(self.spec.backend, self.num_threads)
-        )
+        self._call = analysis_call(self.spec.backend, self.num_threads)
+
+    @functools.cached_property
+    def _analyser(self) -> Analyser:  # what only merges and reports needs none
+        return Analyser(self.spec.ratios, self.spec.levels, self._call)
 
     def update(
         self,

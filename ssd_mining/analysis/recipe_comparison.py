@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import HazardWarning, check_int, nearest_of, refuse, warn
+from ssd_mining.checks import HazardWarning, check_class_axis, check_int, nearest_of, refuse, warn
 from ssd_mining.classification import Softmax
 from ssd_mining.cross_entropy import softmax_cross_entropy
 from ssd_mining.engine.hazards import hazards_of
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend
 from ssd_mining.inputs.arrays import as_array, check_valid
-from ssd_mining.inputs.logits import check_class_axis
 from ssd_mining.mining import MiningResult, mine_logits
 from ssd_mining.multibox import multibox_loss
 from ssd_mining.recipe import recipes as all_recipes

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_int, check_number, refuse, set_fields
+from ssd_mining.checks import check_class_axis, check_int, check_number, refuse, set_fields
 from ssd_mining.classification import Classification, Focal, Sigmoid, Softmax
 from ssd_mining.engine.run import Backend, Call, call_of
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
-from ssd_mining.inputs.logits import check_class_axis, check_classification
+from ssd_mining.inputs.logits import check_classification
 from ssd_mining.mining_rule import NO_EXTRAS, Extras, Mining
 
 _LOSSES = {kind.__name__: kind for kind in (Softmax, Sigmoid, Focal)}

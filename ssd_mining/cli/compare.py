@@ -4,14 +4,14 @@ import argparse
 import contextlib
 from dataclasses import asdict
 
+from ssd_mining.checks import DataError
 from ssd_mining.cli.mine import mining_bytes
 from ssd_mining.cli.options import OptionError
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.report import check_page
 from ssd_mining.files import output
 from ssd_mining.files.blocks import memory_beside_chunks
-from ssd_mining.files.errors import DataError
-from ssd_mining.files.names import write_csv
+from ssd_mining.files.output import write_csv
 from ssd_mining.files.text import shown, write_text
 from ssd_mining.report import page, saved_report
 from ssd_mining.report.change_page import change_page

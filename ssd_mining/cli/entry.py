@@ -58,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _ended(args: argparse.Namespace) -> int:
     """Run a command, print what it says, and return the exit code."""
     try:
-        from ssd_mining.checks import HazardWarning, InputError, InputTypeError
-        from ssd_mining.files.errors import DataError
+        from ssd_mining.checks import DataError, HazardWarning, InputError, InputTypeError
 
         warnings.simplefilter("error" if getattr(args, "strict", False) else "always", HazardWarning)
         return _say(_run(args))

@@ -16,7 +16,7 @@ from ssd_mining.engine.hazards import hazards_of
 from ssd_mining.engine.run import Columns, call_of, empty_mined, joined, sample_losses, sample_table
 from ssd_mining.files import output
 from ssd_mining.files.blocks import counted_from, memory_beside_chunks
-from ssd_mining.files.names import write_csv
+from ssd_mining.files.output import write_csv
 from ssd_mining.files.sources import ArraySource, open_array
 from ssd_mining.files.text import shown, write_text
 from ssd_mining.inputs.batch import check_losses

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.analysis.loss_analysis import RATIOS
 from ssd_mining.analysis.result import AnalysisResult
+from ssd_mining.checks import DataError
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.versions import versions
 from ssd_mining.files import output
-from ssd_mining.files.errors import DataError
-from ssd_mining.files.names import read_class_names, read_ids, write_csv
+from ssd_mining.files.names import read_class_names, read_ids
+from ssd_mining.files.output import write_csv
 from ssd_mining.files.sources import ArraySource, open_array
 from ssd_mining.files.text import shown, write_text
 from ssd_mining.report import page, parts
@@ -30,11 +31,10 @@ def run(args: argparse.Namespace) -> str:
     output.refuse_used(args.out)
     with contextlib.ExitStack() as files:
         data = _opened(args, files)
-        span = parts.shard_span(len(data.values), *(args.shard or (1, 1)))
+        span = parts.shard_span(data.values.shape[0], *(args.shard or (1, 1)))
         with parts.kept_parts(args.out, asdict(data.run), data.stamps, span) as folder:
             spans = parts.cut(span, data.values.row_bytes + data.labels.row_bytes)
-            left = sum(each.stop - each.start for each in spans if not parts.part_file(folder, each).exists())
-            with progress(left, "samples") as advance:
+            with progress(parts.samples_left(folder, spans), "samples") as advance:
                 whole = parts.merged(parts.resumed(folder, spans, lambda each: parts.analysed(data, each, advance)))
             data.check_unchanged()
             if not args.shard:
@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> str:
 def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.DataSet:
     """Open the files, and check everything that can be checked without a pass over the data."""
     mining = mining_of(args)
-    values, labels = (files.enter_context(open_array(name)) for name in (args.values, args.labels))
+    values = files.enter_context(open_array(args.values))
+    labels = files.enter_context(open_array(args.labels))
     _check_shapes(args, values, labels)
     stamps = [source.stamp() for source in (values, labels)]
     ids = None if args.ids is None else read_ids(args.ids, len(values))
@@ -65,6 +66,7 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
         num_threads=1,
     )
     analysis.spec.checked(values.outline[:0], labels.outline[:0])
+    spec = analysis.spec.to_dict()
     arguments = parts.Arguments(
         values=args.values,
         labels=args.labels,
@@ -86,7 +88,7 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
         run=parts.Run(
             version=versions()["ssd_mining"],
             arguments=arguments,
-            spec=analysis.spec.to_dict(),
+            spec=spec,
             class_names=class_names,
             content=parts.content_of(values, labels, ids),
         ),
@@ -99,9 +101,9 @@ def _check_shapes(args: argparse.Namespace, values: ArraySource, labels: ArraySo
         raise DataError(f"{args.values}: expected (N, A) losses or (N, A, C) logits, got shape {values.shape}")
     if values.ndim == 2 and args.classification:
         raise OptionError(f"--classification: expected none beside losses, got {args.classification}")
-    if len(labels) != len(values):
-        expected = f"labels of the {len(values):,} samples of {args.values}"
-        raise DataError(f"{args.labels}: expected {expected}, got those of {len(labels):,}")
+    if labels.shape[0] != values.shape[0]:
+        expected = f"labels of the {values.shape[0]:,} samples of {args.values}"
+        raise DataError(f"{args.labels}: expected {expected}, got those of {labels.shape[0]:,}")
 
 
 def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
@@ -115,12 +117,12 @@ def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
 def finish(args: argparse.Namespace, whole: parts.Part) -> str:
     """Write the report of all parts; return its summary."""
     result = whole.analysis.result()
+    tables = {"top_losses.csv": result.top_samples.to_dict(), "top_anchors.csv": result.top_anchors.to_dict()}
     arguments = asdict(whole.run.arguments)
     as_json = output.json_text({"schema": SCHEMA, "versions": versions(), "arguments": arguments, **result.to_dict()})
     with output.atomic_directory(args.out) as folder:
-        write_csv(folder / "per_sample.csv", whole.columns)
-        write_csv(folder / "top_losses.csv", result.top_samples.to_dict())
-        write_csv(folder / "top_anchors.csv", result.top_anchors.to_dict())
+        for name, columns in ({"per_sample.csv": whole.columns} | tables).items():
+            write_csv(folder / name, columns)
         write_text(folder / "summary.json", f"{as_json}\n")
         if not args.no_page:
             html = page.render(loss_page(result, whole.columns, whole.run, versions()))

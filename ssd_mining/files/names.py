@@ -6,25 +6,21 @@ become floats where signed and unsigned ones meet.
 
 import csv
 import io
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining.files.errors import DataError, explained
-from ssd_mining.files.sources import array_name, open_array
-from ssd_mining.files.text import EXACT, read_text
+from ssd_mining.checks import DataError
+from ssd_mining.files.sources import array_name, explained, open_array
+from ssd_mining.files.text import read_text
 
 Name = str | int
 Column = NDArray[Any]
-
-_CSV_ROWS = 10_000  # turned into Python numbers at a time
-_SPECIAL = re.compile('[,"\r\n]')  # a text with one of these is quoted
 
 
 def read_ids(name: str | os.PathLike[str], count: int) -> list[Name]:
@@ -79,33 +75,6 @@ def column_of(names: Sequence[Name]) -> Column:
     column = np.empty(len(names), object)
     column[:] = names
     return column
-
-
-def packed(value: Any) -> NDArray[np.uint8]:
-    """Return names, or anything with names in it that JSON can hold, as bytes for a file of arrays."""
-    return np.frombuffer(json.dumps(value, ensure_ascii=False).encode("utf-8", EXACT), np.uint8)
-
-
-def unpacked(content: NDArray[np.uint8]) -> Any:
-    """Return what `packed` made into bytes."""
-    return json.loads(content.tobytes().decode("utf-8", EXACT))
-
-
-def write_csv(path: Path, columns: Mapping[str, Column]) -> None:
-    """Write columns of equal length (n,) as a table with a header; floats and names read back to the same bits."""
-    row = ",".join(["%s"] * len(columns)) + "\n"
-    texts = [place for place, column in enumerate(columns.values()) if column.dtype.kind in "UO"]
-    with path.open("x", newline="", encoding="utf-8", errors=EXACT) as file:
-        file.write(row % tuple(columns))
-        for start in range(0, next(iter(columns.values())).size, _CSV_ROWS):
-            part = [column[start : start + _CSV_ROWS].tolist() for column in columns.values()]
-            for place in texts:
-                part[place] = [_quoted(str(value)) for value in part[place]]
-            file.write("".join([row % values for values in zip(*part, strict=True)]))
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
 
 
 def read_csv(path: Path) -> dict[str, list[str]]:

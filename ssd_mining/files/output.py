@@ -1,17 +1,23 @@
-"""Output: arrays written block by block, JSON, and files and directories that appear whole or not at all."""
+"""Output: arrays written block by block, tables, JSON, and files and directories that appear whole or not at all."""
 
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
+
+from ssd_mining.files.text import EXACT
+
+_CSV_ROWS = 10_000  # turned into Python numbers at a time
+_SPECIAL = re.compile('[,"\r\n]')  # a text with one of these is quoted
 
 
 @contextlib.contextmanager
@@ -47,6 +53,23 @@ def array_writer(
         if file.tell() != values:  # should NumPy stop to leave room for the number of rows to grow
             msg = f"{path}: expected a header of {values} bytes, got {file.tell()}"
             raise RuntimeError(msg)
+
+
+def write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns of equal length (n,) as a table with a header; floats and names read back to the same bits."""
+    row = ",".join(["%s"] * len(columns)) + "\n"
+    texts = [place for place, column in enumerate(columns.values()) if column.dtype.kind in "UO"]
+    with path.open("x", newline="", encoding="utf-8", errors=EXACT) as file:
+        file.write(row % tuple(columns))
+        for start in range(0, next(iter(columns.values())).size, _CSV_ROWS):
+            part = [column[start : start + _CSV_ROWS].tolist() for column in columns.values()]
+            for place in texts:
+                part[place] = [_quoted(str(value)) for value in part[place]]
+            file.write("".join([row % values for values in zip(*part, strict=True)]))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
 
 
 def json_text(value: object) -> str:

@@ -12,24 +12,26 @@ import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, NamedTuple
-from zipfile import ZipExtFile, ZipFile
+from zipfile import BadZipFile, ZipExtFile, ZipFile
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ssd_mining.checks import InputError, warn
+from ssd_mining.checks import DataError, InputError, refuse, warn
 from ssd_mining.files import stores
-from ssd_mining.files.chunks import ChunkedRows, check_chunks, chunks_of
-from ssd_mining.files.errors import DataError, anything_explained, explained
+from ssd_mining.inputs.arrays import as_array
 
 Array = NDArray[Any]
 Dtype = np.dtype[Any]
 
+_ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # of an object in memory: of no use to anybody
 PROBES = 8  # rows that stand for an array
 
 # The stream of a zip member copies each piece that it is asked for, so the pieces are small.
@@ -39,6 +41,31 @@ _SAFETENSORS = {
     **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
     **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
 }
+
+
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is opened or read into a `DataError` that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{name}: expected a readable file, got {error.strerror or error}") from error
+    # What zipfile and numpy.lib.format were seen to raise over damaged files; RuntimeError is a password.
+    except (ValueError, SyntaxError, EOFError, RuntimeError, TokenError, BadZipFile, zlib.error) as error:
+        raise DataError(f"{name}: expected a sound file, got this: {_ADDRESS.sub('', str(error))}") from error
+
+
+@contextlib.contextmanager
+def anything_explained(name: str) -> Iterator[None]:
+    """Turn whatever code of others raises over a damaged file into a `DataError` that names it."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: expected a sound file, got this: {_ADDRESS.sub('', repr(error))}") from error
 
 
 class Stamp(NamedTuple):
@@ -116,7 +143,8 @@ class ArraySource:
     def probe(self) -> bytes:
         """Return what stands for the content: a few rows that lie far apart."""
         rows = np.unique(np.linspace(0, max(0, len(self) - 1), PROBES, dtype=np.int64)).tolist()
-        return b"".join(self[row : row + 1].tobytes() for row in rows)
+        with explained(self.name):
+            return b"".join([self._read(row, row + 1).tobytes() for row in rows])
 
 
 class _Layout(NamedTuple):
@@ -199,11 +227,59 @@ class _Chunked(ArraySource):
 
     def missing(self) -> str | None:
         """Say how much of the array was never written; None if it is whole."""
-        return stores.missing_in(self._array)
+        with anything_explained(self.name):
+            return stores.missing_in(self._array)
 
     def _read(self, start: int, stop: int) -> Array:
         with anything_explained(self.name):
             return self._rows[start:stop]
+
+
+def check_chunks(source: Any, shape: tuple[int, ...]) -> None:
+    """Refuse an array whose chunks split samples."""
+    chunks = chunks_of(source)
+    if chunks is not None and any(0 < chunk < size for chunk, size in zip(chunks[1:], shape[1:], strict=True)):
+        whole = (chunks[0], *shape[1:])
+        expected = f"chunks of whole samples, such as {whole}"
+        refuse("sources", expected, f"chunks {chunks} of shape {shape}; store it again, or rechunk it")
+
+
+def chunks_of(source: Any) -> tuple[int, ...] | None:
+    """Return the shape of the largest chunks of an array; None if it is not stored in chunks."""
+    chunks = getattr(source, "shards", None) or getattr(source, "chunks", None)
+    if not isinstance(chunks, tuple):
+        return None
+    return tuple(max(chunk, default=0) if isinstance(chunk, tuple) else int(chunk) for chunk in chunks)
+
+
+class ChunkedRows:
+    """Rows of an array that is stored in chunks of `step` rows. The chunk in which a read ends is kept for the next.
+
+    So reads that follow one another read each chunk once, however many of them it holds.
+    """
+
+    def __init__(self, array: Any, num_rows: int, step: int) -> None:
+        self._array, self._num_rows, self._step = array, num_rows, max(1, step)
+        self._first, self._kept = 0, as_array("sources", array[:0])  # the chunk, and the number of its first row
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Read rows with a step of 1 into memory of their own."""
+        start, stop, _ = rows.indices(self._num_rows)
+        head = self._kept[:0]
+        if self._first <= start < self._first + self._kept.shape[0]:
+            head = self._kept[start - self._first : max(start, stop) - self._first]
+        start += head.shape[0]
+        if start >= stop:
+            return head.copy()
+        head, self._kept = head.copy(), self._kept[:0].copy()  # what was kept is free before more is read
+        step = self._step
+        begin, end = start // step * step, min(-(-stop // step) * step, self._num_rows)
+        read = as_array("sources", self._array[begin:end])
+        own, last = read[start - begin : stop - begin], (stop - 1) // step * step
+        if own.shape[0] < read.shape[0]:
+            own = own.copy()
+            self._first, self._kept = last, read if last == begin else read[last - begin :].copy()
+        return np.concatenate([head, own]) if head.shape[0] else own
 
 
 @contextlib.contextmanager
@@ -232,10 +308,9 @@ def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[
     with contextlib.ExitStack() as files:
         with explained(name):
             source = _OPENERS[found.suffix](name, found.path, found.key, files)
+            missing = source.missing()
         if source.is_text and not text:
             raise DataError(f"{name}: expected bools, integers or floats, got dtype {source.dtype}")
-        with anything_explained(name):
-            missing = source.missing()
         if missing:
             warn(f"{name}: {missing}; {stores.WHY_MISSING}")
         yield source
@@ -264,7 +339,7 @@ def _npy_layout(name: str, stream: IO[bytes], size: int) -> _Layout:
     # Some writers let NumPy 2 print its own integers: (np.int64(3), 4).
     header = re.sub(rb"np\.u?int\d+\((\d+)\)", rb"\1", stream.read(length))
     shape, fortran, dtype = npy.read_array_header_2_0(io.BytesIO(len(header).to_bytes(4, "little") + header))
-    if any(isinstance(count, bool) for count in shape):
+    if bool in map(type, shape):
         raise DataError(f"{name}: expected whole numbers as shape, got {shape}")
     return _Layout(shape, dtype, fortran, stream.tell(), size - stream.tell())
 
@@ -315,15 +390,15 @@ def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStac
 
 
 def _open_zarr(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    array = stores.open_zarr(name, path, key, files)
+    Path(path).stat()  # a clearer error than the package's where there is nothing
     with anything_explained(name):
-        return _Chunked(name, path, array)
+        return _Chunked(name, path, stores.open_zarr(name, path, key, files))
 
 
 def _open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    array = stores.open_hdf5(name, path, key, files)
+    Path(path).open("rb").close()  # as above
     with anything_explained(name):
-        return _Chunked(name, path, array)
+        return _Chunked(name, path, stores.open_hdf5(name, path, key, files))
 
 
 _OPENERS: dict[str, Callable[[str, str, str, contextlib.ExitStack], ArraySource]] = {

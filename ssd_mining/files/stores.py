@@ -15,7 +15,7 @@ from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 
-from ssd_mining.files.errors import DataError, anything_explained
+from ssd_mining.checks import DataError
 
 WHY_MISSING = "the writer was stopped, or leaves out what is all alike"
 _NEVER_WRITTEN = np.uint64(2**64 - 1)  # of an index of a shard: where a chunk lies, and how long it is
@@ -25,25 +25,21 @@ _ENTRY, _CHECKSUM = 16, 4  # bytes of such an index, for each chunk and at the e
 def open_zarr(name: str, path: str, key: str, files: contextlib.ExitStack) -> Any:
     """Open an array of a Zarr store in a directory or a zip file."""
     zarr = _package("zarr", name, "zarr")
-    Path(path).stat()  # a clearer error than the package's where there is nothing
-    with anything_explained(name):
-        if not is_zipfile(path):
-            return _array_in(zarr.open(path, mode="r"), zarr.Array, name, key)
-        store = zarr.storage.ZipStore(path, mode="r")
-        files.callback(store.close)
-        with ZipFile(path) as archive:
-            members = [member.partition("/") for member in archive.namelist() if not member.endswith("/")]
-        folders = {folder for folder, _, _ in members}
-        inside = folders.pop() if len(folders) == 1 and all(slash for _, slash, _ in members) else ""
-        return _array_in(zarr.open(store, path=inside, mode="r"), zarr.Array, name, key)
+    if not is_zipfile(path):
+        return _array_in(zarr.open(path, mode="r"), zarr.Array, name, key)
+    store = zarr.storage.ZipStore(path, mode="r")
+    files.callback(store.close)
+    with ZipFile(path) as archive:
+        members = [member.partition("/") for member in archive.namelist() if not member.endswith("/")]
+    folders = {folder for folder, _, _ in members}
+    inside = folders.pop() if len(folders) == 1 and all(slash for _, slash, _ in members) else ""
+    return _array_in(zarr.open(store, path=inside, mode="r"), zarr.Array, name, key)
 
 
 def open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> Any:
     """Open a dataset of an HDF5 file."""
     h5py = _package("h5py", name, "hdf5")
-    Path(path).open("rb").close()
-    with anything_explained(name):
-        return _array_in(files.enter_context(h5py.File(path, "r")), h5py.Dataset, name, key)
+    return _array_in(files.enter_context(h5py.File(path, "r")), h5py.Dataset, name, key)
 
 
 def _package(module: str, name: str, extra: str) -> Any:

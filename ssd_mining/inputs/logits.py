@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_int, refuse
+from ssd_mining.checks import check_class_axis, check_int, refuse
 from ssd_mining.choices import AllZeroRows
 from ssd_mining.classification import Classification, Sigmoid, Softmax
 from ssd_mining.inputs.arrays import as_array, check_valid, kernel_dtype, native, read_only
@@ -151,7 +151,7 @@ def check_logits(
 ) -> Logits:
     """Check everything about logits and labels that does not need their values."""
     x: Any = logits if type(logits) is np.ndarray else as_array("logits", logits)
-    class_axis = check_class_axis(class_axis)
+    class_axis, ignore_index = _whole_numbers(class_axis, ignore_index)
     if x.ndim != 3:
         refuse("logits", "a (B, A, C) array" if class_axis != 1 else "a (B, C, A) array", f"shape {x.shape}")
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
@@ -163,8 +163,6 @@ def check_logits(
     weights = getattr(classification, "class_weights", None)
     if weights is not None and len(weights) != num_classes:
         refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
-    if ignore_index is not None:
-        ignore_index = check_int("ignore_index", ignore_index, optional=True)
     y = _check_labels(labels, x, ignore_index, class_axis)
     if background is None and y.ndim == 3 and all_zero == "negative":
         background = num_classes
@@ -175,6 +173,13 @@ def check_logits(
     if valid is not None:
         valid = check_valid(valid, x.shape[:2], "the anchors of logits")
     return Logits(x, y, kernel_dtype(x.dtype), classification, classification.rule, background, ignore_index, valid)
+
+
+def _whole_numbers(class_axis: int, ignore_index: int | None) -> tuple[int, int | None]:
+    """Check an axis of classes and a label; the usual ones, -1 and None, need no call."""
+    if type(class_axis) is not int or class_axis != -1:
+        class_axis = check_class_axis(class_axis)
+    return class_axis, None if ignore_index is None else check_int("ignore_index", ignore_index, optional=True)
 
 
 def _check_labels(given: ArrayLike, logits: NDArray[Any], ignore_index: int | None, class_axis: int) -> NDArray[Any]:
@@ -222,14 +227,6 @@ def check_classification(classification: Classification | None) -> Classificatio
         expected = "a Softmax, a Sigmoid, a Focal or None"
         refuse("classification", expected, type(classification).__name__, TypeError)
     return _SOFTMAX if classification is None else classification
-
-
-def check_class_axis(class_axis: Any) -> int:
-    """Return an axis where classes can stand."""
-    is_whole = isinstance(class_axis, int | np.integer) and not isinstance(class_axis, bool)
-    if not is_whole or class_axis not in (1, 2, -1):
-        refuse("class_axis", "-1, 2 or 1", f"{class_axis!r}")
-    return int(class_axis)
 
 
 def normalized_background(background: int, num_classes: int, classification: Classification) -> int:

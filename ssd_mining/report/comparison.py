@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining.analysis.result import Table
-from ssd_mining.files.errors import DataError
+from ssd_mining.checks import DataError
 from ssd_mining.report.saved_report import SavedReport
 
 COMPARISON_SCHEMA = 1

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssd_mining import LossAnalysis
+from ssd_mining.checks import DataError
 from ssd_mining.engine.run import Columns, joined
 from ssd_mining.files.blocks import Arrays, counted_from, memory_beside_chunks, read_blocks
-from ssd_mining.files.errors import DataError
-from ssd_mining.files.names import Name, column_of, packed, unpacked
+from ssd_mining.files.names import Name, column_of
 from ssd_mining.files.output import atomic_file
 from ssd_mining.files.sources import ArraySource, Stamp
+from ssd_mining.files.text import EXACT
 from ssd_mining.inputs.batch import BLOCK_ELEMENTS, SHORTEST_ROW
 
 SCHEMA = 1
@@ -101,9 +103,9 @@ class Part:
     def save(self, path: Path) -> None:
         """Write the part, whole or not at all."""
         about = {"schema": SCHEMA, "run": asdict(self.run), "rows": self.span, "state": self.analysis.to_state()}
-        arrays = {name: packed(column.tolist()) if name == "id" else column for name, column in self.columns.items()}
+        arrays = {name: _packed(column.tolist()) if name == "id" else column for name, column in self.columns.items()}
         with atomic_file(path) as partial, partial.open("xb") as file:
-            np.savez(file, about=packed(about), **arrays)  # type: ignore[arg-type]
+            np.savez(file, about=_packed(about), **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> "Part":
@@ -111,9 +113,9 @@ class Part:
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
-            about = unpacked(columns.pop("about"))
+            about = _unpacked(columns.pop("about"))
             if "id" in columns:
-                columns["id"] = column_of(unpacked(columns["id"]))
+                columns["id"] = column_of(_unpacked(columns["id"]))
             schema = about["schema"]
             if schema == SCHEMA:
                 run = about["run"] | {"arguments": Arguments(**about["run"]["arguments"])}
@@ -173,6 +175,11 @@ def part_file(folder: Path, span: Span) -> Path:
     return folder / f"{span.start}-{span.stop}.npz"
 
 
+def samples_left(folder: Path, spans: Iterable[Span]) -> int:
+    """Count the samples of the parts that are not in a folder yet."""
+    return sum(each.stop - each.start for each in spans if not part_file(folder, each).exists())
+
+
 def resumed(folder: Path, spans: Sequence[Span], compute: Callable[[Span], Part]) -> Iterator[Part]:
     """Yield the parts of some spans: those that an earlier run has kept, the others computed and kept now."""
     for span in spans:
@@ -187,7 +194,7 @@ def resumed(folder: Path, spans: Sequence[Span], compute: Callable[[Span], Part]
 
 def content_of(values: ArraySource, labels: ArraySource, ids: list[Name] | None) -> str:
     """Return a digest of all names and of some samples."""
-    return hashlib.sha256(values.probe() + labels.probe() + packed(ids).tobytes()).hexdigest()
+    return hashlib.sha256(values.probe() + labels.probe() + _packed(ids).tobytes()).hexdigest()
 
 
 def analysed(data: DataSet, span: Span, advance: Callable[[int], None]) -> Part:
@@ -257,3 +264,13 @@ def bounded_map(
                 yield due.popleft().result()
         while due:
             yield due.popleft().result()
+
+
+def _packed(value: Any) -> NDArray[np.uint8]:
+    """Return names, or anything with names in it that JSON can hold, as bytes for a file of arrays."""
+    return np.frombuffer(json.dumps(value, ensure_ascii=False).encode("utf-8", EXACT), np.uint8)
+
+
+def _unpacked(content: NDArray[np.uint8]) -> Any:
+    """Return what `_packed` made into bytes."""
+    return json.loads(content.tobytes().decode("utf-8", EXACT))

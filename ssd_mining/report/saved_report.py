@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from ssd_mining import mine_hard_negatives, mine_logits
 from ssd_mining.analysis.spec import AnalysisSpec
-from ssd_mining.checks import InputError, InputTypeError
+from ssd_mining.checks import DataError, InputError, InputTypeError
 from ssd_mining.engine.run import Columns, empty_mined, sample_columns, sample_table
 from ssd_mining.files.blocks import counted_from
-from ssd_mining.files.errors import DataError, explained
 from ssd_mining.files.names import check_unique, column_of, read_csv
-from ssd_mining.files.sources import ArraySource, open_array
+from ssd_mining.files.sources import ArraySource, explained, open_array
 from ssd_mining.files.text import read_text
 
 SCHEMA = 1  # of summary.json

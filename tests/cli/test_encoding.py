@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tests.support.batches import ROOT
 from tests.support.commands import run
 

@@ -5,10 +5,10 @@ import os
 
 import numpy as np
 import pytest
-from tests.support.commands import run
 
 import ssd_mining as sm
 from ssd_mining.report import parts
+from tests.support.commands import run
 
 RNG = np.random.default_rng(3)
 LABELS = np.zeros((12, 60), np.uint8)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tests.support.commands import run, shell
 
 LABELS = np.zeros((4, 50), np.uint8)

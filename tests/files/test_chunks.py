@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.commands import run
 
 import ssd_mining as sm
-from ssd_mining.files.chunks import ChunkedRows
+from ssd_mining.files.sources import ChunkedRows
+from tests.support.commands import run
 
 NUM_SAMPLES, NUM_ANCHORS, CHUNK = 48, 20_000, 12  # a chunk takes 0.9 MiB as float32
 RNG = np.random.default_rng(0)

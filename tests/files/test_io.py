@@ -7,8 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from ssd_mining.files.names import write_csv
-from ssd_mining.files.output import array_writer, atomic_directory
+from ssd_mining.files.output import array_writer, atomic_directory, write_csv
 from ssd_mining.files.sources import KNOWN, DataError, open_array
 
 VALUES = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)

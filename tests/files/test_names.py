@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssd_mining.checks import DataError
 from ssd_mining.files import names
-from ssd_mining.files.errors import DataError
 
 # All of Unicode, lone surrogates too, and what CSV, str.splitlines and NumPy's strings trip over.
 ODD = [

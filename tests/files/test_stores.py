@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from ssd_mining.checks import HazardWarning
-from ssd_mining.files.errors import DataError
+from ssd_mining.checks import DataError, HazardWarning
 from ssd_mining.files.names import read_ids
 from ssd_mining.files.sources import open_array
 

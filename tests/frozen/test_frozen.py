@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.batches import ROOT
 
 from ssd_mining import pyinstaller_hooks
+from tests.support.batches import ROOT
 
 PACKAGE = ROOT / "ssd_mining"
 

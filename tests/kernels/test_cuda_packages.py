@@ -8,10 +8,10 @@ import numba
 import numpy as np
 import pytest
 from numba.core.errors import TypingError
-from tests.support.batches import ROOT
 
 from ssd_mining.cli import main
 from ssd_mining.kernels.cuda import runtime
+from tests.support.batches import ROOT
 
 VERSIONS = f"numba {numba.__version__}, numpy {np.__version__}"
 ADVICE = "for packages that do, pip install ssd_mining[cuda13], or [cuda12] for an older driver"
