@@ -132,6 +132,7 @@ def test_mine_in_blocks_equals_one_call_on_everything(demo, tmp_path, max_memory
         "labels": str(folder / "labels.npy"),
         "samples": 12,
         "samples_without_positives": int((res.num_pos == 0).sum()),
+        "hazards": [],
         "anchors_per_sample": 8732,
         "positives": int(res.num_pos.sum()),
         "negatives": int(res.num_neg.sum()),
