@@ -79,9 +79,11 @@ class HazardWarning(UserWarning):
     --------
     >>> import warnings
     >>> import ssd_mining as sm
+    >>> analysis = sm.LossAnalysis(background=7)
+    >>> _ = analysis.update([[0.5, 0.25], [0.5, 0.25]], [[1, 0], [0, 0]])
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
-    ...     _ = sm.confidence_loss([[0.5, 0.25], [0.5, 0.25]], [[1, 0], [0, 0]], background=7)
+    ...     _ = analysis.result()
     >>> print(caught[0].message)
     background 7 labels none of the 4 anchors: all of them are positives
     """

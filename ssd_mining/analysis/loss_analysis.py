@@ -249,6 +249,7 @@ class LossAnalysis:
             num_pos=count["positives"],
             num_neg=count["negatives"],
             num_empty=count["empty rows"],
+            is_whole=True,
         )
 
     def _ratio_table(self, num_samples: int) -> RatioTable | None:

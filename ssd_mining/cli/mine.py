@@ -170,6 +170,7 @@ def _summary(
             num_pos=num_positives,
             num_neg=num_negatives,
             num_empty=num_empty,
+            is_whole=True,
         )
     worst = np.argsort(np.where(np.isnan(losses), -np.inf, -losses), kind="stable")[: args.top]
     return Summary(

@@ -8,21 +8,30 @@ from ssd_mining.inputs.batch import Batch
 
 Counts = NDArray[np.int64]
 
-# One sample with fewer anchors than this may have no negative: a crop that an object fills.
-FEW_ANCHORS = 100
+# A batch of fewer anchors than this may have no negative: crops that objects fill, or a test. A data set of several
+# samples has some.
+FEW_ANCHORS = 1000
 
 
 def hazards_of(
-    background: int | None, *, num_samples: int, num_anchors: int, num_pos: int, num_neg: int, num_empty: int
+    background: int | None,
+    *,
+    num_samples: int,
+    num_anchors: int,
+    num_pos: int,
+    num_neg: int,
+    num_empty: int,
+    is_whole: bool = False,
 ) -> tuple[str, ...]:
     """Say what is surely a mistake about labels with these counts.
 
-    `background` is None for the last class of scores; `num_empty` counts all-zero rows that became positives.
+    `background` is None for the last class of scores; `num_empty` counts all-zero rows that became positives;
+    `is_whole` says that these are the counts of a data set, not of a batch.
     """
     if num_empty > num_pos - num_empty:
         advice = "if they are background, pass all_zero='negative', or background=C for labels without its column"
         return (f"all-zero rows of labels make {num_empty:,} of the {num_anchors:,} anchors positives; {advice}",)
-    if num_pos and not num_neg and (num_samples > 1 or num_pos >= FEW_ANCHORS):
+    if num_neg == 0 and num_pos >= (1 if is_whole and num_samples > 1 else FEW_ANCHORS):
         name = "the last class, which is background," if background is None else f"background {background}"
         which = "anchors" if num_pos == num_anchors else "anchors that are not ignored"
         return (f"{name} labels none of the {num_pos:,} {which}: all of them are positives",)

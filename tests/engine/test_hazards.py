@@ -67,14 +67,17 @@ def test_an_analysis_is_asked_as_a_whole():
     ids=["ignore_index", "valid"],
 )
 def test_ignored_anchors_are_not_counted(keywords):
+    analysis = sm.LossAnalysis(background=7, ignore_index=keywords.pop("ignore_index", None))
+    analysis.update(LOSS, LABELS, **keywords)
     with pytest.warns(sm.HazardWarning, match="none of the 40 anchors that are not ignored"):
-        sm.confidence_loss(LOSS, LABELS, background=7, **keywords)
+        analysis.result()
 
 
 QUIET = {
     "a background that labels one anchor": lambda: sm.confidence_loss(LOSS, LABELS, background=3),
     "a pos_mask": lambda: sm.confidence_loss(LOSS, np.ones(LOSS.shape, bool)),
-    "a small sample": lambda: sm.confidence_loss(LOSS[:1, :99], LABELS[:1, :99], background=7),
+    "a small batch": lambda: sm.confidence_loss(LOSS[:, :249], LABELS[:, :249], background=7),
+    "a small sample alone": lambda: sm.top_losses(LOSS[:1], LABELS[:1], 1, background=7),
     "no anchors": lambda: sm.confidence_loss(LOSS[:, :0], LABELS[:, :0], background=7),
     "no samples": lambda: sm.confidence_loss(LOSS[:0], LABELS[:0], background=7),
     "all ignored": lambda: sm.confidence_loss(LOSS, LABELS, background=7, valid=np.zeros(LOSS.shape, bool)),
