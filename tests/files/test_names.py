@@ -28,6 +28,8 @@ ODD = [
     ",",
     "\0",
     "\ufeff",
+    "\ud800",
+    "caf\udce9",
     "",
 ]
 TEXT = st.text(st.characters() | st.characters(categories=["Cs"]), max_size=8) | st.sampled_from(ODD)
