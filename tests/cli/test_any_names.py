@@ -33,7 +33,9 @@ ODD = [
     "$x$",
     "\x1b[2J",
 ]
-ANY = st.text(st.characters(exclude_categories=[]), max_size=6).filter(lambda text: not text.endswith("\0"))
+ANY = st.text(st.characters() | st.characters(categories=["Cs"]), max_size=6).filter(
+    lambda text: not text.endswith("\0")
+)
 TEXTS = st.lists(ANY | st.sampled_from(ODD), min_size=5, max_size=5, unique=True)
 # A line of a text file ends with a line feed, and NumPy's strings cannot end with a zero.
 LINES = TEXTS.filter(lambda names: not any("\n" in name or name.endswith("\r") for name in names))

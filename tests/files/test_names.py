@@ -28,9 +28,11 @@ ODD = [
     ",",
     "\0",
     "\ufeff",
+    "\ud800",
+    "caf\udce9",
     "",
 ]
-TEXT = st.text(st.characters(exclude_categories=[]), max_size=8) | st.sampled_from(ODD)
+TEXT = st.text(st.characters() | st.characters(categories=["Cs"]), max_size=8) | st.sampled_from(ODD)
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 2**64 - 1)
 
 
