@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ssd_mining.checks import DataError, InputError, InputTypeError, check_int, refuse, warn
 from ssd_mining.files import stores
-from ssd_mining.files.sources import ArraySource, ChunkedRows, check_chunks, chunks_of
+from ssd_mining.files.chunks import ChunkedRows, check_chunks, chunks_of
+from ssd_mining.files.sources import ArraySource
 from ssd_mining.inputs.arrays import as_array
 
 # Small enough that the allocator reuses the memory, large enough for a chunk of a compressed store.
@@ -73,8 +74,10 @@ def read_blocks(*sources: Any, rows: int | None = None, start: int = 0, stop: in
         refuse("sources", "at least one array", "none", TypeError)
     shapes = [_shape_of(source) for source in sources]
     for source, shape in zip(sources, shapes, strict=True):
+        if isinstance(source, ArraySource):
+            continue  # `open_array` has looked at it
         check_chunks(source, shape)
-        missing = None if isinstance(source, ArraySource) else stores.missing_in(source)  # `open_array` has said it
+        missing = stores.missing_in(source)
         if missing:
             warn(f"sources: {missing}; {stores.WHY_MISSING}")
     num_samples = shapes[0][0]

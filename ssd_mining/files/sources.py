@@ -24,9 +24,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ssd_mining.checks import DataError, InputError, refuse, warn
+from ssd_mining.checks import DataError, InputError, warn
 from ssd_mining.files import stores
-from ssd_mining.inputs.arrays import as_array
+from ssd_mining.files.chunks import ChunkedRows, check_chunks, chunks_of
 
 Array = NDArray[Any]
 Dtype = np.dtype[Any]
@@ -235,53 +235,6 @@ class _Chunked(ArraySource):
             return self._rows[start:stop]
 
 
-def check_chunks(source: Any, shape: tuple[int, ...]) -> None:
-    """Refuse an array whose chunks split samples."""
-    chunks = chunks_of(source)
-    if chunks is not None and any(0 < chunk < size for chunk, size in zip(chunks[1:], shape[1:], strict=True)):
-        whole = (chunks[0], *shape[1:])
-        expected = f"chunks of whole samples, such as {whole}"
-        refuse("sources", expected, f"chunks {chunks} of shape {shape}; store it again, or rechunk it")
-
-
-def chunks_of(source: Any) -> tuple[int, ...] | None:
-    """Return the shape of the largest chunks of an array; None if it is not stored in chunks."""
-    chunks = getattr(source, "shards", None) or getattr(source, "chunks", None)
-    if not isinstance(chunks, tuple):
-        return None
-    return tuple(max(chunk, default=0) if isinstance(chunk, tuple) else int(chunk) for chunk in chunks)
-
-
-class ChunkedRows:
-    """Rows of an array that is stored in chunks of `step` rows. The chunk in which a read ends is kept for the next.
-
-    So reads that follow one another read each chunk once, however many of them it holds.
-    """
-
-    def __init__(self, array: Any, num_rows: int, step: int) -> None:
-        self._array, self._num_rows, self._step = array, num_rows, max(1, step)
-        self._first, self._kept = 0, as_array("sources", array[:0])  # the chunk, and the number of its first row
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Read rows with a step of 1 into memory of their own."""
-        start, stop, _ = rows.indices(self._num_rows)
-        head = self._kept[:0]
-        if self._first <= start < self._first + self._kept.shape[0]:
-            head = self._kept[start - self._first : max(start, stop) - self._first]
-        start += head.shape[0]
-        if start >= stop:
-            return head.copy()
-        head, self._kept = head.copy(), self._kept[:0].copy()  # what was kept is free before more is read
-        step = self._step
-        begin, end = start // step * step, min(-(-stop // step) * step, self._num_rows)
-        read = as_array("sources", self._array[begin:end])
-        own, last = read[start - begin : stop - begin], (stop - 1) // step * step
-        if own.shape[0] < read.shape[0]:
-            own = own.copy()
-            self._first, self._kept = last, read if last == begin else read[last - begin :].copy()
-        return np.concatenate([head, own]) if head.shape[0] else own
-
-
 @contextlib.contextmanager
 def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[ArraySource]:
     """Open an array in a file for reading by rows: bools, integers or floats, or strings of a fixed width if `text`.
@@ -390,15 +343,17 @@ def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStac
 
 
 def _open_zarr(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
+    zarr = stores.package("zarr", name, "zarr")
     Path(path).stat()  # a clearer error than the package's where there is nothing
     with anything_explained(name):
-        return _Chunked(name, path, stores.open_zarr(name, path, key, files))
+        return _Chunked(name, path, stores.open_zarr(zarr, name, path, key, files))
 
 
 def _open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    Path(path).open("rb").close()  # as above
+    h5py = stores.package("h5py", name, "hdf5")
+    Path(path).open("rb").close()
     with anything_explained(name):
-        return _Chunked(name, path, stores.open_hdf5(name, path, key, files))
+        return _Chunked(name, path, stores.open_hdf5(h5py, name, path, key, files))
 
 
 _OPENERS: dict[str, Callable[[str, str, str, contextlib.ExitStack], ArraySource]] = {

@@ -22,9 +22,8 @@ _NEVER_WRITTEN = np.uint64(2**64 - 1)  # of an index of a shard: where a chunk l
 _ENTRY, _CHECKSUM = 16, 4  # bytes of such an index, for each chunk and at the end
 
 
-def open_zarr(name: str, path: str, key: str, files: contextlib.ExitStack) -> Any:
+def open_zarr(zarr: Any, name: str, path: str, key: str, files: contextlib.ExitStack) -> Any:
     """Open an array of a Zarr store in a directory or a zip file."""
-    zarr = _package("zarr", name, "zarr")
     if not is_zipfile(path):
         return _array_in(zarr.open(path, mode="r"), zarr.Array, name, key)
     store = zarr.storage.ZipStore(path, mode="r")
@@ -36,13 +35,12 @@ def open_zarr(name: str, path: str, key: str, files: contextlib.ExitStack) -> An
     return _array_in(zarr.open(store, path=inside, mode="r"), zarr.Array, name, key)
 
 
-def open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> Any:
+def open_hdf5(h5py: Any, name: str, path: str, key: str, files: contextlib.ExitStack) -> Any:
     """Open a dataset of an HDF5 file."""
-    h5py = _package("h5py", name, "hdf5")
     return _array_in(files.enter_context(h5py.File(path, "r")), h5py.Dataset, name, key)
 
 
-def _package(module: str, name: str, extra: str) -> Any:
+def package(module: str, name: str, extra: str) -> Any:
     """Import the package that reads a kind of file."""
     try:
         return importlib.import_module(module)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining.files.sources import ChunkedRows
+from ssd_mining.files.chunks import ChunkedRows
 from tests.support.commands import run
 
 NUM_SAMPLES, NUM_ANCHORS, CHUNK = 48, 20_000, 12  # a chunk takes 0.9 MiB as float32

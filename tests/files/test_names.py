@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_mining.checks import DataError
-from ssd_mining.files import names
+from ssd_mining.files import names, output
+from ssd_mining.report import parts
 
 # All of Unicode, lone surrogates too, and what CSV, str.splitlines and NumPy's strings trip over.
 ODD = [
@@ -41,7 +42,7 @@ NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 2**64 - 1)
 def test_a_table_reads_back_the_names_and_numbers_that_were_written(tmp_path_factory, texts, data):
     numbers = data.draw(st.lists(NUMBERS, min_size=len(texts), max_size=len(texts)))
     path = tmp_path_factory.mktemp("table") / "a.csv"
-    names.write_csv(path, {"sample": names.column_of(numbers), "id": names.column_of(texts)})
+    output.write_csv(path, {"sample": names.column_of(numbers), "id": names.column_of(texts)})
     got = names.read_csv(path)
     assert got == {"sample": list(map(str, numbers)), "id": texts}
     rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8", "surrogatepass"), newline="")))
@@ -51,7 +52,7 @@ def test_a_table_reads_back_the_names_and_numbers_that_were_written(tmp_path_fac
 @settings(max_examples=300)
 @given(st.lists(TEXT | NUMBERS, max_size=6))
 def test_names_in_a_file_of_arrays_are_those_that_were_packed(given_names):
-    assert names.unpacked(names.packed(given_names)) == given_names
+    assert parts._unpacked(parts._packed(given_names)) == given_names
     assert names.column_of(given_names).tolist() == given_names
 
 
