@@ -142,7 +142,7 @@ class ArraySource:
 
     def probe(self) -> bytes:
         """Return what stands for the content: a few rows that lie far apart."""
-        rows = np.unique(np.linspace(0, max(0, len(self) - 1), PROBES, dtype=np.int64)).tolist()
+        rows = np.unique(np.linspace(0, self.shape[0] - 1, PROBES, dtype=np.int64)).tolist() if self.shape[0] else []
         with explained(self.name):
             return b"".join([self._read(row, row + 1).tobytes() for row in rows])
 
