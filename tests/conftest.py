@@ -36,6 +36,13 @@ settings.register_profile(
 settings.load_profile("ssd_mining")
 
 
+def pytest_configure():
+    """Let the workers of one run wait for what another one compiles, however long that takes on a busy machine."""
+    from ssd_mining.kernels.cpu import cache
+
+    cache.LOCK_SECONDS = 600.0
+
+
 def pytest_addoption(parser):
     parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped: all that they need is here")
 
