@@ -55,6 +55,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker("kernel")
         if not own.intersection(NOT_QUICK):
             item.add_marker("quick")
+        for mark in item.iter_markers("framework"):
+            for package in mark.args:
+                item.add_marker(package)
         if "cuda" in own:  # scalar NumPy, of which the simulator is made, warns of inf - inf
             item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
 

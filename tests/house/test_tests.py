@@ -71,10 +71,12 @@ def test_the_readme_and_the_contributors_name_the_steps_of_the_gate():
     assert (ROOT / "README.md").read_text().count("python -m pytest\n") == 1
 
 
-def test_every_marker_is_chosen_by_a_step_or_left_to_a_gpu():
+def test_every_marker_is_chosen_by_a_step_of_the_gate():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     gate = (ROOT / ".ci" / "run").read_text()
-    chosen = " ".join(re.findall(r"-m \"?([a-z_ ]+)", gate))
+    chosen = " ".join(re.findall(r"-m \"?([a-z_ ()]+)", gate))
+    by_hand = {"tensorflow", "ray"}  # docs/pipelines.md says when
+    by_rule = {"process", "framework"}  # not quick; a marker of each framework
     for marker in settings["markers"]:
         name = re.match(r"\w+", marker)[0]
-        assert name == "process" or re.search(rf"\b{name}\b", chosen), name
+        assert name in by_hand | by_rule or re.search(rf"\b{name}\b", chosen), name
