@@ -20,7 +20,7 @@ __all__ = ["turns"]  # a fixture
 TESTS = Path(__file__).parent
 # Folders whose tests call kernels on arrays of any kind: interpreted, bounds-checked and by old versions, too.
 KERNELS = {"analysis", "cross_entropy", "hard_examples", "inputs", "kernels", "mining", "multibox", "reference"}
-NOT_QUICK = ("slow", "process", "full_size", "cuda", "toolchain", "gpu", "extra", "framework")
+NOT_QUICK = ("slow", "process", "cuda", "toolchain", "gpu", "extra", "framework")
 NOT_IN_EVERY_MODE = ("slow", "process", "cuda", "toolchain", "gpu", "framework")
 
 if numba.config.ENABLE_CUDASIM:
@@ -36,6 +36,13 @@ settings.register_profile(
 settings.load_profile("ssd_mining")
 
 
+def pytest_configure():
+    """Let the workers of one run wait for what another one compiles, however long that takes on a busy machine."""
+    from ssd_mining.kernels.cpu import cache
+
+    cache.LOCK_SECONDS = 600.0
+
+
 def pytest_addoption(parser):
     parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped: all that they need is here")
 
@@ -48,6 +55,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker("kernel")
         if not own.intersection(NOT_QUICK):
             item.add_marker("quick")
+        for mark in item.iter_markers("framework"):
+            for package in mark.args:
+                item.add_marker(package)
         if "cuda" in own:  # scalar NumPy, of which the simulator is made, warns of inf - inf
             item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
 

@@ -1,5 +1,6 @@
 """Dask arrays: chunk by chunk on a cluster of processes, over a zarr store, with a worker killed; and xarray's."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -12,8 +13,11 @@ import pytest
 import ssd_mining as sm
 from tests.support.batches import losses
 
-da = pytest.importorskip("dask.array")
-ours = pytest.importorskip("ssd_mining.dask")
+if importlib.util.find_spec("dask"):
+    import dask.array as da
+
+    import ssd_mining.dask as ours
+
 pytestmark = pytest.mark.extra("dask")
 
 SHAPE, LEVELS = (40, 900), [600, 300]
@@ -80,8 +84,10 @@ def test_no_samples_at_all():
     assert analysis.result().num_samples == 0
 
 
+@pytest.mark.extra("xarray")
 def test_xarray_calls_it_unchanged():
-    xr = pytest.importorskip("xarray")
+    import xarray as xr
+
     conf_loss, labels = data()
     lazy = [
         xr.DataArray(da.from_array(array, (7, -1)), dims=("sample", "anchor"), coords={"sample": np.arange(40) * 2})
@@ -158,7 +164,8 @@ def test_bad_values_are_raised_when_they_are_computed():
 
 @pytest.fixture(scope="module")
 def cluster():
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as made,
         distributed.Client(made) as client,
@@ -168,7 +175,8 @@ def cluster():
 
 @pytest.fixture
 def store(tmp_path):
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     conf_loss, labels = data()
     for name, array in (("losses", conf_loss), ("labels", labels)):
         made = zarr.create_array(str(tmp_path / name), shape=array.shape, chunks=(4, 900), dtype=array.dtype)
@@ -176,6 +184,8 @@ def store(tmp_path):
     return conf_loss, labels, [da.from_zarr(str(tmp_path / name)) for name in ("losses", "labels")]
 
 
+@pytest.mark.extra("distributed", "zarr")
+@pytest.mark.process
 @pytest.mark.full_size
 def test_processes_over_a_zarr_store_give_the_local_results(cluster, store):
     conf_loss, labels, lazy = store
@@ -185,6 +195,8 @@ def test_processes_over_a_zarr_store_give_the_local_results(cluster, store):
     check(mined, conf_loss, labels)
 
 
+@pytest.mark.extra("distributed", "zarr")
+@pytest.mark.process
 @pytest.mark.full_size
 def test_a_worker_that_is_killed_changes_no_result(cluster, store):
     conf_loss, labels, lazy = store

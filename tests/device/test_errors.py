@@ -14,6 +14,8 @@ from ssd_mining.engine import run
 from ssd_mining.kernels.cuda import runtime
 from tests.support.batches import ROOT
 
+pytestmark = pytest.mark.no_gpu
+
 LOSSES, LABELS = np.ones((1, 4), np.float32), np.array([[1, 0, 0, 0]])
 OF_LOSSES = [sm.confidence_loss, sm.mine_hard_negatives, sm.hard_negative_mask]
 OF_LOGITS = [

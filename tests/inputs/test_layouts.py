@@ -1,5 +1,7 @@
 """Layouts, byte orders and dtypes of the caller change nothing, and the caller's arrays are never written."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,11 @@ from tests.support.batches import printed
 from tests.support.layouts import CLASSES, LAYOUTS, LOSS, RNG
 
 ONE_HOT = np.eye(4, dtype=np.float32)[CLASSES]
-EXPECTED = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
+
+
+@functools.cache  # computed when it is asked for: nothing is compiled while tests are collected
+def expected():
+    return sm.mine_hard_negatives(LOSS, CLASSES, background=0)
 
 
 def memory_mapped(array, folder):
@@ -18,9 +24,9 @@ def memory_mapped(array, folder):
 
 def check(conf_loss, labels, **keywords):
     got = sm.mine_hard_negatives(conf_loss, labels, **keywords)
-    np.testing.assert_array_equal(got.hard_negative_mask, EXPECTED.hard_negative_mask)
+    np.testing.assert_array_equal(got.hard_negative_mask, expected().hard_negative_mask)
     for name, column in got.to_dict().items():
-        np.testing.assert_array_equal(column, EXPECTED.to_dict()[name], err_msg=name)
+        np.testing.assert_array_equal(column, expected().to_dict()[name], err_msg=name)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -55,8 +61,8 @@ def test_integer_losses_and_labels_of_every_width_work(dtype):
     check(LOSS, CLASSES.astype(dtype), background=0)
     whole = (LOSS * 8).astype(dtype)
     got = sm.mine_hard_negatives(whole, CLASSES, background=0)
-    np.testing.assert_array_equal(got.hard_negative_mask, EXPECTED.hard_negative_mask)
-    np.testing.assert_array_equal(got.negative_sum, EXPECTED.negative_sum * 8)
+    np.testing.assert_array_equal(got.hard_negative_mask, expected().hard_negative_mask)
+    np.testing.assert_array_equal(got.negative_sum, expected().negative_sum * 8)
 
 
 @pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i4", "u8", "f2", "f4", "f8", ">f4"])
@@ -87,7 +93,7 @@ def test_an_ignore_index_that_the_dtype_cannot_hold_ignores_nothing():
 def test_ignored_labels_and_valid_mean_the_same():
     ignored = RNG.random(LOSS.shape) < 0.3
     labels = np.where(ignored, -1, CLASSES)
-    expected = sm.mine_hard_negatives(LOSS, labels, background=0, ignore_index=-1).to_dict()
+    judged = sm.mine_hard_negatives(LOSS, labels, background=0, ignore_index=-1).to_dict()
     for got in (
         sm.mine_hard_negatives(LOSS, CLASSES, background=0, valid=~ignored),
         sm.mine_hard_negatives(LOSS, CLASSES != 0, valid=~ignored),
@@ -96,7 +102,7 @@ def test_ignored_labels_and_valid_mean_the_same():
         sm.mine_hard_negatives(LOSS, labels, background=0, ignore_index=-1, valid=~ignored),
     ):
         for name, column in got.to_dict().items():
-            np.testing.assert_array_equal(column, expected[name], err_msg=name)
+            np.testing.assert_array_equal(column, judged[name], err_msg=name)
 
 
 @pytest.mark.framework("torch")

@@ -9,6 +9,8 @@ import ssd_mining as sm
 from ssd_mining.losses import NORMALIZE
 from tests.support.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, draw, selection_cases
 
+pytestmark = pytest.mark.full_size
+
 STEP = 1e-5
 SELECTIONS = selection_cases()
 

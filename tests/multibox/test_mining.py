@@ -14,6 +14,8 @@ from tests.support.multibox import (
     ranks,
 )
 
+pytestmark = pytest.mark.full_size
+
 SCOPES = ("sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota")
 
 

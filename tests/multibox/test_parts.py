@@ -19,6 +19,8 @@ from tests.support.multibox import (
     smooth_l1,
 )
 
+pytestmark = pytest.mark.full_size
+
 SELECTIONS = selection_cases()
 
 
