@@ -1,8 +1,10 @@
 """Turn boxes, classes and anchors of any form into the `BoxRows` that a kernel takes, or raise a clear error.
 
-The coordinates of anchors are checked by the kernel, which reads them anyway; `refuse_anchors` then says what is wrong.
+Values are checked by the kernel, which reads them anyway; then `refuse_boxes`, `refuse_classes` and `refuse_anchors`
+say what is wrong.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from ssd_mining.kernels.records import BoxRows
 
 # The kernel holds the number of an object in a float32.
 MOST_OBJECTS = 1 << 24
+_NO_BOXES = np.empty((0, 4), np.float16)
 
 
 class Objects(NamedTuple):
@@ -32,6 +35,8 @@ class Objects(NamedTuple):
 
     corners: NDArray[Any]  # (N, 4) float32 or float64: x1, y1, x2, y2
     offsets: NDArray[np.int64]  # (B + 1,) sample i owns the boxes offsets[i] to offsets[i + 1]
+    boxes: NDArray[Any]  # (N, 4) as they came
+    box_format: BoxFormat
     is_flat: bool  # came as one array with offsets, and not as an array for each sample
 
     def place(self, box: int) -> str:
@@ -43,32 +48,39 @@ class Objects(NamedTuple):
 def refuse_on_device(name: str, **arrays: Any) -> None:
     """Raise `NotImplementedError` if one of the arrays, or of those in a list, lies on a GPU."""
     for argument, value in arrays.items():
-        listed = value if isinstance(value, list | tuple) else [value]
-        if any(is_on_device(each) for each in listed):
-            msg = f"{name}: {argument} lies on a GPU, where boxes are not matched or encoded yet; pass NumPy arrays"
-            raise NotImplementedError(msg)
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if type(each) is not np.ndarray and is_on_device(each):
+                msg = (
+                    f"{name}: {argument} lies on a GPU, where boxes are not matched or encoded yet; pass NumPy arrays"
+                )
+                raise NotImplementedError(msg)
 
 
-def check_boxes(boxes: Any, box_offsets: ArrayLike | None, box_format: BoxFormat, *, sized: bool = False) -> Objects:
-    """Check the boxes of a batch, (N, 4) with offsets or an array (n, 4) for each sample. `sized`: none is empty."""
+def check_boxes(boxes: Any, box_offsets: ArrayLike | None, box_format: BoxFormat) -> Objects:
+    """Check the shape of boxes, (N, 4) with offsets or an array (n, 4) for each sample; `refuse_boxes` their values."""
     check_choice("box_format", box_format, BOX_FORMATS)
     if box_offsets is None:
-        arrays = [
-            _rows_of("boxes", part, (4,), f" for sample {i}") for i, part in enumerate(_samples("boxes", boxes))
-        ]
-        offsets = np.zeros(len(arrays) + 1, np.int64)
-        np.cumsum([array.shape[0] for array in arrays], out=offsets[1:])
-        array = np.concatenate([np.empty((0, 4), np.float16), *arrays]) if len(arrays) != 1 else arrays[0]
+        arrays = [_rows_of("boxes", part, (4,), sample) for sample, part in enumerate(_samples("boxes", boxes))]
+        offsets = _offsets_of(arrays)
+        array = arrays[0] if len(arrays) == 1 else np.concatenate([_NO_BOXES, *arrays])
     else:
-        array = _rows_of("boxes", boxes, (4,), " beside box_offsets")
+        array = _rows_of("boxes", boxes, (4,))
         offsets = _check_offsets(box_offsets, array.shape[0])
-    objects = Objects(to_corners(array, box_format), read_only(offsets), box_offsets is not None)
-    if np.diff(offsets).max(initial=0) > MOST_OBJECTS:
-        refuse("boxes", f"at most {MOST_OBJECTS:,} boxes in a sample", f"{np.diff(offsets).max():,}")
-    bad = bad_boxes(objects.corners, sized=sized)
+    return Objects(to_corners(array, box_format), read_only(offsets), array, box_format, box_offsets is not None)
+
+
+def refuse_boxes(objects: Objects) -> None:
+    """Raise if one of the boxes is none."""
+    bad = bad_boxes(objects.corners)
     if bad.size:
-        _refuse_box("boxes", objects.place(bad[0]), array[bad[0]], box_format, sized=sized)
-    return objects
+        _refuse_box("boxes", objects.place(bad[0]), objects.boxes[bad[0]], objects.box_format)
+
+
+def _offsets_of(arrays: list[NDArray[Any]]) -> NDArray[np.int64]:
+    most = max([array.shape[0] for array in arrays], default=0)
+    if most > MOST_OBJECTS:
+        refuse("boxes", f"at most {MOST_OBJECTS:,} boxes in a sample", f"{most:,}")
+    return np.array([0, *itertools.accumulate(array.shape[0] for array in arrays)])
 
 
 def _samples(name: str, value: Any) -> Any:
@@ -92,12 +104,14 @@ def _check_offsets(value: ArrayLike, num_boxes: int) -> NDArray[np.int64]:
     return offsets
 
 
-def _rows_of(name: str, value: Any, shape: tuple[int, ...], where: str) -> NDArray[Any]:
+def _rows_of(name: str, value: Any, shape: tuple[int, ...], sample: int | None = None) -> NDArray[Any]:
+    """Check an array (n, *shape), of one sample or of all."""
     array = as_array(name, value)
     if array.shape == (0,) and isinstance(value, list | tuple):  # NumPy makes an empty list a float array
-        return np.empty((0, *shape), np.float16 if shape else np.bool_)
+        return _NO_BOXES if shape else _NO_BOXES.astype(np.bool_)[:, 0]
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
-        hint = f"[{name}] is one sample" if array.shape == shape and where.endswith("sample 0") else ""
+        where = " beside box_offsets" if sample is None else f" for sample {sample}"
+        hint = f"[{name}] is one sample" if sample == 0 and array.shape == shape else ""
         refuse(name, f"an (n{', 4' if shape else ','}) array{where}", f"shape {array.shape}", hint=hint)
     if shape and (array.dtype.kind not in "fiu" or array.dtype.itemsize > 8):
         refuse(name, "float16, float32, float64 or integer values", f"dtype {array.dtype}", TypeError)
@@ -106,19 +120,20 @@ def _rows_of(name: str, value: Any, shape: tuple[int, ...], where: str) -> NDArr
 
 def _of_objects(name: str, value: Any, objects: Objects) -> NDArray[Any]:
     """Check what has an entry for each box, in the form of the boxes."""
-    expected = np.diff(objects.offsets).tolist()
     if objects.is_flat:
-        array = _rows_of(name, value, (), " beside box_offsets")
+        array = _rows_of(name, value, ())
         if array.shape[0] != objects.offsets[-1]:
             refuse(name, f"one for each of {objects.offsets[-1]} boxes", f"{array.shape[0]}")
         return array
-    arrays = [_rows_of(name, part, (), f" for sample {i}") for i, part in enumerate(_samples(name, value))]
-    if len(arrays) != len(expected):
-        refuse(name, f"those of {len(expected)} samples, as boxes", f"those of {len(arrays)}")
-    for sample, (array, count) in enumerate(zip(arrays, expected, strict=True)):
+    arrays = [_rows_of(name, part, (), sample) for sample, part in enumerate(_samples(name, value))]
+    starts = objects.offsets.tolist()
+    if len(arrays) != len(starts) - 1:
+        refuse(name, f"those of {len(starts) - 1} samples, as boxes", f"those of {len(arrays)}")
+    for sample, array in enumerate(arrays):
+        count = starts[sample + 1] - starts[sample]
         if array.shape[0] != count:
             refuse(name, f"one for each of the {count} boxes of sample {sample}", f"{array.shape[0]}")
-    return np.concatenate([np.empty(0, np.bool_), *arrays]) if len(arrays) != 1 else arrays[0]
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, np.bool_), *arrays])
 
 
 def to_corners(boxes: NDArray[Any], box_format: BoxFormat) -> NDArray[Any]:
@@ -134,21 +149,16 @@ def to_corners(boxes: NDArray[Any], box_format: BoxFormat) -> NDArray[Any]:
         return np.concatenate([low, low + size], axis=-1)
 
 
-def bad_boxes(corners: NDArray[Any], *, sized: bool = False) -> NDArray[np.int64]:
-    """Return the numbers of the boxes (n, 4) that are none: NaN, negative sizes, areas that are not finite.
-
-    With `sized`, also of those without an area.
-    """
+def bad_boxes(corners: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the numbers of the boxes (n, 4) that are none: NaN, negative sizes, areas that are not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         sides = corners[:, 2:] - corners[:, :2]
         area = sides[:, 0] * sides[:, 1]
         good = (sides >= 0).all(axis=1) & (area <= np.finfo(corners.dtype).max / 4)
-        if sized:
-            good &= (sides > 0).all(axis=1)
     return np.flatnonzero(~good)
 
 
-def _refuse_box(name: str, where: str, box: NDArray[Any], box_format: BoxFormat, *, sized: bool = False) -> None:
+def _refuse_box(name: str, where: str, box: NDArray[Any], box_format: BoxFormat) -> None:
     got = f"{np.array2string(box, separator=', ')} for {where}"
     if not np.isfinite(box).all():
         refuse(name, "finite coordinates", got)
@@ -159,7 +169,7 @@ def _refuse_box(name: str, where: str, box: NDArray[Any], box_format: BoxFormat,
         argument = "anchor_format" if name == "anchors" else "box_format"
         hint = f'{argument}="cxcywh" for centres and sizes, "xywh" for a corner and sizes'
         refuse(name, wanted, got, hint=hint if box_format == "xyxy" else "")
-    refuse(name, "boxes with a width and a height above 0" if sized else "boxes with a finite area", got)
+    refuse(name, "boxes with a finite area", got)
 
 
 def check_anchors(anchors: ArrayLike, anchor_format: BoxFormat, num_samples: int | None = None) -> NDArray[Any]:
@@ -173,33 +183,34 @@ def check_anchors(anchors: ArrayLike, anchor_format: BoxFormat, num_samples: int
     return to_corners(array if array.ndim == 3 else array[None], anchor_format)
 
 
-def refuse_anchors(
-    anchors: ArrayLike, corners: NDArray[Any], anchor_format: BoxFormat, *, sized: bool = False
-) -> None:
+def refuse_anchors(anchors: ArrayLike, corners: NDArray[Any], anchor_format: BoxFormat) -> None:
     """Raise if one of the anchors is no box."""
-    bad = bad_boxes(corners.reshape(-1, 4), sized=sized)
+    bad = bad_boxes(corners.reshape(-1, 4))
     if bad.size:
         sample, anchor = divmod(int(bad[0]), corners.shape[1])
         array = as_array("anchors", anchors)
         box = array[sample, anchor] if array.ndim == 3 else array[anchor]
         where = f"anchor {anchor}" + (f" of sample {sample}" if array.ndim == 3 else "")
-        _refuse_box("anchors", where, box, anchor_format, sized=sized)
+        _refuse_box("anchors", where, box, anchor_format)
 
 
-def check_classes(classes: Any, objects: Objects, background: int, ignore_index: int) -> NDArray[np.int64]:
-    """Check the classes of the objects."""
+def check_classes(classes: Any, objects: Objects) -> NDArray[np.int64]:
+    """Check the shape and the dtype of the classes of the objects; `refuse_classes` their values."""
     array: Any = _of_objects("classes", classes, objects)
     if array.size and array.dtype.kind not in "iu":
         refuse("classes", "whole numbers", f"dtype {array.dtype}", TypeError)
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         refuse("classes", "numbers that int64 can hold", f"{array.max()}")
-    array = native(array, INT64)
+    return native(array, INT64)
+
+
+def refuse_classes(classes: NDArray[np.int64], objects: Objects, background: int, ignore_index: int) -> None:
+    """Raise if one of the classes is background or ignored."""
     for name, label in (("background", background), ("ignore_index", ignore_index)):
-        if (array == label).any():
+        if (classes == label).any():
             hint = "add 1 to the classes, or pass another background" if name == "background" else ""
-            got = f"{label} for {objects.place(int((array == label).argmax()))}"
+            got = f"{label} for {objects.place(int((classes == label).argmax()))}"
             refuse("classes", f"classes other than {name} ({label})", got, hint=hint)
-    return array  # type: ignore[no-any-return]
 
 
 def check_crowd(crowd: Any, objects: Objects) -> NDArray[np.bool_]:

@@ -186,10 +186,13 @@ _FORCES = ("bipartite", "argmax", "argmax_all", "own_best", "none")  # in the or
 
 
 def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
-    """Match every sample by `reference.matching`. Where an anchor is no box, `Matched.done` stays 0."""
+    """Match every sample by `reference.matching`. Where a box or a class cannot be, `Matched.done` stays 0."""
     if any(matching.are_bad(anchors) for anchors in rows.anchors):
         return
     for sample, (start, stop) in enumerate(itertools.pairwise(rows.offsets)):
+        classes = rows.classes[start:stop]
+        if matching.are_bad(rows.boxes[start:stop]) or np.isin(classes, (rule.background, rule.ignore_index)).any():
+            continue
         anchors = rows.anchors[sample if rows.anchors.shape[0] > 1 else 0]
         valid = np.ones(len(anchors), np.bool_)
         if rows.valid.shape[0]:
@@ -207,7 +210,6 @@ def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int = 1
             ignore_ioa=rule.ignore_ioa,
             crowd_first=rule.crowd_first,
         )
-        classes = rows.classes[start:stop]
         matched.labels[sample] = matching.labels_of(found, classes, rule.background, rule.ignore_index)
         matched.matched[sample], matched.overlaps[sample] = found, overlaps
         matched.num_anchors[start:stop] = np.bincount(found[found >= 0], minlength=stop - start)

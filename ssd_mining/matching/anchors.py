@@ -153,8 +153,8 @@ def default_boxes(
 
     Notes
     -----
-    Shapes of a cell in an SSD: the small square, the square of the geometric mean of this and the next level's, then for
-    each ratio the lying and the standing box. In a RetinaNet: three sizes for each of three ratios.
+    Shapes of a cell in an SSD: the small square, the square of the geometric mean of this and the next level's, then
+    for each ratio the lying and the standing box. In a RetinaNet: three sizes for each of three ratios.
 
     References
     ----------
@@ -196,9 +196,8 @@ def _retinanet_map(height: int, width: int, stride: int, sizes: tuple[int, ...])
     """Return the anchors of one feature map, as centres and sizes in pixels; torchvision rounds the corners."""
     rows, columns = -(-height // stride), -(-width // stride)
     halves = [(size / math.sqrt(ratio) / 2, size * math.sqrt(ratio) / 2) for ratio in (0.5, 1, 2) for size in sizes]
-    step = height // rows, width // columns
-    return anchor_grid((rows, columns), 2 * np.round(np.array(halves, np.float32)), step=step, offset=0, box_format="cxcywh",
-                       dtype=np.float64)  # fmt: skip
+    sides, step = 2 * np.round(np.array(halves, np.float32)), (height // rows, width // columns)
+    return anchor_grid((rows, columns), sides, step=step, offset=0, box_format="cxcywh", dtype=np.float64)
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:

@@ -20,6 +20,8 @@ from ssd_mining.inputs.boxes import (
     check_crowd,
     check_valid_anchors,
     refuse_anchors,
+    refuse_boxes,
+    refuse_classes,
     refuse_on_device,
 )
 from ssd_mining.kernels.records import BoxRows, Matched
@@ -165,7 +167,7 @@ def match_anchors(
     corners = check_anchors(anchors, anchor_format, num_samples)
     rows = box_rows(
         objects,
-        check_classes(classes, objects, matching.background, matching.ignore_index),
+        check_classes(classes, objects),
         check_crowd(crowd, objects),
         corners,
         check_valid_anchors(valid, num_samples, corners.shape[1]),
@@ -175,7 +177,9 @@ def match_anchors(
         part, into = _part(rows, block), _part_of(matched, rows.offsets, block)
         pairs = part.boxes.shape[0] * corners.shape[1]
         call.twin.match(part, matching.rule, into, 1 if pairs < PARALLEL_PAIRS else call.workers())
-        if not into.done.all():
+        if np.count_nonzero(into.done) < into.done.size:
+            refuse_boxes(objects)
+            refuse_classes(rows.classes, objects, matching.background, matching.ignore_index)
             refuse_anchors(anchors, corners, anchor_format)
             msg = f"sample {block.start + int(np.argmin(into.done))} was not matched: a worker thread was lost"
             raise RuntimeError(msg)

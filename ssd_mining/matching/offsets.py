@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.checks import check_choice, check_number, refuse
 from ssd_mining.choices import BOX_FORMATS, BoxFormat
 from ssd_mining.inputs.arrays import as_array, as_real_array, kernel_dtype
-from ssd_mining.inputs.boxes import check_anchors, check_boxes, refuse_anchors, refuse_on_device
+from ssd_mining.inputs.boxes import check_anchors, check_boxes, refuse_anchors, refuse_boxes, refuse_on_device
 
 
 def encode_boxes(
@@ -91,6 +91,7 @@ def encode_boxes(
         flat = np.flatnonzero(~(values[:, 2:] > values[:, :2]).all(axis=1))
         if flat.size:
             refuse_anchors(anchors, corners, anchor_format)  # it may be NaN
+            refuse_boxes(objects)
             expected, got = "matched boxes with a width and a height above 0", f"{values[flat[0]].tolist()}"
             refuse(name, expected, got, sample=int(sample[flat[0]]), anchor=int(anchor[flat[0]]))
     target = np.zeros((*numbers.shape, 4), real)

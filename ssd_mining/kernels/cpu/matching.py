@@ -56,17 +56,9 @@ def _gather(anchors: Row, first: int, column: Row) -> None:
 
 
 @helper
-def _largest(column: Row, start: int, scratch: Row) -> float:
-    """Return the largest of 64 numbers, by the smallest of their negatives."""
-    for j in range(LANES):
-        scratch[j] = -column[start + j]
-    return -lanes.least(scratch, 0, column.dtype.type(-np.inf))  # type: ignore[no-any-return]
-
-
-@helper
-def _prepare(worker: int, place: int, anchors: Row, columns: Row, around: Row, bad: Row, tiles: Row) -> None:
+def _prepare(worker: int, place: int, anchors: Row, columns: Row, around: Row, bad: Row) -> None:  # noqa: ARG001
     """Write the columns of one block of one set of anchors. `bad`: whether one is no box with a finite area."""
-    num_blocks, scratch = columns.shape[1], tiles[worker]
+    num_blocks = columns.shape[1]
     owner, block = place // num_blocks, place % num_blocks
     column, box = columns[owner, block], around[owner, block]
     _gather(anchors[owner], block * LANES, column)
@@ -80,7 +72,7 @@ def _prepare(worker: int, place: int, anchors: Row, columns: Row, around: Row, b
         num_good += 1 if (width >= zero) & (height >= zero) & (area <= most) else 0  # 0 for NaN
     bad[owner, block] = num_good < LANES
     box[LEFT], box[TOP] = lanes.least(column, X1, lowest), lanes.least(column, Y1, lowest)
-    box[RIGHT], box[BOTTOM] = _largest(column, X2, scratch), _largest(column, Y2, scratch)
+    box[RIGHT], box[BOTTOM] = lanes.largest(column, X2), lanes.largest(column, Y2)
 
 
 @helper
@@ -217,11 +209,14 @@ def _visit(
     real = tile.dtype.type
     first, last = rows.offsets[sample], rows.offsets[sample + 1]
     for block in range(words.shape[1]):
-        _load(columns[block], tile)
         for j in range(LANES):
             tile[BEST + j] = real(0)
+        loaded = False
         for i in range(first, last):
             if _reaches(rows.boxes[i], around[block]) and not rows.crowd[i]:
+                if not loaded:
+                    _load(columns[block], tile)
+                    loaded = True
                 _overlap(tile, rows.boxes[i])
                 _keep_best(tile, i - first)
                 _improve(tile, words[COUNTS, block], block * LANES, matched.best_iou, anchor_of, i)
@@ -329,6 +324,20 @@ def _force_pairs(
 
 
 @helper
+def _are_objects(rows: BoxRows, rule: MatchRule, matched: Matched, sample: int) -> bool:
+    """Say whether all boxes of a sample are boxes with a finite area, of classes that an object can have."""
+    zero, most = rows.boxes.dtype.type(0), rows.boxes.dtype.type(np.finfo(rows.boxes.dtype).max / 4)
+    for i in range(rows.offsets[sample], rows.offsets[sample + 1]):
+        width, height = rows.boxes[i, RIGHT] - rows.boxes[i, LEFT], rows.boxes[i, BOTTOM] - rows.boxes[i, TOP]
+        if not (width >= zero and height >= zero and width * height <= most):  # also for NaN
+            return False
+        if rows.classes[i] == rule.background or rows.classes[i] == rule.ignore_index:
+            return False
+        matched.num_anchors[i], matched.best_iou[i] = 0, 0.0
+    return True
+
+
+@helper
 def _match_sample(
     worker: int, sample: int,
     boxes: Row, classes: Row, crowd: Row, offsets: Row, anchors: Row, valid: Row,
@@ -344,8 +353,8 @@ def _match_sample(
     into = Matched(labels, matched, overlaps, num_anchors, best_iou, done)
     owner = sample if anchors.shape[0] > 1 else 0
     columns, around, words, tile = all_columns[owner], all_around[owner], all_words[worker], tiles[worker]
-    for i in range(offsets[sample], offsets[sample + 1]):
-        num_anchors[i], best_iou[i] = 0, 0.0
+    if not _are_objects(rows, rule, into, sample):
+        return
     _count(rows, rule, columns, around, sample, words, tile)
     _visit(rows, rule, into, columns, around, sample, words, anchor_of, tile)
     if force == BIPARTITE:
@@ -362,7 +371,8 @@ _prepare_serial, _prepare_parallel = drivers(_prepare)
 def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int) -> None:
     """Match every sample of `rows` into `matched`, by `num_workers` threads (1: the serial driver).
 
-    Where an anchor is no box with a finite area, nothing is matched: `Matched.done` stays 0.
+    Where an anchor, or a box of a sample, is no box with a finite area, or a class is none that an object can have,
+    `Matched.done` stays 0: the caller finds out which.
     """
     (num_sets, num_anchors, _), num_samples = rows.anchors.shape, rows.offsets.size - 1
     num_blocks, real = -(-num_anchors // LANES), rows.boxes.dtype
@@ -371,8 +381,8 @@ def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int) ->
     tiles = np.empty((num_workers, TILE), real)
     driver = _prepare_serial if num_workers == 1 else _prepare_parallel
     corners = rows.anchors.reshape(num_sets, num_anchors * 4)
-    driver(num_sets * num_blocks, num_workers, corners, columns, around, bad, tiles)
-    if bad.any():
+    driver(num_sets * num_blocks, num_workers, corners, columns, around, bad)
+    if np.count_nonzero(bad):
         return
     num_workers = max(1, min(num_workers, num_samples))
     words = np.empty((num_workers, WORDS, num_blocks), np.uint64)
