@@ -19,7 +19,7 @@ class _Level(NamedTuple):
     """One feature map of an SSD; lengths are shares of the image."""
 
     cells: int  # along each side
-    step: float  # from one centre to the next
+    step: float | None  # from one centre to the next; None: the cells share the image
     small: float  # the side of the first square
     large: float  # the second square has the geometric mean of both
     ratios: tuple[int, ...]  # of the other boxes, each lying and standing
@@ -46,7 +46,7 @@ _SSD = {
     "ssd512_coco": _levels(512, *_512, "20.48 51.2 133.12 215.04 296.96 378.88 460.8 542.72", _RATIOS_512),
     "torchvision_ssd300": _SSD300_COCO,
     "ssdlite320": tuple(
-        _Level(cells, 1 / cells, 0.2 + 0.15 * k, 0.2 + 0.15 * (k + 1) if k < 5 else 1.0, (2, 3))
+        _Level(cells, None, 0.2 + 0.75 * k / 5, 0.2 + 0.75 * (k + 1) / 5 if k < 5 else 1.0, (2, 3))
         for k, cells in enumerate((20, 10, 5, 3, 2, 1))
     ),
 }
@@ -101,8 +101,8 @@ def anchor_grid(
     rows, columns = _pair("cells", cells)
     for count in (rows, columns):
         check_int("cells", count, lowest=1)
-    down, right = (1 / rows, 1 / columns) if step is None else _pair("step", step)
-    for length in (down, right):
+    steps = None if step is None else _pair("step", step)
+    for length in steps or ():
         check_number("step", length, lowest=math.ulp(0), words="above 0, finite")
     check_number("offset", offset)
     check_choice("box_format", box_format, BOX_FORMATS)
@@ -112,8 +112,10 @@ def anchor_grid(
     if not ((shapes >= 0) & (shapes < np.inf)).all():
         refuse("sizes", "finite widths and heights of at least 0", f"{shapes.min()}")
     boxes = np.empty((rows, columns, shapes.shape[0], 4))
-    boxes[..., 0] = ((np.arange(columns) + offset) * right)[:, np.newaxis]
-    boxes[..., 1] = ((np.arange(rows) + offset) * down)[:, np.newaxis, np.newaxis]
+    down, right = np.arange(rows) + offset, np.arange(columns) + offset
+    down, right = (down / rows, right / columns) if steps is None else (down * steps[0], right * steps[1])
+    boxes[..., 0] = right[:, np.newaxis]
+    boxes[..., 1] = down[:, np.newaxis, np.newaxis]
     boxes[..., 2:] = shapes
     return _formatted(boxes.reshape(-1, 4), box_format, dtype)
 
