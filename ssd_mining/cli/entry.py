@@ -16,6 +16,8 @@ EXAMPLES = """\
 examples:
   ssd-mining demo
       write synthetic data and mine it
+  ssd-mining match instances.json ssd300 --rule torchvision --out labels.npy
+      label the default boxes of SSD300 with the objects of COCO's annotations
   ssd-mining mine losses.npy labels.npy --background 0
       mine losses (N, A) by class numbers (N, A), where 0 is background
   ssd-mining mine run.npz:losses run.npz:one_hot --out mined
@@ -32,6 +34,7 @@ class _Command(NamedTuple):
 
 COMMANDS = {
     "demo": _Command("write a synthetic data set and mine it", options.demo),
+    "match": _Command("label anchors with the objects in a file", options.match),
     "mine": _Command("mine the losses in a file", options.mine),
     "report": _Command("analyse a whole data set; write tables and a page", options.report),
     "merge": _Command("make one report of its shards", options.merge),
@@ -95,6 +98,8 @@ def _run(args: argparse.Namespace) -> str:
     match args.command:
         case "demo":
             from ssd_mining.cli.demo import run
+        case "match":
+            from ssd_mining.cli.match import run
         case "mine":
             from ssd_mining.cli.mine import run
         case "report":
@@ -118,23 +123,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_CommandParser)
+    commands = parser.add_subparsers(
+        metavar="COMMAND", required=True, dest="command", parser_class=options.CommandParser
+    )
     for name, command in COMMANDS.items():
         commands.add_parser(name, help=command.help).add_options = command.add_options
     return parser
-
-
-class _CommandParser(argparse.ArgumentParser):
-    """The parser of one command, which gets its options when its command is asked for."""
-
-    add_options: Callable[[argparse.ArgumentParser], None]
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Add the options, and parse the words of the command."""
-        self.add_options(self)
-        return super().parse_known_args(args, namespace)
 
 
 class _Version(argparse.Action):

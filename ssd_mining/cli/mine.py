@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd_mining import Mining, MiningResult, mine_hard_negatives
+from ssd_mining.cli.labels import open_labels
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
 from ssd_mining.engine.run import Columns, empty_mined, joined, sample_losses, sample_table
@@ -58,14 +59,14 @@ def run(args: argparse.Namespace) -> str:
     """Mine, write the files that are asked for, and return the summary."""
     if args.save and not args.out:
         raise OptionError(f"--save: expected --out DIR beside --save {args.save}, got none")
-    mining = mining_of(args)
     with contextlib.ExitStack() as files:
-        losses, labels = (files.enter_context(open_array(name)) for name in (args.losses, args.labels))
+        losses, labels = files.enter_context(open_array(args.losses)), open_labels(args, files)
+        mining = mining_of(args)
         check_losses(losses.outline, labels.outline, mining)
         folder = files.enter_context(output.atomic_directory(args.out)) if args.out else None
         with _keeper(folder, args.save, losses.shape[1]) as keep:
             columns = _mine_blocks(args, mining, losses, labels, keep)
-        summary = _summary(args, mining, columns, losses.shape[1])
+        summary = _summary(args, labels.name, mining, columns, losses.shape[1])
         as_json = output.json_text(asdict(summary))
         if folder:
             output.write_csv(folder / "per_sample.csv", columns)
@@ -137,13 +138,13 @@ def _mine_blocks(
     return sample_table(columns, sample_losses(columns["positive_sum"], columns["negative_sum"]))
 
 
-def _summary(args: argparse.Namespace, mining: Mining, columns: Columns, num_anchors: int) -> Summary:
+def _summary(args: argparse.Namespace, labels: str, mining: Mining, columns: Columns, num_anchors: int) -> Summary:
     losses, num_pos = columns["confidence_loss"], columns["num_pos"]
     num_positives, num_negatives = int(num_pos.sum()), int(columns["num_neg"].sum())
     worst = np.argsort(np.where(np.isnan(losses), -np.inf, -losses), kind="stable")[: args.top]
     return Summary(
         losses=args.losses,
-        labels=args.labels,
+        labels=labels,
         samples=losses.size,
         samples_without_positives=int((num_pos == 0).sum()),
         anchors_per_sample=num_anchors,

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.analysis.loss_analysis import RATIOS
 from ssd_mining.analysis.result import AnalysisResult
+from ssd_mining.choices import GEOMETRIES
+from ssd_mining.cli.labels import MatchedLabels, open_labels
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.versions import versions
@@ -47,14 +49,19 @@ def run(args: argparse.Namespace) -> str:
 
 def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.DataSet:
     """Open the files, and check everything that can be checked without a pass over the data."""
+    values, labels = files.enter_context(open_array(args.values)), open_labels(args, files)
     mining = mining_of(args)
-    values, labels = (files.enter_context(open_array(name)) for name in (args.values, args.labels))
     _check_shapes(args, values, labels)
+    objects = labels.objects if isinstance(labels, MatchedLabels) else None
     ids = None if args.ids is None else read_ids(args.ids, len(values))
-    class_names = [] if args.class_names is None else read_class_names(args.class_names)
+    if ids is None and objects is not None:
+        ids = objects.ids
+    class_names = objects.class_names if objects is not None else []
+    if args.class_names is not None:
+        class_names = read_class_names(args.class_names)
     if class_names and values.ndim == 3 and len(class_names) != values.shape[2]:
         expected = f"a name for each of {values.shape[2]} classes"
-        raise DataError(f"{args.class_names}: expected {expected}, got {len(class_names)}")
+        raise DataError(f"{args.class_names or args.boxes}: expected {expected}, got {len(class_names)}")
     analysis = LossAnalysis(
         mining=mining,
         ratios=args.ratio_sweep or RATIOS,
@@ -66,7 +73,7 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
     analysis.spec.checked(values.outline[:0], labels.outline[:0])
     arguments = parts.Arguments(
         values=args.values,
-        labels=args.labels,
+        labels=labels.name,
         ids=args.ids,
         class_names=args.class_names,
         values_shape=list(values.shape),
@@ -81,8 +88,14 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
         analysis=analysis,
         num_workers=parts.num_workers(args.num_threads, args.max_memory),
         run=parts.Run(versions()["ssd_mining"], arguments, analysis.spec.to_dict(), class_names),
-        stamps=[stamp(name) for name in (args.values, args.labels, args.ids) if name],
+        stamps=[stamp(name) for name in _files_of(args)],
     )
+
+
+def _files_of(args: argparse.Namespace) -> list[str]:
+    """Return the files that are read: a run continues only if they are as they were."""
+    names = (args.values, args.labels, args.ids, args.boxes, args.anchors)
+    return [name for name in names if name is not None and name not in GEOMETRIES]
 
 
 def _check_shapes(args: argparse.Namespace, values: ArraySource, labels: ArraySource) -> None:
@@ -92,7 +105,7 @@ def _check_shapes(args: argparse.Namespace, values: ArraySource, labels: ArraySo
         raise OptionError(f"--classification: expected none beside losses, got {args.classification}")
     if len(labels) != len(values):
         expected = f"labels of the {len(values):,} samples of {args.values}"
-        raise DataError(f"{args.labels}: expected {expected}, got those of {len(labels):,}")
+        raise DataError(f"{labels.name}: expected {expected}, got those of {len(labels):,}")
 
 
 def check_page(args: argparse.Namespace, name: str = "report.html") -> None:

@@ -8,13 +8,15 @@ import numpy as np
 from ssd_mining.files.sources import ARRAY_NAME, Array, DataError, explained, open_array
 
 
-def read_ids(name: str | os.PathLike[str], count: int) -> Array:
+def read_ids(name: str | os.PathLike[str], count: int | None = None) -> Array:
     """Read the names of `count` samples, (count,) int64 or str; `DataError` if there are others, or one twice.
+
+    Without a `count`, the file says how many there are.
 
     They are an array of whole numbers or strings in a file that `open_array` knows, or text, a line for each sample.
     """
     ids = _read(name, "iuU", "whole numbers or strings, one for each sample")
-    if ids.size != count:
+    if count is not None and ids.size != count:
         raise DataError(f"{name}: expected {count:,} names, one for each sample, got {ids.size:,}")
     values, first, number = np.unique(ids, return_index=True, return_counts=True)
     if (number > 1).any():

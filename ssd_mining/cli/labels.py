@@ -1,0 +1,118 @@
+"""Labels of the command line: an array in a file, or boxes that are matched with anchors when they are read."""
+
+import argparse
+import contextlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_mining import Matching, MatchResult, default_boxes, match_anchors
+from ssd_mining.choices import GEOMETRIES, BoxFormat
+from ssd_mining.cli.options import OptionError
+from ssd_mining.files.annotations import Annotations, read_annotations
+from ssd_mining.files.names import read_ids
+from ssd_mining.files.sources import ArraySource, DataError, open_array
+from ssd_mining.matching.rule import resolve_matching
+
+
+class Anchors(NamedTuple):
+    """Anchors as an option names them."""
+
+    boxes: NDArray[np.float32]  # (A, 4) in shares of the image, if its size is known
+    box_format: BoxFormat
+
+
+class MatchedLabels(ArraySource):
+    """The labels (N, A) of samples whose boxes are in a file. Those of some samples exist when they are read."""
+
+    def __init__(
+        self, name: str, objects: Annotations, anchors: Anchors, matching: Matching, num_threads: int | None
+    ) -> None:
+        self.objects, self.anchors, self.matching, self.num_threads = objects, anchors, matching, num_threads
+        values = (matching.background, matching.ignore_index, int(objects.classes.max(initial=0)))
+        super().__init__(
+            name,
+            (objects.offsets.size - 1, anchors.boxes.shape[0]),
+            np.result_type(np.int8, *(np.min_scalar_type(-abs(value) - 1) for value in values)),
+        )
+
+    def match(self, start: int, stop: int) -> MatchResult:
+        """Match some samples."""
+        first, last = self.objects.offsets[start], self.objects.offsets[stop]
+        return match_anchors(
+            self.objects.boxes[first:last].astype(np.float32),
+            self.objects.classes[first:last],
+            self.anchors.boxes,
+            rule=self.matching,
+            anchor_format=self.anchors.box_format,
+            box_offsets=self.objects.offsets[start : stop + 1] - first,
+            crowd=self.objects.crowd[first:last],
+            num_threads=self.num_threads,
+        )
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        return self.match(start, stop).labels.astype(self.dtype)
+
+
+def open_labels(args: argparse.Namespace, files: contextlib.ExitStack) -> ArraySource:
+    """Open LABELS, or match the boxes and the anchors; then `background` is known too."""
+    if args.boxes is None and args.anchors is None:
+        if args.labels is None:
+            raise OptionError("LABELS: expected it, or --boxes and --anchors, got neither")
+        return files.enter_context(open_array(args.labels))
+    if args.labels is not None or args.boxes is None or args.anchors is None:
+        given = [f"--{name}" for name in ("boxes", "anchors") if getattr(args, name) is not None]
+        got = f"{' and '.join(given)} {'beside' if args.labels is not None else 'without'} "
+        got += "LABELS" if args.labels is not None else "the other"
+        raise OptionError(f"--{'boxes' if args.boxes is None else 'anchors'}: expected LABELS, or both, got {got}")
+    labels = matched_labels(args)
+    args.background, args.ignore_index = labels.matching.background, labels.matching.ignore_index
+    return labels
+
+
+def matched_labels(args: argparse.Namespace) -> MatchedLabels:
+    """Read the boxes and the anchors, and return the labels that they give."""
+    names = ("pos_iou", "neg_iou", "force", "background", "ignore_index")
+    given: Any = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if len(given.get("neg_iou", ())) == 1:
+        given["neg_iou"] = given["neg_iou"][0]
+    matching = resolve_matching(args.rule, given)
+    anchors = read_anchors(args.anchors, args.anchor_format, args.image_size)
+    objects = read_annotations(args.boxes, None if args.ids is None else read_ids(args.ids))
+    if args.image_size and args.boxes.endswith(".npz"):
+        height, width = _sides(args.image_size)
+        objects = objects._replace(boxes=objects.boxes / (width, height, width, height))
+    name = f"{args.boxes} matched with {args.anchors} by {matching}"
+    return MatchedLabels(name, objects, anchors, matching, args.num_threads)
+
+
+def read_anchors(name: str, box_format: BoxFormat | None, image_size: tuple[int, ...] | None) -> Anchors:
+    """Return the anchors of a known detector, or of a file, (A, 4); in pixels of an `image_size`, or in shares."""
+    if name in GEOMETRIES:
+        if box_format is not None:
+            raise OptionError(f"--anchor-format: expected none beside {name}, got {box_format}")
+        if name == "retinanet":
+            if not image_size:
+                raise OptionError("--image-size: expected the size of the images of a RetinaNet, got none")
+            height, width = _sides(image_size)
+            pixels = default_boxes(name, image_size=(height, width), dtype=np.float64)
+            return Anchors((pixels / (width, height, width, height)).astype(np.float32), "xyxy")
+        return Anchors(default_boxes(name), "xyxy")
+    with open_array(name) as source:
+        if source.ndim != 2 or source.shape[1] != 4 or source.dtype.kind not in "iuf":
+            got = f"dtype {source.dtype} of shape {source.shape}"
+            raise DataError(f"{name}: expected anchors, numbers (A, 4), or one of {', '.join(GEOMETRIES)}, got {got}")
+        boxes = source[:]
+    if image_size:
+        height, width = _sides(image_size)
+        boxes = boxes / (width, height, width, height)
+    return Anchors(boxes.astype(np.float32), box_format or "xyxy")
+
+
+def _sides(image_size: tuple[int, ...]) -> tuple[int, int]:
+    """Return height and width, of one number or two."""
+    if len(image_size) > 2 or min(image_size) < 1:
+        got = ",".join(map(str, image_size))
+        raise OptionError(f"--image-size: expected a height and a width of at least 1, got {got}")
+    return image_size[0], image_size[-1]
