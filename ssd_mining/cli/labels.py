@@ -78,41 +78,40 @@ def matched_labels(args: argparse.Namespace) -> MatchedLabels:
     if len(given.get("neg_iou", ())) == 1:
         given["neg_iou"] = given["neg_iou"][0]
     matching = resolve_matching(args.rule, given)
-    anchors = read_anchors(args.anchors, args.anchor_format, args.image_size)
+    image = None if args.image_size is None else _sides(args.image_size)
+    anchors = read_anchors(args.anchors, args.anchor_format, image)
     objects = read_annotations(args.boxes, None if args.ids is None else read_ids(args.ids))
-    if args.image_size and args.boxes.endswith(".npz"):
-        height, width = _sides(args.image_size)
-        objects = objects._replace(boxes=objects.boxes / (width, height, width, height))
+    if image is not None and args.boxes.endswith(".npz"):
+        objects = objects._replace(boxes=objects.boxes / image)
     name = f"{args.boxes} matched with {args.anchors} by {matching}"
     return MatchedLabels(name, objects, anchors, matching, args.num_threads)
 
 
-def read_anchors(name: str, box_format: BoxFormat | None, image_size: tuple[int, ...] | None) -> Anchors:
-    """Return the anchors of a known detector, or of a file, (A, 4); in pixels of an `image_size`, or in shares."""
+def read_anchors(name: str, box_format: BoxFormat | None, image: NDArray[np.int64] | None) -> Anchors:
+    """Return the anchors of a known detector, or of a file, (A, 4); in pixels of an `image`, or in shares of it."""
     if name in GEOMETRIES:
         if box_format is not None:
             raise OptionError(f"--anchor-format: expected none beside {name}, got {box_format}")
         if name == "retinanet":
-            if not image_size:
+            if image is None:
                 raise OptionError("--image-size: expected the size of the images of a RetinaNet, got none")
-            height, width = _sides(image_size)
+            width, height = image[:2].tolist()
             pixels = default_boxes(name, image_size=(height, width), dtype=np.float64)
-            return Anchors((pixels / (width, height, width, height)).astype(np.float32), "xyxy")
+            return Anchors((pixels / image).astype(np.float32), "xyxy")
         return Anchors(default_boxes(name), "xyxy")
     with open_array(name) as source:
         if source.ndim != 2 or source.shape[1] != 4 or source.dtype.kind not in "iuf":
             got = f"dtype {source.dtype} of shape {source.shape}"
             raise DataError(f"{name}: expected anchors, numbers (A, 4), or one of {', '.join(GEOMETRIES)}, got {got}")
         boxes = source[:]
-    if image_size:
-        height, width = _sides(image_size)
-        boxes = boxes / (width, height, width, height)
+    if image is not None:
+        boxes = boxes / image
     return Anchors(boxes.astype(np.float32), box_format or "xyxy")
 
 
-def _sides(image_size: tuple[int, ...]) -> tuple[int, int]:
-    """Return height and width, of one number or two."""
+def _sides(image_size: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return width, height, width, height of an image, of one number or of height and width."""
     if len(image_size) > 2 or min(image_size) < 1:
         got = ",".join(map(str, image_size))
         raise OptionError(f"--image-size: expected a height and a width of at least 1, got {got}")
-    return image_size[0], image_size[-1]
+    return np.array([image_size[-1], image_size[0]] * 2)

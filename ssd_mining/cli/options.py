@@ -70,8 +70,8 @@ def match(parser: Parser) -> None:
 
 def mine(parser: Parser) -> None:
     """Add the options of ``mine``."""
-    parser.usage = "%(prog)s LOSSES (LABELS | --boxes BOXES --anchors ANCHORS) [options]"
-    parser.description = "Keep the hardest negatives of every sample, and sum up the losses."
+    parser.usage = "%(prog)s LOSSES LABELS [options]"
+    parser.description = "Keep the hardest negatives of every sample, and sum up the losses. --boxes replaces LABELS."
     parser.set_defaults(arguments={"conf_loss": "losses", "classes": "boxes"})
     option = parser.add_argument
     option("losses", metavar="LOSSES", help="(N, A) losses in nats: file.npy, or file.npz:key")
@@ -94,7 +94,7 @@ def mine(parser: Parser) -> None:
 
 def report(parser: Parser) -> None:
     """Add the options of ``report``."""
-    parser.usage = "%(prog)s LOSSES-or-LOGITS (LABELS | --boxes BOXES --anchors ANCHORS) --out DIR [options]"
+    parser.usage = "%(prog)s LOSSES-or-LOGITS LABELS --out DIR [options]"
     parser.description = "Analyse the losses of a whole data set: what is hard, how hard, and what mining selects."
     named = {"conf_loss": "values", "logits": "values", "ratios": "ratio_sweep", "classes": "boxes"}
     parser.set_defaults(arguments=named)
