@@ -15,7 +15,7 @@ from ssd_mining.choices import BOX_FORMATS, GEOMETRIES, BoxFormat
 from ssd_mining.inputs.arrays import as_real_array
 
 
-class _Level(NamedTuple):
+class Level(NamedTuple):
     """One feature map of an SSD; lengths are shares of the image."""
 
     cells: int  # along each side
@@ -24,13 +24,21 @@ class _Level(NamedTuple):
     large: float  # the second square has the geometric mean of both
     ratios: tuple[int, ...]  # of the other boxes, each lying and standing
 
+    @property
+    def shapes(self) -> NDArray[np.float64]:
+        """Width and height of the boxes of a cell, (K, 2)."""
+        shapes = [(self.small, self.small), (math.sqrt(self.small * self.large),) * 2]
+        for root in np.sqrt(self.ratios).tolist():
+            shapes += [(self.small * root, self.small / root), (self.small / root, self.small * root)]
+        return np.array(shapes)
 
-def _levels(side: int, cells: str, steps: str, sizes: str, ratios: str) -> tuple[_Level, ...]:
+
+def _levels(side: int, cells: str, steps: str, sizes: str, ratios: str) -> tuple[Level, ...]:
     """Read a table in the words of the authors: lengths in pixels of an image with this side."""
     lengths = [float(size) / side for size in sizes.split()]
     columns = zip(cells.split(), steps.split(), lengths[:-1], lengths[1:], ratios.split(), strict=True)
     return tuple(
-        _Level(int(count), float(step) / side, small, large, tuple(map(int, listed.split(","))))
+        Level(int(count), float(step) / side, small, large, tuple(map(int, listed.split(","))))
         for count, step, small, large, listed in columns
     )
 
@@ -39,14 +47,14 @@ _300 = "38 19 10 5 3 1", "8 16 32 64 100 300"
 _512 = "64 32 16 8 4 2 1", "8 16 32 64 128 256 512"
 _RATIOS_300, _RATIOS_512 = "2 2,3 2,3 2,3 2 2", "2 2,3 2,3 2,3 2,3 2 2"
 _SSD300_COCO = _levels(300, *_300, "21 45 99 153 207 261 315", _RATIOS_300)
-_SSD = {
+SSD_LEVELS = {
     "ssd300": _levels(300, *_300, "30 60 111 162 213 264 315", _RATIOS_300),
     "ssd300_coco": _SSD300_COCO,
     "ssd512": _levels(512, *_512, "35.84 76.8 153.6 230.4 307.2 384 460.8 537.6", _RATIOS_512),
     "ssd512_coco": _levels(512, *_512, "20.48 51.2 133.12 215.04 296.96 378.88 460.8 542.72", _RATIOS_512),
     "torchvision_ssd300": _SSD300_COCO,
     "ssdlite320": tuple(
-        _Level(cells, None, 0.2 + 0.75 * k / 5, 0.2 + 0.75 * (k + 1) / 5 if k < 5 else 1.0, (2, 3))
+        Level(cells, None, 0.2 + 0.75 * k / 5, 0.2 + 0.75 * (k + 1) / 5 if k < 5 else 1.0, (2, 3))
         for k, cells in enumerate((20, 10, 5, 3, 2, 1))
     ),
 }
@@ -182,11 +190,8 @@ def default_boxes(
         maps = [_retinanet_map(height, width, *level) for level in _RETINANET]
         return _formatted(np.concatenate(maps), box_format, dtype)
     maps = []
-    for level in _SSD[geometry]:
-        shapes = [(level.small, level.small), (math.sqrt(level.small * level.large),) * 2]
-        for root in np.sqrt(level.ratios).tolist():
-            shapes += [(level.small * root, level.small / root), (level.small / root, level.small * root)]
-        sides = np.minimum(shapes, 1) if geometry in _CLIPPED else np.array(shapes)
+    for level in SSD_LEVELS[geometry]:
+        sides = np.minimum(level.shapes, 1) if geometry in _CLIPPED else level.shapes
         maps.append(anchor_grid(level.cells, sides, step=level.step, box_format="cxcywh", dtype=np.float64))
     boxes = np.concatenate(maps)
     if height is not None:

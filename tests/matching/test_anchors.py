@@ -150,3 +150,10 @@ def test_decoding_gives_any_format_and_grows_no_further_than_it_may():
     np.testing.assert_allclose(
         sm.decode_boxes([[[0, 0, 0, 0]]], [[5, 10, 10, 20]], anchor_format="cxcywh"), [[[0, 0, 10, 20]]]
     )
+
+
+def test_recipes_name_rules_that_there_are():
+    named = {name: recipe.matching for name, recipe in sm.recipes.items() if recipe.matching is not None}
+    assert set(named.values()) <= set(sm.matching_rules)
+    assert all(named[name] == name for name in MATCHING_RULES if name in sm.recipes)
+    assert sm.recipes["seed"].matching is None
