@@ -1,4 +1,4 @@
-"""``python -m benchmarks.matching``: matching on one thread, beside NumPy's way and, where it is installed, torchvision's.
+"""``python -m benchmarks.matching``: matching on one thread, beside NumPy's way and, where it is there, torchvision's.
 
 Results are checked before anything is timed, all ways are timed in turns, and only ratios and memory are worth quoting
 from a busy machine.

@@ -1,6 +1,7 @@
 """Matching on the CPU: which object every anchor takes, without a matrix of overlaps.
 
-1. `_prepare`: the anchors become blocks of 64, in columns, with their areas and the box around each block.
+1. `_prepare`: the box around each block of 64 anchors. `_load` writes a block into a tile when it is wanted: in
+   columns, with the areas.
 2. `_count`: a word per block says which anchors count, another which of them are in a crowd.
 3. `_visit`: for each block, the overlaps with every object that reaches the box around it, 64 at a time. The block
    keeps the best object of every anchor; every object keeps its best anchor. Then the block is labelled.
@@ -30,7 +31,7 @@ from ssd_mining.kernels.records import (
 # The columns of a block of anchors, and in a tile what is computed of them: the overlap with one object, the largest
 # one, and the number of its object, which is exact in a float32 up to 2 ** 24 objects.
 X1, Y1, X2, Y2, AREA, IOU, BEST, OBJECT = (column * LANES for column in range(8))
-COLUMNS, TILE = IOU, 8 * LANES
+TILE = 8 * LANES
 LEFT, TOP, RIGHT, BOTTOM = range(4)  # of the box around a block
 
 FULL, NO_WORD = ~np.uint64(0), np.uint64(0)
@@ -39,40 +40,52 @@ COUNTS, CROWDED, FREE, WORDS = range(4)
 
 
 @helper
-def _gather(anchors: Row, first: int, column: Row) -> None:
-    """Write the corners of 64 anchors into the columns of a block; after the last come boxes without an area."""
-    size = min(LANES, anchors.shape[0] // 4 - first)
-    corners = anchors[first * 4 : (first + size) * 4]
+def _load(corners: Row, block: int, tile: Row) -> None:
+    """Write 64 anchors into the columns of a tile, with their areas; after the last come boxes without an area.
+
+    `corners`, (4 A,), holds the anchors one after the other.
+    """
+    first = block * LANES
+    size = min(LANES, corners.shape[0] // 4 - first)
+    own = corners[first * 4 : (first + size) * 4]
     if size == LANES:  # a constant number of steps, which LLVM turns into shuffles
         for j in range(LANES):
-            column[X1 + j], column[Y1 + j] = corners[4 * j], corners[4 * j + 1]
-            column[X2 + j], column[Y2 + j] = corners[4 * j + 2], corners[4 * j + 3]
-        return
-    for j in range(4 * LANES):
-        column[j] = column.dtype.type(0)
-    for j in range(size):
-        column[X1 + j], column[Y1 + j] = corners[4 * j], corners[4 * j + 1]
-        column[X2 + j], column[Y2 + j] = corners[4 * j + 2], corners[4 * j + 3]
+            tile[X1 + j], tile[Y1 + j], tile[X2 + j], tile[Y2 + j] = (
+                own[4 * j],
+                own[4 * j + 1],
+                own[4 * j + 2],
+                own[4 * j + 3],
+            )
+    else:
+        for j in range(4 * LANES):
+            tile[j] = tile.dtype.type(0)
+        for j in range(size):
+            tile[X1 + j], tile[Y1 + j], tile[X2 + j], tile[Y2 + j] = (
+                own[4 * j],
+                own[4 * j + 1],
+                own[4 * j + 2],
+                own[4 * j + 3],
+            )
+    for j in range(LANES):
+        tile[AREA + j] = (tile[X2 + j] - tile[X1 + j]) * (tile[Y2 + j] - tile[Y1 + j])
 
 
 @helper
-def _prepare(worker: int, place: int, anchors: Row, columns: Row, around: Row, bad: Row) -> None:  # noqa: ARG001
-    """Write the columns of one block of one set of anchors. `bad`: whether one is no box with a finite area."""
-    num_blocks = columns.shape[1]
+def _prepare(worker: int, place: int, all_corners: Row, around: Row, bad: Row, tiles: Row) -> None:
+    """Write the box around one block of one set of anchors. `bad`: whether one is no box with a finite area."""
+    num_blocks, tile = around.shape[1], tiles[worker]
     owner, block = place // num_blocks, place % num_blocks
-    column, box = columns[owner, block], around[owner, block]
-    _gather(anchors[owner], block * LANES, column)
-    real = column.dtype.type
-    zero, most, lowest = real(0), real(np.finfo(column.dtype).max / 4), real(-np.inf)
+    _load(all_corners[owner], block, tile)
+    real = tile.dtype.type
+    most, lowest = real(np.finfo(tile.dtype).max / 4), real(-np.inf)
     num_good = 0
     for j in range(LANES):
-        width, height = column[X2 + j] - column[X1 + j], column[Y2 + j] - column[Y1 + j]
-        area = width * height
-        column[AREA + j] = area
-        num_good += 1 if (width >= zero) & (height >= zero) & (area <= most) else 0  # 0 for NaN
+        is_box = (tile[X2 + j] >= tile[X1 + j]) & (tile[Y2 + j] >= tile[Y1 + j])
+        num_good += 1 if is_box & (tile[AREA + j] <= most) else 0  # 0 for NaN
     bad[owner, block] = num_good < LANES
-    box[LEFT], box[TOP] = lanes.least(column, X1, lowest), lanes.least(column, Y1, lowest)
-    box[RIGHT], box[BOTTOM] = lanes.largest(column, X2), lanes.largest(column, Y2)
+    box = around[owner, block]
+    box[LEFT], box[TOP] = lanes.least(tile, X1, lowest), lanes.least(tile, Y1, lowest)
+    box[RIGHT], box[BOTTOM] = lanes.largest(tile, X2), lanes.largest(tile, Y2)
 
 
 @helper
@@ -80,13 +93,6 @@ def _reaches(box: Row, around: Row) -> bool:
     """Say whether a box has an area in common with the box around a block."""
     beside = box[LEFT] < around[RIGHT] and box[RIGHT] > around[LEFT]
     return bool(beside and box[TOP] < around[BOTTOM] and box[BOTTOM] > around[TOP])
-
-
-@helper
-def _load(column: Row, tile: Row) -> None:
-    """Copy the columns of a block into the tile: loops over one array need no check that two do not overlap."""
-    for start in range(0, COLUMNS, LANES):
-        lanes.copy(column, start, tile, start)
 
 
 @helper
@@ -129,7 +135,7 @@ def _share_of_anchor(tile: Row, box: Row) -> None:
 
 
 @helper
-def _count(rows: BoxRows, rule: MatchRule, columns: Row, around: Row, sample: int, words: Row, tile: Row) -> None:
+def _count(rows: BoxRows, rule: MatchRule, corners: Row, around: Row, sample: int, words: Row, tile: Row) -> None:
     """Write which anchors of a sample count, and which are in a crowd."""
     num_anchors, any_crowd = rows.anchors.shape[1], False
     first, last = rows.offsets[sample], rows.offsets[sample + 1]
@@ -147,7 +153,7 @@ def _count(rows: BoxRows, rule: MatchRule, columns: Row, around: Row, sample: in
                 word |= np.uint64(valid[start + j]) << np.uint64(j)
         crowded = NO_WORD
         if any_crowd:
-            _load(columns[block], tile)
+            _load(corners, block, tile)
             for i in range(first, last):
                 if rows.crowd[i] and _reaches(rows.boxes[i], around[block]):
                     _share_of_anchor(tile, rows.boxes[i])
@@ -202,7 +208,7 @@ def _label(rows: BoxRows, rule: MatchRule, matched: Matched, sample: int, block:
 
 @helper
 def _visit(
-    rows: BoxRows, rule: MatchRule, matched: Matched, columns: Row, around: Row, sample: int,
+    rows: BoxRows, rule: MatchRule, matched: Matched, corners: Row, around: Row, sample: int,
     words: Row, anchor_of: Row, tile: Row,
 ) -> None:  # fmt: skip
     """Find the best object of every anchor and the best anchor of every object, and label the anchors."""
@@ -215,7 +221,7 @@ def _visit(
         for i in range(first, last):
             if _reaches(rows.boxes[i], around[block]) and not rows.crowd[i]:
                 if not loaded:
-                    _load(columns[block], tile)
+                    _load(corners, block, tile)
                     loaded = True
                 _overlap(tile, rows.boxes[i])
                 _keep_best(tile, i - first)
@@ -234,11 +240,11 @@ def _give(rows: BoxRows, matched: Matched, sample: int, anchor: int, number: int
 
 
 @helper
-def _best_object(rows: BoxRows, columns: Row, around: Row, sample: int, anchor: int, tile: Row) -> int:
+def _best_object(rows: BoxRows, corners: Row, around: Row, sample: int, anchor: int, tile: Row) -> int:
     """Return the object that an anchor overlaps most, the first of equal ones."""
     block, j = anchor // LANES, anchor % LANES
     first, best, number = rows.offsets[sample], tile.dtype.type(0), 0
-    _load(columns[block], tile)
+    _load(corners, block, tile)
     for i in range(first, rows.offsets[sample + 1]):
         if _reaches(rows.boxes[i], around[block]) and not rows.crowd[i]:
             _overlap(tile, rows.boxes[i])
@@ -249,7 +255,7 @@ def _best_object(rows: BoxRows, columns: Row, around: Row, sample: int, anchor: 
 
 @helper
 def _force_bests(
-    rows: BoxRows, rule: MatchRule, matched: Matched, columns: Row, around: Row, sample: int,
+    rows: BoxRows, rule: MatchRule, matched: Matched, corners: Row, around: Row, sample: int,
     words: Row, anchor_of: Row, tile: Row,
 ) -> None:  # fmt: skip
     """Force every object onto its best anchor, or onto all of its best anchors."""
@@ -265,14 +271,14 @@ def _force_bests(
             continue
         for block in range(anchor_of[i] // LANES, words.shape[1]):
             if _reaches(rows.boxes[i], around[block]):
-                _load(columns[block], tile)
+                _load(corners, block, tile)
                 _overlap(tile, rows.boxes[i])
                 word = lanes.equal(tile, IOU, best) & words[COUNTS, block]
                 while word:
                     anchor = block * LANES + lanes.lowest(word)
                     number = i - first
                     if force == OWN_BEST:
-                        number = _best_object(rows, columns, around, sample, anchor, tile)
+                        number = _best_object(rows, corners, around, sample, anchor, tile)
                     _give(rows, matched, sample, anchor, number)
                     word &= word - ONE
 
@@ -293,7 +299,7 @@ def _next_object(rule: MatchRule, left: Row, anchor_of: Row, first: int, last: i
 
 @helper
 def _force_pairs(
-    rows: BoxRows, rule: MatchRule, matched: Matched, columns: Row, around: Row, sample: int,
+    rows: BoxRows, rule: MatchRule, matched: Matched, corners: Row, around: Row, sample: int,
     words: Row, anchor_of: Row, left: Row, tile: Row,
 ) -> None:  # fmt: skip
     """Give every object an anchor of its own, the largest overlaps first.
@@ -318,7 +324,7 @@ def _force_pairs(
             continue
         for block in range(words.shape[1]):
             if _reaches(rows.boxes[top], around[block]):
-                _load(columns[block], tile)
+                _load(corners, block, tile)
                 _overlap(tile, rows.boxes[top])
                 _improve(tile, words[FREE, block], block * LANES, left, anchor_of, top)
 
@@ -344,7 +350,7 @@ def _match_sample(
     pos_iou: float, neg_low: float, neg_high: float, force: int, first: bool, force_iou: float, ignore_ioa: float,
     crowd_first: bool, background: int, ignore_index: int,
     labels: Row, matched: Row, overlaps: Row, num_anchors: Row, best_iou: Row, done: Row,
-    all_columns: Row, all_around: Row, all_words: Row, anchor_of: Row, left: Row, tiles: Row,
+    all_corners: Row, all_around: Row, all_words: Row, anchor_of: Row, left: Row, tiles: Row,
 ) -> None:  # fmt: skip
     rows = BoxRows(boxes, classes, crowd, offsets, anchors, valid)
     rule = MatchRule(
@@ -352,15 +358,15 @@ def _match_sample(
     )
     into = Matched(labels, matched, overlaps, num_anchors, best_iou, done)
     owner = sample if anchors.shape[0] > 1 else 0
-    columns, around, words, tile = all_columns[owner], all_around[owner], all_words[worker], tiles[worker]
+    corners, around, words, tile = all_corners[owner], all_around[owner], all_words[worker], tiles[worker]
     if not _are_objects(rows, rule, into, sample):
         return
-    _count(rows, rule, columns, around, sample, words, tile)
-    _visit(rows, rule, into, columns, around, sample, words, anchor_of, tile)
+    _count(rows, rule, corners, around, sample, words, tile)
+    _visit(rows, rule, into, corners, around, sample, words, anchor_of, tile)
     if force == BIPARTITE:
-        _force_pairs(rows, rule, into, columns, around, sample, words, anchor_of, left, tile)
+        _force_pairs(rows, rule, into, corners, around, sample, words, anchor_of, left, tile)
     elif force != NO_FORCE:
-        _force_bests(rows, rule, into, columns, around, sample, words, anchor_of, tile)
+        _force_bests(rows, rule, into, corners, around, sample, words, anchor_of, tile)
     done[sample] = 1
 
 
@@ -376,16 +382,15 @@ def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int) ->
     """
     (num_sets, num_anchors, _), num_samples = rows.anchors.shape, rows.offsets.size - 1
     num_blocks, real = -(-num_anchors // LANES), rows.boxes.dtype
-    columns, around = np.empty((num_sets, num_blocks, COLUMNS), real), np.empty((num_sets, num_blocks, 4), real)
+    corners, around = rows.anchors.reshape(num_sets, num_anchors * 4), np.empty((num_sets, num_blocks, 4), real)
     bad = np.zeros((num_sets, num_blocks), np.bool_)
     tiles = np.empty((num_workers, TILE), real)
     driver = _prepare_serial if num_workers == 1 else _prepare_parallel
-    corners = rows.anchors.reshape(num_sets, num_anchors * 4)
-    driver(num_sets * num_blocks, num_workers, corners, columns, around, bad)
+    driver(num_sets * num_blocks, num_workers, corners, around, bad, tiles)
     if np.count_nonzero(bad):
         return
     num_workers = max(1, min(num_workers, num_samples))
     words = np.empty((num_workers, WORDS, num_blocks), np.uint64)
     anchor_of, left = np.empty(rows.boxes.shape[0], np.int64), np.empty(rows.boxes.shape[0])
     driver = _serial if num_workers == 1 else _parallel
-    driver(num_samples, num_workers, *rows, *rule, *matched, columns, around, words, anchor_of, left, tiles)
+    driver(num_samples, num_workers, *rows, *rule, *matched, corners, around, words, anchor_of, left, tiles)
