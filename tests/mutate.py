@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 LAWS = ("tests/spec/test_laws.py", "tests/spec/test_notebook.py", "tests/spec/test_selection.py")
 MINING = ("tests/parity/test_paths.py", *LAWS, "tests/parity/test_generated.py")
 LOGITS = ("tests/parity/test_logits.py", "tests/spec/test_losses_from_logits.py")
-MATCHING = ("tests/matching/test_faults.py", "tests/systems/test_matchers.py", "tests/matching/test_laws.py")
+MATCHING = tuple(
+    f"tests/{name}.py" for name in ("matching/test_faults", "matching/test_errors", "systems/test_matchers")
+)
 ANALYSIS = ("tests/parity/test_analysis.py", "tests/spec/test_analysis.py")
 TESTS = {
     "ssd_mining/kernels/cpu/mining.py": MINING,
