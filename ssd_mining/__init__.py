@@ -40,6 +40,14 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from ssd_mining.localization import smooth_l1 as smooth_l1
     from ssd_mining.losses import ConfidenceLoss as ConfidenceLoss
     from ssd_mining.losses import confidence_loss as confidence_loss
+    from ssd_mining.matching.anchors import anchor_grid as anchor_grid
+    from ssd_mining.matching.anchors import default_boxes as default_boxes
+    from ssd_mining.matching.match import MatchResult as MatchResult
+    from ssd_mining.matching.match import match_anchors as match_anchors
+    from ssd_mining.matching.offsets import decode_boxes as decode_boxes
+    from ssd_mining.matching.offsets import encode_boxes as encode_boxes
+    from ssd_mining.matching.rule import Matching as Matching
+    from ssd_mining.matching.rule import matching_rules as matching_rules
     from ssd_mining.mining import MiningResult as MiningResult
     from ssd_mining.mining import hard_negative_mask as hard_negative_mask
     from ssd_mining.mining import mine_hard_negatives as mine_hard_negatives
@@ -65,6 +73,10 @@ _NAMES = {
     "hard_examples": "HardExamples ohem",
     "localization": "smooth_l1",
     "losses": "ConfidenceLoss confidence_loss",
+    "matching.anchors": "anchor_grid default_boxes",
+    "matching.match": "MatchResult match_anchors",
+    "matching.offsets": "decode_boxes encode_boxes",
+    "matching.rule": "Matching matching_rules",
     "mining": "MiningResult hard_negative_mask mine_hard_negatives mine_logits negative_quota",
     "mining_rule": "Mining",
     "multibox": "MultiboxLoss multibox_loss",

@@ -33,3 +33,20 @@ Normalize = Literal[
 ]
 ZeroPositives = Literal["clamp", "zero", "nan", "raise"]
 NORMALIZE, ZERO_POSITIVES = get_args(Normalize), get_args(ZeroPositives)
+
+Force = Literal["bipartite", "argmax", "argmax_all", "own_best", "none"]
+Contested = Literal["last", "first"]
+BoxFormat = Literal["xyxy", "cxcywh", "xywh"]
+FORCE, CONTESTED, BOX_FORMATS = get_args(Force), get_args(Contested), get_args(BoxFormat)
+
+# The geometries of `default_boxes` and the rules of `match_anchors`, by their names.
+GEOMETRIES = ("ssd300", "ssd300_coco", "ssd512", "ssd512_coco", "torchvision_ssd300", "ssdlite320", "retinanet")
+MATCHING_RULES = (
+    "caffe",
+    "torchvision",
+    "torchvision_retinanet",
+    "amdegroot",
+    "mmdetection",
+    "mmdetection_retinanet",
+    "tf_object_detection",
+)

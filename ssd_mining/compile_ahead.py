@@ -18,6 +18,7 @@ from ssd_mining.engine.run import call_of, mine_batch
 from ssd_mining.engine.threads import threads_can_start
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.inputs.logits import check_logits
+from ssd_mining.matching.match import match_anchors
 from ssd_mining.mining_rule import Mining
 
 
@@ -44,6 +45,7 @@ def warmup(
     label_dtypes: Iterable[DTypeLike] = ("uint8", "uint16", "uint32", "uint64"),
     logit_dtypes: Iterable[DTypeLike] = (),
     analysis: bool = False,
+    matching: bool = False,
 ) -> Warmup:
     """Compile what later calls need, or load it from the cache, so that they do not have to wait.
 
@@ -62,6 +64,8 @@ def warmup(
         they double the time.
     analysis : bool
         Also compile what `LossAnalysis`, `ratio_sweep` and the tables need.
+    matching : bool
+        Also compile what `match_anchors` needs, for float32 and float64.
 
     Returns
     -------
@@ -106,6 +110,8 @@ def warmup(
             checked = check_logits(logits, np.zeros((1, 64), np.int64), classification)
             losses(checked, call)
             gradients(checked, np.ones((1, 64)), call)
+    for boxes in [np.ones((1, 1, 4), dtype) for dtype in ("float32", "float64") if matching]:
+        match_anchors(boxes, [[1]], boxes[0], num_threads=1)
     if _has_threads():
         jit.compile_parallel()
     after = jit.counts()

@@ -24,6 +24,8 @@ class Recipe(Mapping[str, Any]):
         Its source: the repository, the file, the version or variant.
     quirks : str
         What it does not reproduce of that system.
+    matching : str or None
+        The rule in `matching_rules` by which that system matches anchors; None: another one, or it is given labels.
 
     Examples
     --------
@@ -31,6 +33,8 @@ class Recipe(Mapping[str, Any]):
     >>> recipe = sm.recipes["torchvision"]
     >>> dict(recipe)
     {'background': 0, 'normalize': 'positives', 'rounding': 'ceil'}
+    >>> recipe.matching
+    'torchvision'
     >>> print(recipe.quirks)
     Where the quota exceeds the negatives, positives are summed twice there.
     >>> out = sm.multibox_loss([[[0.0, 3.0], [1.0, 0.0]]], [[1, 0]], **{**recipe, "neg_pos_ratio": 1})
@@ -42,6 +46,7 @@ class Recipe(Mapping[str, Any]):
     system: str
     quirks: str
     _keywords: Mapping[str, Any]
+    matching: str | None = None
 
     def __post_init__(self) -> None:
         described = f"{self.system}\n\nNot reproduced: {self.quirks or 'nothing is known.'}"
@@ -92,54 +97,63 @@ _ALL = (
         "weiliu89/caffe, branch ssd, MAX_NEGATIVE with VALID normalization; give it `overlaps`.",
         "The probability is floored at the smallest normal float32 there.",
         {**_FIRST, "neg_overlap": 0.5},
+        "caffe",
     ),
     Recipe(
         "amdegroot",
         "amdegroot/ssd.pytorch, layers/modules/multibox_loss.py, with the well-known fix of its masking.",
         "The log-sum-exp subtracts the maximum of the whole batch there, so that rows far below it are lost.",
         {**_FIRST, "rounding": "ceil", "zero_positives": "nan"},
+        "amdegroot",
     ),
     Recipe(
         "sgrvinod",
         "sgrvinod/a-PyTorch-Tutorial-to-Object-Detection, model.py: localization is the mean absolute difference.",
         "",
         {**_FIRST, "rounding": "ceil", "zero_positives": "nan", "beta": 0.0, "loc_weight": 0.25},
+        "amdegroot",
     ),
     Recipe(
         "torchcv",
         "kuangliu/torchcv, torchcv/loss/ssd_loss.py; labels below 0 are ignored: pass `ignore_index=-1`.",
         "",
         {**_FIRST, "rounding": "ceil", "zero_positives": "nan"},
+        "caffe",
     ),
     Recipe(
         "lufficc",
         "lufficc/SSD, ssd/modeling/box_head/loss.py.",
         "Anchors labelled -1 are mined as background there, and the array of losses is overwritten.",
         {**_FIRST, "rank_by": "background", "rounding": "ceil", "zero_positives": "nan"},
+        "amdegroot",
     ),
     Recipe(
         "qfgaohao",
         "qfgaohao/pytorch-ssd, vision/nn/multibox_loss.py.",
         "Anchors labelled -1 are mined as background there, and the array of losses is overwritten.",
         {**_FIRST, "rank_by": "background", "rounding": "ceil", "zero_positives": "nan"},
+        "amdegroot",
     ),
     Recipe(
         "torchvision",
         "pytorch/vision, torchvision/models/detection/ssd.py, SSD.compute_loss.",
         _DOUBLE_ADDITION,
         {**_FIRST, "rounding": "ceil"},
+        "torchvision",
     ),
     Recipe(
         "chainercv",
         "chainer/chainercv, links/model/ssd/multibox_loss.py.",
         "",
         {**_FIRST, "rounding": "ceil", "zero_positives": "zero"},
+        "caffe",
     ),
     Recipe(
         "mmdetection",
         "open-mmlab/mmdetection, dense_heads/ssd_head.py; `anchor_weights` are its label_weights.",
         "",
         _LAST | {"normalize": "clamped_sample_positives"},
+        "mmdetection",
     ),
     Recipe(
         "gluoncv",
@@ -199,6 +213,7 @@ _ALL = (
         "tensorflow/models, object_detection/core/losses.py, HardExampleMiner without suppression; else see `ohem`.",
         "",
         _FIRST | {"normalize": "none"},
+        "tf_object_detection",
     ),
     Recipe(
         "monai",

@@ -19,7 +19,17 @@ __all__ = ["turns"]  # a fixture
 
 TESTS = Path(__file__).parent
 # Folders whose tests call kernels on arrays of any kind: interpreted, bounds-checked and by old versions, too.
-KERNELS = {"analysis", "cross_entropy", "hard_examples", "inputs", "kernels", "mining", "multibox", "reference"}
+KERNELS = {
+    "analysis",
+    "cross_entropy",
+    "hard_examples",
+    "inputs",
+    "kernels",
+    "matching",
+    "mining",
+    "multibox",
+    "reference",
+}
 NOT_QUICK = ("slow", "process", "cuda", "toolchain", "gpu", "extra", "framework")
 NOT_IN_EVERY_MODE = ("slow", "process", "cuda", "toolchain", "gpu", "framework")
 

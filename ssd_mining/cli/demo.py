@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> str:
         readme = synthetic.README.format(samples=args.samples, seed=args.seed)
         write_text(folder / "README.txt", readme)
     words = [str(out / "losses.npy"), str(out / "labels.npy"), "--background", "0"]
-    parser = argparse.ArgumentParser()
+    parser = options.Parser()
     options.mine(parser)
     table = mine.run(parser.parse_args(words))
     command = shown(shlex.join(["ssd-mining", "mine", *words, "--out", str(out / "mined")]))

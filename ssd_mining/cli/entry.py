@@ -9,15 +9,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from ssd_mining.cli import options
-from ssd_mining.files.text import say, shown
+from ssd_mining.files.text import say
 
 EXAMPLES = """\
 examples:
   ssd-mining demo
       write synthetic data and mine it
+  ssd-mining match instances.json ssd300 --rule torchvision --out labels.npy
+      label the default boxes of SSD300 with the objects of COCO's annotations
   ssd-mining mine losses.npy labels.npy --background 0
       mine losses (N, A) by class numbers (N, A), where 0 is background
   ssd-mining mine run.npz:losses run.npz:one_hot --out mined
@@ -29,11 +31,12 @@ examples:
 
 class _Command(NamedTuple):
     help: str
-    add_options: Callable[[argparse.ArgumentParser], None]
+    add_options: Callable[[options.Parser], None]
 
 
 COMMANDS = {
     "demo": _Command("write a synthetic data set and mine it", options.demo),
+    "match": _Command("label anchors with the objects in a file", options.match),
     "mine": _Command("mine the losses in a file", options.mine),
     "report": _Command("analyse a whole data set; write tables and a page", options.report),
     "merge": _Command("make one report of its shards", options.merge),
@@ -109,6 +112,8 @@ def _run(args: argparse.Namespace) -> str:
     match args.command:
         case "demo":
             from ssd_mining.cli.demo import run
+        case "match":
+            from ssd_mining.cli.match import run
         case "mine":
             from ssd_mining.cli.mine import run
         case "report":
@@ -124,39 +129,20 @@ def _run(args: argparse.Namespace) -> str:
     return run(args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> options.Parser:
+    parser = options.Parser(
         prog="ssd-mining",
         description="SSD hard-negative mining and the confidence loss, for losses and logits in files.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_CommandParser)
+    commands = parser.add_subparsers(
+        metavar="COMMAND", required=True, dest="command", parser_class=options.CommandParser
+    )
     for name, command in COMMANDS.items():
         commands.add_parser(name, help=command.help).add_options = command.add_options
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that tells the words that it could not read as they may be seen."""
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """End the program."""
-        super().exit(status, message and "\n".join(map(shown, message.split("\n"))))
-
-
-class _CommandParser(_Parser):
-    """The parser of one command, which gets its options when its command is asked for."""
-
-    add_options: Callable[[argparse.ArgumentParser], None]
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Add the options, and parse the words of the command."""
-        self.add_options(self)
-        return super().parse_known_args(args, namespace)
 
 
 class _Version(argparse.Action):

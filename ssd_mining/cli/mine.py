@@ -10,6 +10,7 @@ import numpy as np
 
 from ssd_mining import Mining, MiningResult
 from ssd_mining.checks import warn
+from ssd_mining.cli.labels import labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
 from ssd_mining.engine.hazards import hazards_of
@@ -65,9 +66,13 @@ def run(args: argparse.Namespace) -> str:
     """Mine, write the files that are asked for, and return the summary."""
     if args.save and not args.out:
         raise OptionError(f"--save: expected --out DIR beside --save {args.save}, got none")
-    mining = mining_of(args)
     with contextlib.ExitStack() as files:
-        losses, labels = (files.enter_context(open_array(name)) for name in (args.losses, args.labels))
+        losses = files.enter_context(open_array(args.losses))
+        if args.boxes is None and args.anchors is None:
+            labels = files.enter_context(open_array(args.labels))
+        else:
+            labels = labels_of_boxes(args)
+        mining = mining_of(args)
         check_losses(losses.outline, labels.outline, mining)
         stamps = losses.stamp(), labels.stamp()
         folder = files.enter_context(output.atomic_directory(args.out)) if args.out else None
@@ -76,7 +81,7 @@ def run(args: argparse.Namespace) -> str:
         losses.check_unchanged(stamps[0])
         labels.check_unchanged(stamps[1])
         is_pos_mask = labels.ndim == 2 and labels.dtype == np.bool_
-        summary = _summary(args, mining, columns, losses.shape[1], None if is_pos_mask else num_empty)
+        summary = _summary(args, labels, mining, columns, None if is_pos_mask else num_empty)
         for hazard in summary.hazards:
             warn(hazard)
         as_json = output.json_text(asdict(summary))
@@ -156,10 +161,10 @@ def _mine_blocks(
 
 
 def _summary(
-    args: argparse.Namespace, mining: Mining, columns: Columns, num_anchors: int, num_empty: int | None
+    args: argparse.Namespace, labels: ArraySource, mining: Mining, columns: Columns, num_empty: int | None
 ) -> Summary:
     """Sum up the columns; `num_empty` is None for a pos_mask, about which no hazard is known."""
-    losses, num_pos = columns["confidence_loss"], columns["num_pos"]
+    losses, num_pos, num_anchors = columns["confidence_loss"], columns["num_pos"], labels.shape[1]
     num_positives, num_negatives = int(num_pos.sum()), int(columns["num_neg"].sum())
     hazards: tuple[str, ...] = ()
     if num_empty is not None:
@@ -175,7 +180,7 @@ def _summary(
     worst = np.argsort(np.where(np.isnan(losses), -np.inf, -losses), kind="stable")[: args.top]
     return Summary(
         losses=args.losses,
-        labels=args.labels,
+        labels=labels.name,
         samples=losses.size,
         samples_without_positives=int((num_pos == 0).sum()),
         anchors_per_sample=num_anchors,

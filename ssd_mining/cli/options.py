@@ -4,18 +4,42 @@ Only the options of the command that is asked for are built. Nothing here loads 
 """
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from ssd_mining.choices import CHOICES, NORMALIZE
+from ssd_mining.choices import BOX_FORMATS, CHOICES, FORCE, GEOMETRIES, MATCHING_RULES, NORMALIZE
+from ssd_mining.files.text import shown
 
 if TYPE_CHECKING:
     from ssd_mining import Mining
     from ssd_mining.checks import InputError, InputTypeError
 
-Parser = argparse.ArgumentParser
-
 _PAIR = ("LOSSES-or-LOGITS", "LABELS")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells the words that it could not read as they may be seen."""
+
+    labels: argparse.Action | None = None  # the argument LABELS, which --boxes replaces
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the program."""
+        super().exit(status, message and "\n".join(map(shown, message.split("\n"))))
+
+
+class CommandParser(Parser):
+    """The parser of one command, which gets its options when its command is asked for."""
+
+    add_options: Callable[[Parser], None]
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Add the options, and parse the words of the command."""
+        self.add_options(self)
+        if self.labels is not None and any(word.partition("=")[0] == "--boxes" for word in args or ()):
+            self.labels.nargs = "?"  # for both: an argument that may be missing is never found after an option
+        return super().parse_known_args(args, namespace)
 
 
 class OptionError(Exception):
@@ -31,14 +55,36 @@ def demo(parser: Parser) -> None:
     option("--seed", metavar="N", type=_at_least(0), default=0, help="seed of the data (default %(default)s)")
 
 
+def match(parser: Parser) -> None:
+    """Add the options of ``match``."""
+    parser.usage = "%(prog)s BOXES ANCHORS [options]"
+    parser.description = "Label the anchors of every sample with the classes of the objects in it."
+    parser.set_defaults(arguments={"classes": "boxes", "box_offsets": "boxes"}, labels=None)
+    parser.add_argument("boxes", metavar="BOXES", help=_BOXES)
+    parser.add_argument("anchors", metavar="ANCHORS", help=_ANCHORS)
+    _add_matching(parser)
+    option = parser.add_argument_group("how objects are matched, further").add_argument
+    option("--background", metavar="C", type=int, help="label of background (default 0)")
+    option("--ignore-index", metavar="C", type=int, help="label of ignored anchors (default -1)")
+    option("--ids", metavar="FILE", help=_IDS)
+    option = parser.add_argument_group("how it is computed").add_argument
+    _add_resources(option)
+    option = parser.add_argument_group("what is shown and written").add_argument
+    option("--top", metavar="N", type=_at_least(0), default=5, help="unmatched objects to list (default %(default)s)")
+    option("--json", action="store_true", help="print the summary as JSON instead of a table")
+    written = "FILE.npy for the labels (N, A), or a new directory for labels, matched and overlaps"
+    option("--out", metavar="FILE-or-DIR", help=written)
+
+
 def mine(parser: Parser) -> None:
     """Add the options of ``mine``."""
     parser.usage = "%(prog)s LOSSES LABELS [options]"
-    parser.description = "Keep the hardest negatives of every sample, and sum up the losses."
-    parser.set_defaults(arguments={"conf_loss": "losses"})
+    parser.description = "Keep the hardest negatives of every sample, and sum up the losses. --boxes replaces LABELS."
+    parser.set_defaults(arguments={"conf_loss": "losses", "classes": "boxes"})
     option = parser.add_argument
     option("losses", metavar="LOSSES", help="(N, A) losses in nats: file.npy, or file.npz:key")
-    option("labels", metavar="LABELS", help="(N, A) class numbers, or bools for positives; or (N, A, C) one-hot")
+    _add_labels(parser, "(N, A) class numbers, or bools for positives; or (N, A, C) one-hot")
+    parser.add_argument("--ids", metavar="FILE", help=_IDS)
 
     option = _add_selection(parser, [*OF_EACH_SAMPLE, *OF_THE_FILE])
     option("--seed", metavar="N", type=_at_least(0), default=0, help="seed of these draws (default %(default)s)")
@@ -58,10 +104,11 @@ def report(parser: Parser) -> None:
     """Add the options of ``report``."""
     parser.usage = "%(prog)s LOSSES-or-LOGITS LABELS --out DIR [options]"
     parser.description = "Analyse the losses of a whole data set: what is hard, how hard, and what mining selects."
-    parser.set_defaults(arguments={"conf_loss": "values", "logits": "values", "ratios": "ratio_sweep"})
+    named = {"conf_loss": "values", "logits": "values", "ratios": "ratio_sweep", "classes": "boxes"}
+    parser.set_defaults(arguments=named)
     option = parser.add_argument
     option("values", metavar="LOSSES-or-LOGITS", help="(N, A) losses in nats, or (N, A, C) logits")
-    option("labels", metavar="LABELS", help="(N, A) class numbers, or bools for losses; or (N, A, C) one-hot")
+    _add_labels(parser, "(N, A) class numbers, or bools for losses; or (N, A, C) one-hot")
     option("--ids", metavar="FILE", help="what the samples are called: text, a line for each, or an array of names")
 
     option = parser.add_argument_group("what is analysed").add_argument
@@ -122,6 +169,31 @@ def warmup(parser: Parser) -> None:
 
 
 # What several commands share
+
+_BOXES = "COCO's instances.json, a directory of YOLO's text files, or file.npz with boxes, classes and box_offsets"
+_ANCHORS = f"(A, 4) in a file, or one of {', '.join(GEOMETRIES)}"
+_IDS = "which samples of BOXES, in which order: text, a line for each, or an array of names"
+
+
+def _add_labels(parser: Parser, what: str) -> None:
+    """Add LABELS, or in place of them boxes and anchors, and how they are matched."""
+    parser.labels = parser.add_argument("labels", metavar="LABELS", help=what)
+    option = parser.add_argument_group("boxes in place of LABELS").add_argument
+    option("--boxes", metavar="BOXES", help=_BOXES)
+    option("--anchors", metavar="ANCHORS", help=_ANCHORS)
+    _add_matching(parser)
+
+
+def _add_matching(parser: Parser) -> None:
+    option = parser.add_argument_group("how boxes are matched with anchors").add_argument
+    option("--rule", choices=MATCHING_RULES, help="the rule of a system (default: bipartite, then an IoU of 0.5)")
+    option("--pos-iou", metavar="X", type=float, help="overlap from which an anchor is positive")
+    lowest = "overlap below which an anchor is background; two: from which, and below which"
+    option("--neg-iou", metavar="X[,Y]", type=_several(float, "one or two numbers"), help=lowest)
+    option("--force", choices=FORCE, help="which anchors an object gets however small the overlap")
+    option("--anchor-format", choices=BOX_FORMATS, help="what the four numbers in a file are (default xyxy)")
+    size = "the anchors are in pixels of images of this height and width, and not in shares of the image"
+    option("--image-size", metavar="H[,W]", type=_several(int, "whole numbers"), help=size)
 
 
 class _Field(NamedTuple):
@@ -188,8 +260,8 @@ def in_users_words(args: argparse.Namespace, error: "InputError | InputTypeError
     name = getattr(args, "arguments", {}).get(error.argument, error.argument)
     if name not in vars(args):
         return None
-    if name in ("losses", "values", "labels"):
-        return 3, f"{getattr(args, name)}: {error.problem}"
+    if name in ("losses", "values", "labels", "boxes", "anchors"):
+        return 3, f"{getattr(args, name) or args.boxes}: {error.problem}"
     return 2, f"--{name.replace('_', '-')}: {error.problem}"
 
 

@@ -8,6 +8,7 @@ from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.analysis.loss_analysis import RATIOS
 from ssd_mining.analysis.result import AnalysisResult
 from ssd_mining.checks import DataError
+from ssd_mining.cli.labels import MatchedLabels, labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.versions import versions
@@ -47,16 +48,23 @@ def run(args: argparse.Namespace) -> str:
 
 def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.DataSet:
     """Open the files, and check everything that can be checked without a pass over the data."""
-    mining = mining_of(args)
     values = files.enter_context(open_array(args.values))
-    labels = files.enter_context(open_array(args.labels))
+    if args.boxes is None and args.anchors is None:
+        labels = files.enter_context(open_array(args.labels))
+    else:
+        labels = labels_of_boxes(args)
+    mining = mining_of(args)
     _check_shapes(args, values, labels)
     stamps = [source.stamp() for source in (values, labels)]
-    ids = None if args.ids is None else read_ids(args.ids, len(values))
-    class_names = [] if args.class_names is None else read_class_names(args.class_names)
+    if isinstance(labels, MatchedLabels):
+        ids, class_names = labels.objects.ids, labels.objects.class_names
+    else:
+        ids, class_names = None if args.ids is None else read_ids(args.ids, len(values)), []
+    if args.class_names is not None:
+        class_names = read_class_names(args.class_names)
     if class_names and values.ndim == 3 and len(class_names) != values.shape[2]:
         expected = f"a name for each of {values.shape[2]} classes"
-        raise DataError(f"{args.class_names}: expected {expected}, got {len(class_names)}")
+        raise DataError(f"{args.class_names or args.boxes}: expected {expected}, got {len(class_names)}")
     analysis = LossAnalysis(
         mining=mining,
         ratios=args.ratio_sweep or RATIOS,
@@ -69,7 +77,8 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
     spec = analysis.spec.to_dict()
     arguments = parts.Arguments(
         values=args.values,
-        labels=args.labels,
+        labels=labels.name,
+        boxes=args.boxes,
         ids=args.ids,
         class_names=args.class_names,
         values_shape=list(values.shape),
@@ -103,7 +112,7 @@ def _check_shapes(args: argparse.Namespace, values: ArraySource, labels: ArraySo
         raise OptionError(f"--classification: expected none beside losses, got {args.classification}")
     if labels.shape[0] != values.shape[0]:
         expected = f"labels of the {values.shape[0]:,} samples of {args.values}"
-        raise DataError(f"{args.labels}: expected {expected}, got those of {labels.shape[0]:,}")
+        raise DataError(f"{labels.name}: expected {expected}, got those of {labels.shape[0]:,}")
 
 
 def check_page(args: argparse.Namespace, name: str = "report.html") -> None:

@@ -11,20 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-NUM_CLASSES = 21  # background is class 0; 20 classes of objects, as in PASCAL VOC
-MATCH_IOU = 0.5  # an anchor that overlaps an object this much is positive
+from ssd_mining import anchor_grid, match_anchors
+from ssd_mining.matching.anchors import SSD_LEVELS
 
-# Per feature map: cells along a side, the sides of its two squares in pixels (the second square has the geometric
-# mean of both), and the aspect ratios of its other boxes, each both lying and standing.
-_IMAGE_SIDE = 300
-_FEATURE_MAPS = (
-    (38, 30, 60, (2,)),
-    (19, 60, 111, (2, 3)),
-    (10, 111, 162, (2, 3)),
-    (5, 162, 213, (2, 3)),
-    (3, 213, 264, (2,)),
-    (1, 264, 315, (2,)),
-)
+NUM_CLASSES = 21  # background is class 0; 20 classes of objects, as in PASCAL VOC
 
 README = """\
 SYNTHETIC DATA, as drawn by `ssd-mining demo --samples {samples} --seed {seed}`. No detector saw any of it.
@@ -74,19 +64,10 @@ def default_boxes() -> NDArray[np.float64]:
     >>> default_boxes()[0].round(3).tolist()
     [0.013, 0.013, 0.1, 0.1]
     """
-    maps = []
-    for cells, small, large, ratios in _FEATURE_MAPS:
-        middle = math.sqrt(small * large)
-        shapes = [(small, small), (middle, middle)]
-        for root in np.sqrt(ratios):
-            shapes += [(small * root, small / root), (small / root, small * root)]
-        centres = (np.arange(cells) + 0.5) / cells
-        boxes = np.empty((cells, cells, len(shapes), 4))
-        boxes[..., 0] = centres[:, np.newaxis]
-        boxes[..., 1] = centres[:, np.newaxis, np.newaxis]
-        boxes[..., 2:] = np.array(shapes) / _IMAGE_SIDE
-        maps.append(boxes.reshape(-1, 4))
-    return np.concatenate(maps)
+    levels = SSD_LEVELS["ssd300"]
+    return np.concatenate(
+        [anchor_grid(level.cells, level.shapes, box_format="cxcywh", dtype=np.float64) for level in levels]
+    )
 
 
 def sample(seed: int, index: int) -> Sample:
@@ -111,7 +92,8 @@ def sample(seed: int, index: int) -> Sample:
     look_alikes, false_classes = _regions(rng, int(rng.integers(_MAX_LOOK_ALIKES + 1)))
     anchors = default_boxes()
     overlaps = iou(boxes, anchors)
-    labels = _matched(overlaps, classes)
+    matched = match_anchors([boxes], [classes], anchors, box_format="cxcywh", anchor_format="cxcywh", num_threads=1)
+    labels = matched.labels[0].astype(np.uint8)
     logits = rng.normal(size=(anchors.shape[0], NUM_CLASSES))  # (A, C)
     logits[:, 0] += _BACKGROUND_LOGIT
     for seen, overlap in zip((*classes, *false_classes), (*overlaps, *iou(look_alikes, anchors)), strict=True):
@@ -135,21 +117,6 @@ def _regions(rng: np.random.Generator, count: int) -> tuple[NDArray[np.float64],
     sizes = np.minimum(sides * np.hstack((roots, 1 / roots)), 1)
     centres = rng.uniform(sizes / 2, 1 - sizes / 2)
     return np.hstack((centres, sizes)), rng.integers(1, NUM_CLASSES, size=count)
-
-
-def _matched(overlaps: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Label the anchors: first SSD's bipartite step, an anchor of its own for every object, then the overlap."""
-    labels = np.zeros(overlaps.shape[1], np.uint8)
-    if not classes.size:
-        return labels
-    matched = overlaps.max(axis=0) >= MATCH_IOU
-    labels[matched] = classes[overlaps.argmax(axis=0)[matched]]
-    left = overlaps.copy()
-    for _ in classes:
-        best, anchor = np.unravel_index(left.argmax(), left.shape)
-        labels[anchor] = classes[best]
-        left[best], left[:, anchor] = -1, -1
-    return labels
 
 
 def _cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.uint8]) -> NDArray[np.float64]:

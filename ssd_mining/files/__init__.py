@@ -3,7 +3,8 @@
 Read `blocks` first: `read_blocks` walks any array by its rows, one block ahead. `sources` opens an array in a file
 of any format, says whether it is whole, and whether it is still the same; `stores` does so for zarr and h5py, and
 `chunks` reads each chunk once. `names` reads the names of samples and classes, and the tables in which they stand.
-`text` encodes all that is printed and written. `output` writes arrays, tables and directories.
+`annotations` reads boxes. `text` encodes all that is printed and written. `output` writes arrays, tables and
+directories.
 
 The contract: nothing is unpickled. A file that is missing, damaged, or of another content than expected raises
 `DataError`, whose message begins with the name that the user typed. A chunk that was never written gives a

@@ -7,7 +7,6 @@ become floats where signed and unsigned ones meet.
 import csv
 import io
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,19 @@ from numpy.typing import NDArray
 
 from ssd_mining.checks import DataError
 from ssd_mining.files.sources import array_name, explained, open_array
-from ssd_mining.files.text import read_text
+from ssd_mining.files.text import read_lines, read_text
 
 Name = str | int
 Column = NDArray[Any]
 
 
-def read_ids(name: str | os.PathLike[str], count: int) -> list[Name]:
-    """Read the names of `count` samples; `DataError` if there are others, or one twice.
+def read_ids(name: str | os.PathLike[str], count: int | None = None) -> list[Name]:
+    """Read the names of `count` samples, or of all in the file; `DataError` if there are others, or one twice.
 
     They are an array of whole numbers or strings in a file that `open_array` knows, or text, a line for each sample.
     """
     ids = _read(name, "iu", "whole numbers or strings, one for each sample")
-    if len(ids) != count:
+    if count is not None and len(ids) != count:
         raise DataError(f"{name}: expected {count:,} names, one for each sample, got {len(ids):,}")
     check_unique(os.fspath(name), ids)
     return ids
@@ -54,8 +53,7 @@ def _read(name: str | os.PathLike[str], kinds: str, expected: str) -> list[Name]
     name = os.fspath(name)
     if array_name(name) is None:
         with explained(name):
-            lines = re.split("\r?\n", read_text(Path(name)))  # splitlines splits in the middle of names
-        return lines if lines[-1] else lines[:-1]
+            return list(read_lines(Path(name)))
     with open_array(name, text=True) as source:
         if source.ndim != 1 or not (source.is_text or source.dtype.kind in kinds):
             raise DataError(f"{name}: expected {expected}, got dtype {source.dtype} of shape {source.shape}")

@@ -48,3 +48,9 @@ def write_text(path: Path, text: str) -> None:
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, with or without a byte order mark; UnicodeDecodeError if it is none."""
     return path.read_bytes().decode("utf-8", EXACT).removeprefix("\ufeff")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, without their ends."""
+    lines = re.split("\r?\n", read_text(path))  # splitlines splits in the middle of names
+    return lines if lines[-1] else lines[:-1]

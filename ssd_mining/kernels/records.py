@@ -134,3 +134,45 @@ class Divisor(NamedTuple):
     with_kept: int  # 1: count kept negatives as well as positives
     least: int  # the smallest count of a sample
     instead: float  # the divisor where the count is 0
+
+
+# How an object is forced onto an anchor, in the order of `choices.FORCE`, and what an anchor of no object is.
+BIPARTITE, ARGMAX, ARGMAX_ALL, OWN_BEST, NO_FORCE = range(5)
+UNMATCHED, LEFT_OUT = -1, -2
+
+
+class BoxRows(NamedTuple):
+    """Checked, C-contiguous, read-only boxes of b samples, and the anchors to match them with: x1, y1, x2, y2."""
+
+    boxes: NDArray[Any]  # (n, 4) float32 or float64, sample after sample
+    classes: NDArray[np.int64]  # (n,)
+    crowd: NDArray[np.bool_]  # (n,) regions of many objects: they match nothing
+    offsets: NDArray[np.int64]  # (b + 1,) sample i owns the boxes offsets[i] to offsets[i + 1]
+    anchors: NDArray[Any]  # (1, A, 4), shared by all samples, or (b, A, 4); the dtype of boxes
+    valid: NDArray[np.bool_]  # (0, A): all anchors count; (1, A), shared by all samples, or (b, A)
+
+
+class MatchRule(NamedTuple):
+    """The numbers of a `Matching`."""
+
+    pos_iou: float
+    neg_low: float  # an unmatched anchor is background from this overlap on
+    neg_high: float  # and below this one
+    force: int
+    first: bool  # of several objects that are forced onto one anchor, the first has it
+    force_iou: float
+    ignore_ioa: float
+    crowd_first: bool
+    background: int
+    ignore_index: int
+
+
+class Matched(NamedTuple):
+    """What matching writes."""
+
+    labels: NDArray[np.int64]  # (b, A)
+    matched: NDArray[np.int64]  # (b, A) the number of the object in its sample, UNMATCHED or LEFT_OUT
+    overlaps: NDArray[np.float32]  # (b, A) the largest IoU with any object
+    num_anchors: NDArray[np.int64]  # (n,) of every object
+    best_iou: NDArray[np.float64]  # (n,) the largest IoU of every object with an anchor that counts
+    done: NDArray[np.int64]  # (b,) 1 as soon as the sample is written

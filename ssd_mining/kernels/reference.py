@@ -11,8 +11,21 @@ from numpy.typing import NDArray
 
 from ssd_mining import reference
 from ssd_mining.kernels import records
-from ssd_mining.kernels.records import Computed, LogitRows, Mined, Rows, Rule, SigmoidRule, SoftmaxRule, Tally
+from ssd_mining.kernels.records import (
+    BoxRows,
+    Computed,
+    LogitRows,
+    Matched,
+    MatchRule,
+    Mined,
+    Rows,
+    Rule,
+    SigmoidRule,
+    SoftmaxRule,
+    Tally,
+)
 from ssd_mining.reference import losses as judge
+from ssd_mining.reference import matching
 
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
@@ -156,3 +169,38 @@ def _softmax_rank(logits: list[float], others: list[float]) -> float:
 def _sigmoid_rank(_: list[float], others: list[float]) -> float:
     """Return ``-log`` of the largest probability of the other classes."""
     return math.nan if any(map(math.isnan, others)) else judge.softplus(-max(others, default=-math.inf))
+
+
+_FORCES = ("bipartite", "argmax", "argmax_all", "own_best", "none")  # in the order of the codes of `MatchRule.force`
+
+
+def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int = 1) -> None:  # noqa: ARG001 - the twins' signature
+    """Match every sample by `reference.matching`. Where a box or a class cannot be, `Matched.done` stays 0."""
+    if any(matching.are_bad(anchors) for anchors in rows.anchors):
+        return
+    for sample, (start, stop) in enumerate(itertools.pairwise(rows.offsets)):
+        classes = rows.classes[start:stop]
+        if matching.are_bad(rows.boxes[start:stop]) or np.isin(classes, (rule.background, rule.ignore_index)).any():
+            continue
+        anchors = rows.anchors[sample if rows.anchors.shape[0] > 1 else 0]
+        valid = np.ones(len(anchors), np.bool_)
+        if rows.valid.shape[0]:
+            valid = rows.valid[sample if rows.valid.shape[0] > 1 else 0]
+        found, overlaps, best = matching.match_sample(
+            rows.boxes[start:stop],
+            anchors,
+            rows.crowd[start:stop],
+            valid,
+            pos_iou=rule.pos_iou,
+            neg_iou=(rule.neg_low, rule.neg_high),
+            force=_FORCES[rule.force],
+            first=rule.first,
+            force_iou=rule.force_iou,
+            ignore_ioa=rule.ignore_ioa,
+            crowd_first=rule.crowd_first,
+        )
+        matched.labels[sample] = matching.labels_of(found, classes, rule.background, rule.ignore_index)
+        matched.matched[sample], matched.overlaps[sample] = found, overlaps
+        matched.num_anchors[start:stop] = np.bincount(found[found >= 0], minlength=stop - start)
+        matched.best_iou[start:stop] = best
+        matched.done[sample] = 1

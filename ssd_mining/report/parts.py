@@ -59,6 +59,7 @@ class Arguments:
     values_dtype: str
     labels_shape: list[int]
     labels_dtype: str
+    boxes: str | None = None  # what the labels are matched from, if they are in no file
 
 
 @dataclass(frozen=True)

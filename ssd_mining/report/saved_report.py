@@ -39,6 +39,7 @@ class SavedReport:
     columns: Columns  # per_sample.csv
     values: str  # where the arrays are that it is about
     labels: str
+    are_in_files: bool  # not so where the labels were matched from boxes, unless a user says where they are now
 
     @property
     def size(self) -> int:
@@ -57,6 +58,9 @@ class SavedReport:
 
     def opened(self, files: contextlib.ExitStack) -> Arrays:
         """Open the arrays, if they still look as the report says."""
+        if not self.are_in_files:
+            why = f"{self.labels}: expected labels in a file, such as ssd-mining match writes, got those of boxes"
+            raise self._refused(why)
         try:
             arrays = Arrays(*[files.enter_context(open_array(name)) for name in (self.values, self.labels)])
         except DataError as error:
@@ -107,6 +111,7 @@ def load(name: str, inputs: Sequence[str] | None) -> SavedReport:
         summary = json.loads(text)
         schema, arguments = summary["schema"], summary["arguments"]
         values, labels = inputs or (arguments["values"], arguments["labels"])
+        are_in_files = bool(inputs) or arguments.get("boxes") is None
         spec = AnalysisSpec.from_dict(summary["spec"]) if schema == SCHEMA else None
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{summary_file}: expected the summary of a report, got this: {error!r}") from error
@@ -119,7 +124,7 @@ def load(name: str, inputs: Sequence[str] | None) -> SavedReport:
         raise DataError(f"{table_file}: expected the table of a report, got this: {error!r}") from error
     if "id" in words:
         columns["id"] = column_of(words["id"])
-    report = SavedReport(name, summary, spec, columns, values, labels)
+    report = SavedReport(name, summary, spec, columns, values, labels, are_in_files)
     check_unique(str(table_file), report.ids.tolist())
     return report
 

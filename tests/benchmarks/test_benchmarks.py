@@ -15,6 +15,7 @@ from tests.support.benchmarks import (
     assert_equal,
     cuda,
     distributed,
+    matching,
     on_gpu,
     peers,
     render,
@@ -44,6 +45,12 @@ def test_a_tiny_report_is_measured(tmp_path):
     got = report.measured(tmp_path, 200_000, rounds=1)
     assert got["share_of_numpy_sum"] == got["seconds"]["numpy.sum"] / got["seconds"]["report"] > 0
     assert json.loads((tmp_path / "large_report0" / "summary.json").read_text())["num_samples"] == 5
+
+
+def test_a_tiny_case_of_matching_runs():
+    row = matching.measured(3, "ssdlite320", rounds=1)
+    assert row["anchors"] == 3234
+    assert row["numpy / ours"] > 0
 
 
 @pytest.mark.extra("zarr", "distributed")

@@ -25,7 +25,7 @@ LAYERS = [
     "inputs/",
     "engine/ files/",
     "device/",
-    "mining losses cross_entropy localization multibox hard_examples recipe",
+    "matching/ mining losses cross_entropy localization multibox hard_examples recipe",
     "analysis/",
     "compile_ahead dask report/",
     "cli/",

@@ -1,6 +1,6 @@
 """The only door from the tests to the benchmarks."""
 
-from benchmarks import cuda, distributed, peers, report, suite
+from benchmarks import cuda, distributed, matching, peers, report, suite
 from benchmarks.__main__ import PAGE, RESULTS, TABLES, on_gpu
 from benchmarks.measure import assert_equal
 from benchmarks.render import SECTIONS, render
@@ -15,6 +15,7 @@ __all__ = [
     "assert_equal",
     "cuda",
     "distributed",
+    "matching",
     "on_gpu",
     "peers",
     "render",

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 LAWS = ("tests/mining/test_laws.py", "tests/reference/test_notebook.py", "tests/mining/test_selection.py")
 MINING = ("tests/kernels/cpu/test_paths.py", *LAWS, "tests/kernels/test_mining.py")
 LOGITS = ("tests/kernels/test_logits.py", "tests/cross_entropy/test_values.py")
+MATCHING = ("tests/matching/test_faults.py", "tests/matching/test_errors.py", "tests/systems/test_matchers.py")
 ANALYSIS = ("tests/kernels/test_analysis.py", "tests/analysis/test_values.py")
 TESTS = {
     "ssd_mining/kernels/cpu/mining.py": MINING,

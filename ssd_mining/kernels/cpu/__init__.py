@@ -1,8 +1,8 @@
 """The CPU twin, compiled by Numba.
 
-Read `jit` (how a body becomes a serial and a parallel driver), `mining`, `analysis`, then the losses: `logits`,
-`softmax`, `sigmoid`, and `tiles`, which compute 64 anchors at once. `lanes` and `elementary` hold the LLVM intrinsics
-and polynomials under them; `cache` keeps the machine code on disk.
+Read `jit` (how a body becomes a serial and a parallel driver), `mining`, `analysis`, `matching`, then the losses:
+`logits`, `softmax`, `sigmoid`, and `tiles`, which compute 64 anchors at once. `lanes` and `elementary` hold the LLVM
+intrinsics and polynomials under them; `cache` keeps the machine code on disk.
 """
 
 from typing import Any
@@ -20,6 +20,8 @@ def __getattr__(name: str) -> Any:
             from ssd_mining.kernels.cpu.logits import gradients as kernel
         case "analyse":
             from ssd_mining.kernels.cpu.analysis import analyse as kernel
+        case "match":
+            from ssd_mining.kernels.cpu.matching import match as kernel
         case _:
             msg = f"module 'ssd_mining.kernels.cpu' has no attribute {name!r}"
             raise AttributeError(msg)

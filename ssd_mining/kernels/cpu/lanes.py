@@ -123,6 +123,18 @@ def least(_: Context, row: Array, start: Type, value: Type) -> Typed:
     return types.float64(row, types.intp, row.dtype), codegen
 
 
+@_native(lambda row, start: np.float64(np.max(row[start : start + LANES])))
+def largest(_: Context, row: Array, start: Type) -> Typed:
+    """Return the largest of 64 elements, which the row must have from `start` on. None is NaN."""
+
+    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
+        block, _ = _load(context, builder, signature.args[0], args[0], args[1])
+        largest = _folded(builder, block, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+        return largest if largest.type == _DOUBLE else builder.fpext(largest, _DOUBLE)
+
+    return types.float64(row, types.intp), codegen
+
+
 def _folded(builder: IRBuilder, block: Value, pair: Callable[[Value, Value], Value]) -> Value:
     """Reduce a block to one element, halving it again and again: the same tree on every processor."""
     lanes = LANES

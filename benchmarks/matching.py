@@ -1,0 +1,89 @@
+"""``python -m benchmarks.matching``: matching on one thread, beside NumPy's way and, where it is there, torchvision's.
+
+Results are checked before anything is timed, all ways are timed in turns, and only ratios and memory are worth quoting
+from a busy machine.
+"""
+
+import importlib
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import ssd_mining as sm
+from benchmarks.measure import interleaved
+
+ROUNDS = 51
+CASES = ((8, "ssd300"), (60, "ssd300"), (30, "retinanet"))
+RULE = "torchvision"
+
+Row = dict[str, Any]
+
+
+def objects(count: int) -> np.ndarray:
+    """Draw boxes (count, 4) of the sizes and shapes of objects in photographs, as shares of the image."""
+    rng = np.random.default_rng(0)
+    centres = rng.random((count, 2))
+    sides = np.exp(rng.uniform(np.log(0.06), np.log(0.8), (count, 1))) * np.exp2(rng.uniform(-0.5, 0.5, (count, 2)))
+    return np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).clip(0, 1).astype(np.float32)
+
+
+def numpy_way(boxes: np.ndarray, classes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Label the anchors by one matrix of overlaps, as nearly everybody writes it."""
+    low, high = np.maximum(boxes[:, None, :2], anchors[:, :2]), np.minimum(boxes[:, None, 2:], anchors[:, 2:])
+    sides = np.clip(high - low, 0, None)
+    common = sides[..., 0] * sides[..., 1]
+    areas = [(each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (boxes, anchors)]
+    iou = common / (areas[0][:, None] + areas[1] - common)
+    labels = np.where(iou.max(axis=0) >= 0.5, classes[iou.argmax(axis=0)], 0)
+    labels[iou.argmax(axis=1)] = classes
+    return labels
+
+
+def torchvision_way(boxes: np.ndarray, anchors: np.ndarray) -> Callable[[], Any] | None:
+    """Return torchvision's matcher on these boxes; None where it is not installed."""
+    try:
+        torch: Any = importlib.import_module("torch")
+        ops: Any = importlib.import_module("torchvision.ops")
+        utils: Any = importlib.import_module("torchvision.models.detection._utils")
+    except ImportError:
+        return None
+    torch.set_num_threads(1)
+    ours, theirs, matcher = torch.from_numpy(boxes), torch.from_numpy(anchors), utils.SSDMatcher(0.5)
+    return lambda: matcher(ops.box_iou(ours, theirs))
+
+
+def measured(count: int, geometry: str, rounds: int) -> Row:
+    """Time one case."""
+    side = 800 if geometry == "retinanet" else 1
+    anchors = sm.default_boxes(geometry, image_size=side if side > 1 else None)
+    boxes, classes = objects(count) * np.float32(side), np.arange(1, count + 1)
+
+    def ours() -> sm.MatchResult:
+        return sm.match_anchors([boxes], [classes], anchors, rule=RULE, num_threads=1)
+
+    ways: dict[str, Callable[[], Any]] = {"ours": ours, "numpy": lambda: numpy_way(boxes, classes, anchors)}
+    np.testing.assert_array_equal(ours().labels[0], ways["numpy"]())
+    theirs = torchvision_way(boxes, anchors)
+    if theirs is not None:
+        np.testing.assert_array_equal(ours().matched[0], theirs().numpy())
+        ways["torchvision"] = theirs
+    tracemalloc.start()
+    ours()
+    mebibytes = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    seconds = interleaved(ways, rounds=rounds)
+    ratios = {f"{name} / ours": seconds[name] / seconds["ours"] for name in ways if name != "ours"}
+    return {"objects": count, "anchors": len(anchors), "ms": seconds["ours"] * 1e3, **ratios, "MiB": mebibytes}
+
+
+def main() -> None:
+    """Print a line for each case."""
+    for count, geometry in CASES:
+        row = measured(count, geometry, ROUNDS)
+        print("  ".join(f"{name} {value:,.3g}" for name, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()
