@@ -12,6 +12,7 @@ from tests.support.batches import ROOT
 # Where the options of a command are listed: the page and the section.
 SECTIONS = {
     "demo": ("cli.md", "demo"),
+    "match": ("cli.md", "match"),
     "mine": ("cli.md", "Options of `mine`"),
     "report": ("report.md", "Options"),
     "merge": ("report.md", "Shards"),
@@ -19,7 +20,7 @@ SECTIONS = {
     "doctor": ("cli.md", "doctor"),
     "warmup": ("cli.md", "warmup"),
 }
-TABLES = ("mine", "report", "compare")  # the sections that are tables
+TABLES = ("match", "mine", "report", "compare")  # the sections that are tables
 FLAG = r"`(--[a-z-]+)[^`]*`"
 
 
@@ -50,8 +51,17 @@ def fields():
     return {f"--{name.replace('_', '-')}": name for name in options._FIELDS}
 
 
+def matching():
+    """Return the options that say how boxes are matched, of those that the section of `match` lists."""
+    parser = argparse.ArgumentParser(add_help=False)
+    options._add_matching(parser)
+    return {flag for action in parser._actions for flag in action.option_strings} & rows("match").keys()
+
+
 def documented(command):
     listed = set(rows(command))
+    if "the options of [`match`]" in section(command):
+        listed |= matching()
     if command != "report":
         return listed or set(re.findall(FLAG, section(command)))
     # Its page refers to the selection of `mine`, and says which options of that it lacks.

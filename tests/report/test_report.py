@@ -33,6 +33,7 @@ def test_the_files_say_what_the_library_says(data):
         "values": f"{folder}/losses.npy",
         "labels": f"{folder}/labels.npy",
         "ids": f"{folder}/ids.txt",
+        "boxes": None,
         "class_names": None,
         "values_shape": [60, 40],
         "values_dtype": "<f4",
