@@ -125,7 +125,7 @@ def kinds():
         yield kind if kind == "npy" else pytest.param(kind, marks=pytest.mark.extra(package))
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", list(kinds()))
 def test_parts_of_a_file_that_changed_are_not_taken_up_and_those_of_the_same_are(tmp_path, monkeypatch, kind):
     np.save(tmp_path / "labels.npy", LABELS)
     monkeypatch.setattr(parts, "PART_BYTES", 6 * 300)
