@@ -106,7 +106,7 @@ def test_strings_of_hdf5_are_names(tmp_path):
 
 @pytest.mark.extra("zarr")
 @pytest.mark.parametrize("dtype", [str, "U16", "S16"])
-@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.filterwarnings("ignore:.*Zarr V3 specification")
 def test_strings_of_zarr_are_names(tmp_path, dtype):
     import zarr
 
