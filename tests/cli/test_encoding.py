@@ -97,10 +97,9 @@ def test_json_is_plain_whatever_the_names(folder):
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out)
 
 
+@pytest.mark.extra("jinja2", "matplotlib")
 @pytest.mark.parametrize("option", ["ids", "class-names"])
 def test_a_name_stands_on_the_page_and_in_the_pictures_as_it_is(folder, option):
-    pytest.importorskip("jinja2", reason="jinja2 is an extra")
-    pytest.importorskip("matplotlib", reason="matplotlib is an extra")
     names, values = {"ids": ("names", "losses"), "class-names": ("classes", "logits")}[option]
     words = ("report", folder / f"{values}.npy", folder / "labels.npy", "--background", 0, f"--{option}")
     with warnings.catch_warnings(record=True) as caught:
@@ -119,9 +118,8 @@ def test_a_name_stands_on_the_page_and_in_the_pictures_as_it_is(folder, option):
     assert r"<td>red \x1b[31m\r\n\u202e.jpg</td>" in page
 
 
+@pytest.mark.extra("jinja2", "matplotlib")
 def test_a_comparison_of_odd_names_has_a_page(folder):
-    pytest.importorskip("jinja2", reason="jinja2 is an extra")
-    pytest.importorskip("matplotlib", reason="matplotlib is an extra")
     words = ("report", folder / "losses.npy", folder / "labels.npy", "--background", 0, "--no-page")
     for out in "ab":
         np.save(folder / "losses.npy", np.load(folder / "losses.npy") * 2)

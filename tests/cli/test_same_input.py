@@ -36,7 +36,8 @@ def write_npy(folder, array):
 
 def write_zarr(version, inside):
     def write(folder, array):
-        zarr = pytest.importorskip("zarr")
+        import zarr
+
         mode = "r+" if (folder / "a.zarr").exists() else "w"
         group = zarr.open_group(folder / "a.zarr", mode=mode, zarr_format=version)
         if inside not in group:
@@ -48,7 +49,8 @@ def write_zarr(version, inside):
 
 
 def write_shards(folder, array):
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     if not (folder / "s.zarr").exists():
         zarr.create_array(
             folder / "s.zarr", shape=array.shape, chunks=(1, 60), shards=(4, 60), dtype="f4", fill_value=-1
@@ -58,7 +60,8 @@ def write_shards(folder, array):
 
 
 def write_virtual(folder, array):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(folder / "source.h5", "a") as file:
         file.require_dataset("x", array.shape, "f4")[:] = array
     if not (folder / "v.h5").exists():
@@ -70,7 +73,8 @@ def write_virtual(folder, array):
 
 
 def write_external(folder, array):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     if not (folder / "e.h5").exists():
         with h5py.File(folder / "e.h5", "w") as file:
             file.create_dataset("x", array.shape, "f4", external=[(str(folder / "raw.bin"), 0, array.nbytes)])
@@ -79,7 +83,8 @@ def write_external(folder, array):
 
 
 def write_linked(folder, array):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(folder / "target.h5", "a") as file:
         file.require_dataset("x", array.shape, "f4")[:] = array
     if not (folder / "l.h5").exists():
@@ -113,7 +118,14 @@ def stopped_after(count, monkeypatch):
     monkeypatch.setattr(parts.Part, "save", stopping)
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+def kinds():
+    """Yield the names of the writers, each with the package that it needs."""
+    for kind in WRITERS:
+        package = "zarr" if kind.startswith(("zarr", "shards")) else "h5py"
+        yield kind if kind == "npy" else pytest.param(kind, marks=pytest.mark.extra(package))
+
+
+@pytest.mark.parametrize("kind", list(kinds()))
 def test_parts_of_a_file_that_changed_are_not_taken_up_and_those_of_the_same_are(tmp_path, monkeypatch, kind):
     np.save(tmp_path / "labels.npy", LABELS)
     monkeypatch.setattr(parts, "PART_BYTES", 6 * 300)

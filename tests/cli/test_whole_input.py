@@ -5,6 +5,8 @@ import pytest
 
 from tests.support.commands import run, shell
 
+pytestmark = pytest.mark.extra("zarr")
+
 LABELS = np.zeros((4, 50), np.uint8)
 LABELS[:, ::10] = 1
 
@@ -12,7 +14,8 @@ LABELS[:, ::10] = 1
 @pytest.fixture
 def folder(tmp_path):
     """Write a store of which half was never written."""
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     np.save(tmp_path / "labels.npy", LABELS)
     losses = zarr.create_array(tmp_path / "losses.zarr", shape=LABELS.shape, chunks=(1, 50), dtype="f4")
     losses[:2] = np.random.default_rng(0).gamma(0.3, 1.0, (2, 50))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
-from tests.support.device import needs_device, scalar_numpy_warns, to_device, to_host
+from tests.support.device import to_device, to_host
 
-pytestmark = [needs_device, scalar_numpy_warns]
+pytestmark = pytest.mark.cuda
 
 B, A, C = 2, 70, 4
 RNG = np.random.default_rng(5)

@@ -54,7 +54,9 @@ def test_blocks_touch_each_chunk_once(step, rows):
 @pytest.fixture
 def stores(tmp_path, monkeypatch):
     """Write losses in chunks in several formats; return the folder, and how often zarr reads which chunk."""
-    zarr, h5py = pytest.importorskip("zarr"), pytest.importorskip("h5py")
+    import h5py
+    import zarr
+
     np.save(tmp_path / "labels.npy", LABELS)
     np.save(tmp_path / "losses.npy", LOSSES)
     zarr.create_array(tmp_path / "losses.zarr", data=LOSSES, chunks=(CHUNK, NUM_ANCHORS))
@@ -74,6 +76,7 @@ def stores(tmp_path, monkeypatch):
     return tmp_path, touched
 
 
+@pytest.mark.extra("h5py", "zarr")
 def test_every_command_reads_a_chunk_of_many_blocks_once(stores):
     folder, touched = stores
     words = (folder / "losses.zarr", folder / "labels.npy", "--background", 0)
@@ -89,6 +92,7 @@ def test_every_command_reads_a_chunk_of_many_blocks_once(stores):
     assert list(touched.values()) == [2] * 4  # A and B
 
 
+@pytest.mark.extra("h5py", "zarr")
 @pytest.mark.parametrize("name", ["losses.zarr", "losses.h5", "virtual.h5"])
 def test_chunks_that_the_memory_cannot_hold_are_refused_and_the_advice_holds(stores, name):
     folder, _ = stores
@@ -107,6 +111,7 @@ def test_chunks_that_the_memory_cannot_hold_are_refused_and_the_advice_holds(sto
         assert run(*words, "--max-memory", int(need) - 1)[0] != 0
 
 
+@pytest.mark.extra("h5py", "zarr")
 @pytest.mark.parametrize("name", ["losses.zarr", "losses.h5", "virtual.h5"])
 @pytest.mark.parametrize("max_memory", [6, 7, 256])
 def test_chunks_change_no_number(stores, name, max_memory):

@@ -5,8 +5,7 @@ import pytest
 
 import ssd_mining as sm
 
-da = pytest.importorskip("dask.array")
-ours = pytest.importorskip("ssd_mining.dask")
+pytestmark = pytest.mark.extra("dask")
 
 LOSSES = np.random.default_rng(0).gamma(0.3, 1.0, (12, 50))
 LABELS = (np.random.default_rng(1).random(LOSSES.shape) < 0.1).astype(np.uint8)
@@ -14,6 +13,10 @@ LABELS = (np.random.default_rng(1).random(LOSSES.shape) < 0.1).astype(np.uint8)
 
 @pytest.mark.parametrize("unknown", ["both", "values", "labels"])
 def test_chunks_of_unknown_sizes_are_refused_with_advice_that_helps(unknown):
+    import dask.array as da
+
+    import ssd_mining.dask as ours
+
     lazy = da.from_array(LOSSES, (4, -1)), da.from_array(LABELS, (4, -1))
     keep = lazy[0].sum(axis=1) > 0
     values, labels = (

@@ -172,7 +172,7 @@ def test_a_tensor_that_claims_bytes_which_are_not_its_own_is_refused(tmp_path, o
     assert refusal(path).endswith(f"got {stored}: the file is cut short")
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "h5"])
+@pytest.mark.parametrize("suffix", ["safetensors", pytest.param("h5", marks=pytest.mark.extra("h5py"))])
 def test_damage_of_a_file_gives_a_data_error_or_other_numbers_but_nothing_else(tmp_path, suffix):
     rng, path = np.random.default_rng(0), tmp_path / f"a.{suffix}"
     {"h5": write_hdf5, "safetensors": write_safetensors}[suffix](path, {"losses": LOSSES})

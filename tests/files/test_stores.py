@@ -38,8 +38,10 @@ def warning(name):
 # What is found
 
 
+@pytest.mark.extra("h5py")
 def test_links_into_the_void_hide_no_array_and_links_in_a_circle_end(tmp_path):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["run/losses"] = LOSSES
         file["run/up"] = file["/"]
@@ -51,9 +53,11 @@ def test_links_into_the_void_hide_no_array_and_links_in_a_circle_end(tmp_path):
     assert "(run/losses)" in refusal(f"{tmp_path}/a.h5:gone")
 
 
+@pytest.mark.extra("zarr")
 @pytest.mark.parametrize("version", [2, 3])
 def test_arrays_in_groups_of_a_store_are_listed_and_named_by_their_path(tmp_path, version):
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=version)
     group.create_array("run/losses", data=LOSSES, chunks=(2, 50))
     for name in ("a.zarr", "a.zarr:run/losses", "a.zarr/run/losses", "a.zarr/run/losses/"):
@@ -62,8 +66,10 @@ def test_arrays_in_groups_of_a_store_are_listed_and_named_by_their_path(tmp_path
     assert "(run/losses, run/other) after the colon, got none" in refusal(f"{tmp_path}/a.zarr")
 
 
+@pytest.mark.extra("zarr")
 def test_an_array_that_cannot_be_opened_hides_no_other(tmp_path):
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     for name in ("losses", "strange"):
         group.create_array(name, data=LOSSES, chunks=(2, 50))
@@ -72,17 +78,21 @@ def test_an_array_that_cannot_be_opened_hides_no_other(tmp_path):
     np.testing.assert_array_equal(read(f"{tmp_path}/a.zarr:losses"), LOSSES)
 
 
+@pytest.mark.extra("zarr")
 @pytest.mark.parametrize("inside", ["", "a.zarr"])
 def test_a_zipped_store_is_read(tmp_path, inside):
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     zarr.create_array(tmp_path / "zip" / "a.zarr", data=LOSSES, chunks=(2, 50))
     folder = tmp_path / "zip" if inside else tmp_path / "zip" / "a.zarr"
     shutil.make_archive(f"{tmp_path}/a.zarr", "zip", folder)
     np.testing.assert_array_equal(read(tmp_path / "a.zarr.zip"), LOSSES)
 
 
+@pytest.mark.extra("h5py")
 def test_strings_of_hdf5_are_names(tmp_path):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["long"] = NAMES
         file["fixed"] = np.array([name.encode() for name in NAMES])
@@ -94,10 +104,12 @@ def test_strings_of_hdf5_are_names(tmp_path):
     assert "pickled objects" in refusal(f"{tmp_path}/a.h5:refs")
 
 
+@pytest.mark.extra("zarr")
 @pytest.mark.parametrize("dtype", [str, "U16", "S16"])
-@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.filterwarnings("ignore:.*Zarr V3 specification")
 def test_strings_of_zarr_are_names(tmp_path, dtype):
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     array = zarr.create_array(tmp_path / "a.zarr", shape=(3,), chunks=(2,), dtype=dtype)
     array[:] = np.array(
         [name.encode() for name in NAMES] if dtype == "S16" else NAMES, object if dtype is str else dtype
@@ -108,9 +120,11 @@ def test_strings_of_zarr_are_names(tmp_path, dtype):
 # What was never written
 
 
+@pytest.mark.extra("zarr")
 @pytest.mark.parametrize("version", [2, 3])
 def test_chunks_that_are_missing_are_counted(tmp_path, version):
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=version)
     array = group.create_array("run/losses", shape=(6, 50), chunks=(2, 50), dtype="f4", fill_value=0)
     array[:2] = LOSSES[:2]
@@ -122,9 +136,11 @@ def test_chunks_that_are_missing_are_counted(tmp_path, version):
     np.testing.assert_array_equal(read(f"{tmp_path}/a.zarr:run/losses"), LOSSES)
 
 
+@pytest.mark.extra("zarr")
 @pytest.mark.parametrize("place", ["start", "end"])
 def test_chunks_that_are_missing_in_shards_are_counted(tmp_path, place):
-    zarr = pytest.importorskip("zarr")
+    import zarr
+
     codec = zarr.codecs.ShardingCodec(chunk_shape=(1, 50), index_location=place)
     array = zarr.create(
         store=tmp_path / "a.zarr", shape=(6, 50), chunks=(4, 50), dtype="f4", codecs=[codec], fill_value=0
@@ -135,8 +151,10 @@ def test_chunks_that_are_missing_in_shards_are_counted(tmp_path, place):
     np.testing.assert_array_equal(read(f"{tmp_path}/a.zarr"), LOSSES)
 
 
+@pytest.mark.extra("h5py")
 def test_what_is_missing_of_a_dataset_is_counted(tmp_path):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("chunks", (6, 50), "f4", chunks=(2, 50))[:2] = LOSSES[:2]
         file.create_dataset("nothing", (6, 50), "f4")

@@ -128,8 +128,10 @@ def test_ragged_batches_take_them(way):
     np.testing.assert_array_equal(got.pos_mask, CLASSES.ravel() != C)
 
 
+@pytest.mark.extra("dask")
 def test_dask_arrays_take_them(way):
-    da = pytest.importorskip("dask.array")
+    import dask.array as da
+
     values, labels = da.from_array(LOGITS, chunks=(2, A, C)), da.from_array(TARGETS, chunks=(1, A, C))
     mined = sm_dask.mine_hard_negatives(values, labels, classification=sm.Sigmoid(), **way)
     np.testing.assert_array_equal(mined.pos_mask.compute(scheduler="sync"), CLASSES != C)

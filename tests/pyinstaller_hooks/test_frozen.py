@@ -1,7 +1,6 @@
 """A frozen program has every module, the page's template and the versions, and keeps its machine code."""
 
 import ast
-import importlib.util
 import json
 import os
 import subprocess
@@ -90,7 +89,9 @@ with open("found.json", "w") as file:
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("PyInstaller") is None, reason="PyInstaller is not installed")
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.extra("PyInstaller", "jinja2", "matplotlib")
 def test_a_program_of_pyinstaller_computes_what_this_one_does(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     build = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "ERROR", "--paths", str(ROOT)]
