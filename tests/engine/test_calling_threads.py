@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -262,6 +263,7 @@ def inputs_change_during_the_call():
         for loss, positive in others:
             conf_loss[:], labels[:] = loss, positive
 
+    warnings.simplefilter("ignore", sm.HazardWarning)  # for a moment, all anchors are positives
     with other_threads(change, change):
         for _ in range(500):
             res = sm.mine_hard_negatives(conf_loss, labels, background=0)
