@@ -17,6 +17,9 @@ from ssd_mining.analysis.state import Intervals
 from tests.support.analysis import analysed, blocks, dumped
 from tests.support.batches import examples, losses
 
+# Some of the data sets that are drawn have positives alone.
+pytestmark = pytest.mark.filterwarnings("ignore::ssd_mining.HazardWarning")
+
 
 @settings(max_examples=examples(400), deadline=None)
 @given(analysed(), st.data())
