@@ -22,6 +22,9 @@ from ssd_mining.mining_rule import Mining
 from tests.support.analysis import analysed, blocks, dumped
 from tests.support.batches import LOSSES, REAL_FILES, ROOT, batches, examples, load_real, losses
 
+# Some of the data sets that are drawn have positives alone.
+pytestmark = pytest.mark.filterwarnings("ignore::ssd_mining.HazardWarning")
+
 RATIOS = (3, 0, 1.7, 1, 40, 0.5, 10)
 
 
