@@ -13,7 +13,10 @@ from tests.support.batches import ROOT
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 MODULES = [m.name for m in pkgutil.walk_packages(ssd_mining.__path__, "ssd_mining.") if "__main__" not in m.name]
-OPTIONAL = {"ssd_mining.dask": "dask.array"}
+OPTIONAL = {
+    "ssd_mining.dask": "dask.array",
+    "ssd_mining.pyinstaller_hooks.hook-ssd_mining": "PyInstaller",
+}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
