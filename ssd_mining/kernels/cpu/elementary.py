@@ -144,7 +144,7 @@ def add_exp(total: Float, value: Float, rounder: Float) -> Float:
 
     Origins and values are smaller than 2**20. `settle` turns the total into the sum.
     """
-    return _add_exp32(total, value, rounder) if isinstance(value, np.float32) else total + math.exp(value - rounder)
+    return _add_exp32(total, value, rounder) if isinstance(value, np.float32) else total + np.exp(value - rounder)
 
 
 def exp(value: Float) -> Float:
