@@ -152,11 +152,11 @@ def _judged(
     rule: SoftmaxRule | SigmoidRule, softmax: Callable[..., Any], sigmoid: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Return the function of the reference that computes this rule."""
-    match rule:
-        case SoftmaxRule():
-            return partial(softmax, label_smoothing=rule.smoothing, most=rule.most)
-        case SigmoidRule():
-            return partial(sigmoid, positive=rule.positive, negative=rule.negative, gamma=rule.gamma)
+    of_kind: dict[Any, Callable[[Any], Callable[..., Any]]] = {
+        SoftmaxRule: lambda own: partial(softmax, label_smoothing=own.smoothing, most=own.most),
+        SigmoidRule: lambda own: partial(sigmoid, positive=own.positive, negative=own.negative, gamma=own.gamma),
+    }
+    return of_kind[type(rule)](rule)
 
 
 def _softmax_rank(logits: list[float], others: list[float]) -> float:
