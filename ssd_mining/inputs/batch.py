@@ -206,7 +206,7 @@ def check_losses(conf_loss: ArrayLike, labels: ArrayLike, mining: Mining, extras
     else:
         if loss.ndim != 1:
             refuse("conf_loss", "an (N,) array with sample_offsets", f"shape {loss.shape}")
-        offsets = check_offsets(extras.sample_offsets, loss.size, "conf_loss")
+        offsets = check_offsets("sample_offsets", extras.sample_offsets, loss.size, "of conf_loss")
     y: Any = labels
     if type(y) is not np.ndarray or y.dtype.kind not in "iu" or y.shape != loss.shape:
         y = check_labels(labels, loss.shape, mining)
@@ -247,7 +247,7 @@ def check_logit_batch(
         check_ragged(x, y, class_axis)
         shape = x.shape[:1]
         valid = check_valid(extras.valid, shape, "the anchors of logits")
-        offsets = check_offsets(extras.sample_offsets, x.shape[0], "logits")
+        offsets = check_offsets("sample_offsets", extras.sample_offsets, x.shape[0], "of logits")
         checked = check_logits(x[None], y[None], classification, **how, valid=None if valid is None else valid[None])
         checked, y = replace(checked, offsets=offsets), checked.labels[0]
     is_classes = y.ndim == len(shape)

@@ -23,6 +23,7 @@ from ssd_mining.inputs.arrays import (
     native,
     read_only,
 )
+from ssd_mining.inputs.counts import check_offsets
 from ssd_mining.kernels.records import BoxRows
 
 # The kernel holds the number of an object in a float32.
@@ -65,7 +66,7 @@ def check_boxes(boxes: Any, box_offsets: ArrayLike | None, box_format: BoxFormat
         array = arrays[0] if len(arrays) == 1 else np.concatenate([_NO_BOXES, *arrays])
     else:
         array = _rows_of("boxes", boxes, (4,))
-        offsets = _check_offsets(box_offsets, array.shape[0])
+        offsets = check_offsets("box_offsets", box_offsets, array.shape[0], "boxes")
     return Objects(to_corners(array, box_format), read_only(offsets), array, box_format, box_offsets is not None)
 
 
@@ -89,19 +90,6 @@ def _samples(name: str, value: Any) -> Any:
         expected = "an array for each sample, or one of all boxes with box_offsets"
         refuse(name, expected, f"shape {np.shape(value)}", hint=f"[{name}] is one sample")
     return value
-
-
-def _check_offsets(value: ArrayLike, num_boxes: int) -> NDArray[np.int64]:
-    array = as_array("box_offsets", value)
-    if array.dtype.kind not in "iu":
-        refuse("box_offsets", "whole numbers", f"dtype {array.dtype}", TypeError)
-    offsets: NDArray[np.int64] = array.astype(np.int64)
-    if offsets.ndim != 1 or offsets.size == 0:
-        refuse("box_offsets", "a (B + 1,) array", f"shape {offsets.shape}")
-    if offsets[0] != 0 or offsets[-1] != num_boxes or (np.diff(offsets) < 0).any():
-        expected = f"numbers that never fall, from 0 to the {num_boxes} boxes"
-        refuse("box_offsets", expected, np.array2string(offsets, threshold=8, separator=", "))
-    return offsets
 
 
 def _rows_of(name: str, value: Any, shape: tuple[int, ...], sample: int | None = None) -> NDArray[Any]:

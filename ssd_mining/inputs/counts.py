@@ -12,17 +12,20 @@ from ssd_mining.mining_rule import Mining
 _MOST = np.iinfo(np.int64).max
 
 
-def check_offsets(value: ArrayLike, num_anchors: int, of: str) -> NDArray[np.int64]:
-    """Check the offsets of the samples. Return a copy: kernels trust it, whatever becomes of the original."""
-    array = as_array("sample_offsets", value)
+def check_offsets(name: str, value: ArrayLike, count: int, of: str) -> NDArray[np.int64]:
+    """Check where samples begin among `count` rows; `of` is what an error calls the rows.
+
+    Return a copy: kernels trust it, whatever becomes of the original.
+    """
+    array = as_array(name, value)
     if array.dtype.kind not in "iu":
-        refuse("sample_offsets", "whole numbers", f"dtype {array.dtype}", TypeError)
+        refuse(name, "whole numbers", f"dtype {array.dtype}", TypeError)
     offsets = array.astype(np.int64)
     if offsets.ndim != 1 or offsets.size == 0:
-        refuse("sample_offsets", "a (B + 1,) array", f"shape {offsets.shape}")
-    if offsets[0] != 0 or offsets[-1] != num_anchors or (np.diff(offsets) < 0).any():
-        expected = f"numbers that never fall, from 0 to the {num_anchors} of {of}"
-        refuse("sample_offsets", expected, np.array2string(array, threshold=8, separator=", "))
+        refuse(name, "a (B + 1,) array", f"shape {offsets.shape}")
+    if offsets[0] != 0 or offsets[-1] != count or (np.diff(offsets) < 0).any():
+        expected = f"numbers that never fall, from 0 to the {count} {of}"
+        refuse(name, expected, np.array2string(array, threshold=8, separator=", "))
     return read_only(offsets)
 
 
