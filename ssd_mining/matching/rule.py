@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, TypedDict
 
-from ssd_mining.checks import check_choice, check_int, check_number, refuse
+from ssd_mining.checks import check_choice, check_int, check_number, refuse, set_fields
 from ssd_mining.choices import CONTESTED, FORCE, MATCHING_RULES, Contested, Force
 from ssd_mining.kernels.records import MatchRule
 
@@ -76,20 +76,23 @@ class Matching:
     ignore_index: int = -1
 
     def __post_init__(self) -> None:
-        check_number("pos_iou", self.pos_iou, lowest=math.ulp(0), highest=1, words="above 0 and at most 1")
-        low, high = self._neg_bounds()
-        for bound in (low, high):
-            check_number("neg_iou", bound, highest=self.pos_iou, words=f"from 0 to pos_iou ({self.pos_iou})")
+        pos_iou = check_number("pos_iou", self.pos_iou, lowest=math.ulp(0), highest=1, words="above 0 and at most 1")
+        words = f"from 0 to pos_iou ({pos_iou})"
+        low, high = [check_number("neg_iou", bound, highest=pos_iou, words=words) for bound in self._neg_bounds()]
         if low >= high:
             refuse("neg_iou", "a number above 0, or two of which the second is larger", f"{self.neg_iou}")
-        check_choice("force", self.force, FORCE)
-        check_choice("contested", self.contested, CONTESTED)
-        check_number("force_iou", self.force_iou, highest=1, words="from 0 to 1")
-        check_number("ignore_ioa", self.ignore_ioa, highest=1, words="from 0 to 1")
+        checked: dict[str, Any] = {"pos_iou": pos_iou}
+        if self.neg_iou is not None:
+            checked["neg_iou"] = (low, high) if isinstance(self.neg_iou, tuple | list) else high
+        for name, choices in (("force", FORCE), ("contested", CONTESTED)):
+            checked[name] = check_choice(name, getattr(self, name), choices)
+        for name in ("force_iou", "ignore_ioa"):
+            checked[name] = check_number(name, getattr(self, name), highest=1, words="from 0 to 1")
         if not isinstance(self.crowd_first, bool):
             refuse("crowd_first", "True or False", f"{self.crowd_first!r}", TypeError)
-        check_int("background", self.background, lowest=0)
-        check_int("ignore_index", self.ignore_index)
+        checked["background"] = check_int("background", self.background, lowest=0)
+        checked["ignore_index"] = check_int("ignore_index", self.ignore_index)
+        set_fields(self, **checked)
         if self.ignore_index == self.background:
             refuse("ignore_index", "a label other than background", f"{self.ignore_index} for both")
 
@@ -100,8 +103,8 @@ class Matching:
             return 0.0, self.neg_iou
         if len(self.neg_iou) != 2:
             refuse("neg_iou", "a number, or two", f"{self.neg_iou}")
-        object.__setattr__(self, "neg_iou", tuple(self.neg_iou))  # hashable
-        return self.neg_iou
+        low, high = self.neg_iou
+        return low, high
 
     @functools.cached_property
     def rule(self) -> MatchRule:
@@ -116,8 +119,8 @@ class Matching:
             force_iou=float(self.force_iou),
             ignore_ioa=float(self.ignore_ioa),
             crowd_first=self.crowd_first,
-            background=int(self.background),
-            ignore_index=int(self.ignore_index),
+            background=self.background,
+            ignore_index=self.ignore_index,
         )
 
 

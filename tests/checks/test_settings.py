@@ -152,3 +152,12 @@ def test_a_mistyped_recipe_is_told_which_is_near():
         ValueError, match=r"^recipes: expected names of ssd_mining\.recipes, got 'torchvison'; did you "
     ):
         sm.compare_recipes(LOGITS, LABELS, background=0, recipes=["torchvison"])
+
+
+def test_numpy_scalars_are_numbers_in_a_matching_too():
+    given = {"pos_iou": np.float32(0.4), "neg_iou": (np.float16(0.1), np.float32(0.3)), "force_iou": np.float32(0.2)}
+    got = sm.Matching(**given, background=np.int8(2), ignore_index=np.int16(-1))
+    assert got == sm.Matching(pos_iou=0.4, neg_iou=(0.1, 0.3), force_iou=0.2, background=2)
+    assert (got.rule.pos_iou, got.rule.neg_low, got.rule.neg_high, got.rule.force_iou) == (0.4, 0.1, 0.3, 0.2)
+    assert "np." not in repr(got)
+    assert sm.Matching(neg_iou=np.float32(0.3)).neg_iou == 0.3
