@@ -88,7 +88,7 @@ class HazardWarning(UserWarning):
     background 7 labels none of the 4 anchors: all of them are positives
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str) -> None:  # a class of Python's own shows no signature
         super().__init__(message)
 
 

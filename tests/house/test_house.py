@@ -92,7 +92,7 @@ WAYS = {
     "mine_hard_negatives": (lambda: sm.mine_hard_negatives(LOSS, CLASSES, background=0), (18, 5, 9)),
     "multibox_loss": (
         lambda: sm.multibox_loss(LOGITS, CLASSES[:2], *BOXES, background=0, with_gradients=True),
-        (55, 10, 26),
+        (53, 10, 26),
     ),
     "LossAnalysis.update": (lambda: ANALYSIS.update(LOSS, CLASSES), (72, 9, 39)),
 }
