@@ -12,13 +12,11 @@ from ssd_mining.engine.run import PARALLEL_ANCHORS, Call, blocks, empty_mined, m
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.inputs.batch import SHORTEST_ROW, Batch
 from ssd_mining.kernels import records
-from ssd_mining.kernels.records import Mined, Rows, Rule, Tally
+from ssd_mining.kernels.records import Counts, Mined, Rows, Rule, Tally
 from ssd_mining.mining_rule import Mining
 
 # At most so much is looked at together, because each anchor takes 100 bytes and more.
 MOST_AT_ONCE = 1 << 17
-
-Counts = NDArray[np.int64]
 
 
 class Sweep(NamedTuple):

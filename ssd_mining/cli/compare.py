@@ -15,7 +15,7 @@ from ssd_mining.files.output import write_csv
 from ssd_mining.files.text import shown, write_text
 from ssd_mining.report import page, saved_report
 from ssd_mining.report.change_page import change_page
-from ssd_mining.report.comparison import Churn, Comparison, Matched, changes_of, compared, match
+from ssd_mining.report.comparison import Churn, Comparison, Paired, changes_of, compared, paired
 from ssd_mining.report.saved_report import SavedReport
 
 
@@ -25,9 +25,9 @@ def run(args: argparse.Namespace) -> str:
         check_page(args, "comparison.html")
         output.refuse_used(args.out)
     a, b = saved_report.load(args.a, args.inputs_a), saved_report.load(args.b, args.inputs_b)
-    matched = match(a, b)
-    changes = changes_of(a, b, matched)
-    churn = None if args.no_churn else _churn(args, a, b, matched)
+    pairs = paired(a, b)
+    changes = changes_of(a, b, pairs)
+    churn = None if args.no_churn else _churn(args, a, b, pairs)
     comparison = compared(a, b, changes, args.top, churn)
     as_json = output.json_text(comparison.to_dict())
     if args.out:
@@ -42,12 +42,12 @@ def run(args: argparse.Namespace) -> str:
                 write_text(folder / "comparison.html", html)
     if args.json:
         return as_json
-    return _table(comparison) + (f"\n\nwritten to {shown(args.out)}" if args.out else "")
+    return _comparison_text(comparison) + (f"\n\nwritten to {shown(args.out)}" if args.out else "")
 
 
-def _churn(args: argparse.Namespace, a: SavedReport, b: SavedReport, matched: Matched) -> Churn:
+def _churn(args: argparse.Namespace, a: SavedReport, b: SavedReport, pairs: Paired) -> Churn:
     """Mine the arrays of both reports again, and count the negatives that both keep, and one."""
-    if not (matched.in_a == matched.in_b).all() or a.size != b.size:
+    if not (pairs.in_a == pairs.in_b).all() or a.size != b.size:
         raise OptionError("--no-churn: expected it, for the samples of A and B are not in the same order, got none")
     kept_a = kept_b = kept_both = changed_samples = 0
     with contextlib.ExitStack() as files:
@@ -70,7 +70,7 @@ def _churn(args: argparse.Namespace, a: SavedReport, b: SavedReport, matched: Ma
     return Churn(kept_a, kept_b, kept_both, kept_both / either if either else 1.0, changed_samples)
 
 
-def _table(comparison: Comparison) -> str:
+def _comparison_text(comparison: Comparison) -> str:
     lines = [f"{'':26}{'A':>14}{'B':>14}{'change':>14}"]
     for name, title in (
         ("loss", "confidence loss"),

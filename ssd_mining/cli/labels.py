@@ -21,7 +21,7 @@ from ssd_mining.matching.rule import resolve_matching
 MATCHING_BYTES = 64  # that matching takes per anchor: three arrays, and the labels once more
 
 
-class Anchors(NamedTuple):
+class NamedAnchors(NamedTuple):
     """Anchors as an option names them."""
 
     name: str
@@ -34,7 +34,7 @@ class MatchedLabels(ArraySource):
     """The labels (N, A) of samples whose boxes are in a file. Those of some samples exist when they are read."""
 
     def __init__(
-        self, boxes: str, objects: Annotations, anchors: Anchors, matching: Matching, *, num_threads: int | None
+        self, boxes: str, objects: Annotations, anchors: NamedAnchors, matching: Matching, *, num_threads: int | None
     ) -> None:
         self.objects, self.anchors, self.matching, self.num_threads = objects, anchors, matching, num_threads
         values = (matching.background, matching.ignore_index, int(np.abs(objects.classes).max(initial=0)))
@@ -106,7 +106,7 @@ def matched_labels(args: argparse.Namespace) -> MatchedLabels:
     return MatchedLabels(args.boxes, objects, anchors, matching, num_threads=args.num_threads)
 
 
-def read_anchors(name: str, box_format: BoxFormat | None, image: NDArray[np.int64] | None) -> Anchors:
+def read_anchors(name: str, box_format: BoxFormat | None, image: NDArray[np.int64] | None) -> NamedAnchors:
     """Return the anchors of a known detector, or of a file, (A, 4); in pixels of an `image`, or in shares of it."""
     if name in GEOMETRIES:
         if box_format is not None:
@@ -116,8 +116,8 @@ def read_anchors(name: str, box_format: BoxFormat | None, image: NDArray[np.int6
                 raise OptionError("--image-size: expected the size of the images of a RetinaNet, got none")
             width, height = image[:2].tolist()
             pixels = default_boxes(name, image_size=(height, width), dtype=np.float64)
-            return Anchors(name, (pixels / image).astype(np.float32), "xyxy")
-        return Anchors(name, default_boxes(name), "xyxy")
+            return NamedAnchors(name, (pixels / image).astype(np.float32), "xyxy")
+        return NamedAnchors(name, default_boxes(name), "xyxy")
     with open_array(name) as source:
         if source.ndim != 2 or source.shape[1] != 4 or source.dtype.kind not in "iuf":
             got = f"dtype {source.dtype} of shape {source.shape}"
@@ -125,7 +125,7 @@ def read_anchors(name: str, box_format: BoxFormat | None, image: NDArray[np.int6
         boxes, files = source[:], frozenset(source.files())
     if image is not None:
         boxes = boxes / image
-    return Anchors(name, boxes.astype(np.float32), box_format or "xyxy", files)
+    return NamedAnchors(name, boxes.astype(np.float32), box_format or "xyxy", files)
 
 
 def _sides(image_size: tuple[int, ...]) -> NDArray[np.int64]:

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> str:
     summary = _summary(args, source, found)
     if args.json:
         return output.json_text(asdict(summary))
-    return _table(summary) + (f"\n\nwritten to {shown(args.out)}" if args.out else "")
+    return _matching_text(summary) + (f"\n\nwritten to {shown(args.out)}" if args.out else "")
 
 
 @contextlib.contextmanager
@@ -180,7 +180,7 @@ def _unmatched(objects: Annotations, found: Found, box: int) -> Unmatched:
     )
 
 
-def _table(summary: Summary) -> str:
+def _matching_text(summary: Summary) -> str:
     lines, anchors = [], max(1, summary.samples * summary.anchors_per_sample)
     for name in ("samples", "samples_without_objects", "anchors_per_sample", "objects", "crowds"):
         lines += [f"{name.replace('_', ' '):26}{getattr(summary, name):>14,}"]

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> str:
             write_text(folder / "summary.json", f"{as_json}\n")
     if args.json:
         return as_json
-    return _table(summary) + (f"\n\nwritten to {shown(args.out)}" if args.out else "")
+    return _mining_text(summary) + (f"\n\nwritten to {shown(args.out)}" if args.out else "")
 
 
 @contextlib.contextmanager
@@ -208,7 +208,7 @@ def _batch_loss(columns: Columns, normalize: str, num_anchors: int) -> float:
     return normalized_loss(losses, loss_divisors(counts, by))
 
 
-def _table(summary: Summary) -> str:
+def _mining_text(summary: Summary) -> str:
     anchors = max(1, summary.samples * summary.anchors_per_sample)
     lines = []
     for name in ("samples", "samples_without_positives", "anchors_per_sample"):

@@ -136,10 +136,10 @@ def finish(args: argparse.Namespace, whole: parts.Part) -> str:
         if not args.no_page:
             html = page.render(loss_page(result, whole.columns, whole.run, versions()))
             write_text(folder / "report.html", html)
-    return as_json if args.json else f"{_table(result)}\n\nwritten to {shown(args.out)}"
+    return as_json if args.json else f"{_report_text(result)}\n\nwritten to {shown(args.out)}"
 
 
-def _table(result: AnalysisResult) -> str:
+def _report_text(result: AnalysisResult) -> str:
     anchors = max(1, result.num_anchors)
     lines = [
         f"{'samples':26}{result.num_samples:>14,}",

@@ -1,12 +1,10 @@
 """Hazards: input that is legal and surely a mistake. What mining counts anyway shows it, so the look costs nothing."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssd_mining.checks import warn
 from ssd_mining.inputs.batch import Batch
-
-Counts = NDArray[np.int64]
+from ssd_mining.kernels.records import Counts
 
 # A batch of fewer anchors than this may have no negative: crops that objects fill, or a test. A data set of several
 # samples has some.

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.kernels import records
-from ssd_mining.kernels.records import Mined, Rows, Rule
+from ssd_mining.kernels.records import Counts, Mined, Rows, Rule
 from ssd_mining.kernels.rules import ROLE_CODES, quota_of, roles_of, whole_number
 from ssd_mining.mining_rule import Mining, Rng
 
 Mask = NDArray[np.bool_]
-Counts = NDArray[np.int64]
 
 
 class PlainPass(Protocol):

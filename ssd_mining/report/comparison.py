@@ -79,15 +79,15 @@ class Comparison:
         return asdict(self) | {"worse": self.worse.lists(), "better": self.better.lists()}
 
 
-class Matched(NamedTuple):
+class Paired(NamedTuple):
     """The samples that are in both reports, in the order of A: where each stands in A, and where in B."""
 
     in_a: NDArray[np.int64]  # (n,)
     in_b: NDArray[np.int64]  # (n,)
 
 
-def match(a: SavedReport, b: SavedReport) -> Matched:
-    """Match samples by their names; without names, by their numbers."""
+def paired(a: SavedReport, b: SavedReport) -> Paired:
+    """Pair samples by their names; without names, by their numbers."""
     if a.has_names != b.has_names:
         known = {True: "with names", False: "without names"}
         expected, got = known[a.has_names], known[b.has_names]
@@ -97,13 +97,13 @@ def match(a: SavedReport, b: SavedReport) -> Matched:
         raise DataError(f"{b.name}: expected {expected}, got {b.size:,}; name them with --ids")
     places = {name: place for place, name in enumerate(b.ids.tolist())}
     pairs = [(i, places[name]) for i, name in enumerate(a.ids.tolist()) if name in places]
-    return Matched(*np.array(pairs, np.int64).reshape(-1, 2).T)
+    return Paired(*np.array(pairs, np.int64).reshape(-1, 2).T)
 
 
-def changes_of(a: SavedReport, b: SavedReport, matched: Matched) -> Changes:
+def changes_of(a: SavedReport, b: SavedReport, pairs: Paired) -> Changes:
     """Return what became of the samples that are in both."""
-    before, after = a.columns["confidence_loss"][matched.in_a], b.columns["confidence_loss"][matched.in_b]
-    return Changes(a.ids[matched.in_a], before, after, change(before, after))
+    before, after = a.columns["confidence_loss"][pairs.in_a], b.columns["confidence_loss"][pairs.in_b]
+    return Changes(a.ids[pairs.in_a], before, after, change(before, after))
 
 
 def change(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
