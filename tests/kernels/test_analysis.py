@@ -5,9 +5,10 @@ import math
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ssd_mining as sm
@@ -20,7 +21,7 @@ from ssd_mining.kernels.cpu import mining as cpu
 from ssd_mining.kernels.records import BINS, DONE, EVEN, KEPT, NEGATIVE_SUM, NUM_KEPT, ODD, POSITIVES, TABLES, Tally
 from ssd_mining.mining_rule import Mining
 from tests.support.analysis import analysed, blocks, dumped
-from tests.support.batches import LOSSES, REAL_FILES, ROOT, batches, examples, load_real, losses
+from tests.support.batches import LOSSES, REAL_FILES, ROOT, batches, generated, load_real, losses
 
 # Some of the data sets that are drawn have positives alone.
 pytestmark = pytest.mark.filterwarnings("ignore::ssd_mining.HazardWarning")
@@ -53,21 +54,21 @@ def both(batch, chosen):
     return results
 
 
-@settings(max_examples=examples(600), deadline=None)
+@generated(600)
 @given(analysed())
 def test_the_kernels_equal_the_reference(drawn):
     batch, chosen = drawn
     similar(*both(batch, chosen | {"top": 0}))  # sums in the last place may order the worst otherwise
 
 
-@settings(max_examples=examples(60), deadline=None)
+@generated(60)
 @given(analysed(max_anchors=3000))
 def test_the_kernels_equal_the_reference_on_long_rows(drawn):
     batch, chosen = drawn
     similar(*both(batch, chosen | {"top": 0}))
 
 
-@settings(max_examples=examples(600), deadline=None)
+@generated(600)
 @given(
     batches(),
     st.sampled_from(["none", "batch", "positives", "sample_selected"]),
@@ -109,7 +110,7 @@ def test_a_sweep_at_full_size(kind, share):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nan_of_any_bits_is_nan_and_nothing_else(num_anchors, policy, dtype):
     conf_loss = np.full((3, num_anchors), np.inf, dtype)
-    labels = np.zeros((3, num_anchors), np.int64)
+    labels = np.zeros((3, num_anchors), np.int8)
     labels[:, :4], labels[:, 4:8] = 1, -1
     bits = {
         4: [0x7F800001, 0xFF800001, 0x7FC00000, 0xFFFFFFFF],
@@ -153,7 +154,7 @@ def test_one_nan_is_all_that_a_ratio_keeps():
 @pytest.mark.parametrize("label", [0, 1])
 def test_where_nan_is_omitted_the_rank_counts_as_well(label):
     conf_loss, rank = np.ones((1, 80), np.float32), np.ones((1, 80), np.float32)
-    labels = np.arange(80)[None] % 2
+    labels = (np.arange(80)[None] % 2).astype(np.uint8)
     conf_loss[0, label], rank[0, label] = 9, np.nan
     analysis = sm.LossAnalysis(background=0, nan_policy="omit", ratios=[1])
     analysis.update(conf_loss, labels, rank_by=rank)
@@ -162,6 +163,7 @@ def test_where_nan_is_omitted_the_rank_counts_as_well(label):
     assert analysis.result().top_anchors.loss.max() == 1
 
 
+@pytest.mark.usefixtures("several_workers")
 @pytest.mark.full_size
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_result_does_not_depend_on_the_threads(dtype):
@@ -180,9 +182,12 @@ def test_the_result_does_not_depend_on_the_threads(dtype):
 @pytest.mark.parametrize("name", REAL_FILES)
 def test_the_real_files_give_their_expected_results(name):
     real = load_real(name)
-    analysis, from_logits = (sm.LossAnalysis(background=0, classification=kind) for kind in (None, sm.Softmax()))
-    columns = analysis.update(real["losses"], real["labels"])
-    from_logits.update(real["logits"].astype(np.float32), real["labels"])
+    analysis, from_logits = (
+        sm.LossAnalysis(background=0, classification=kind, num_threads=1) for kind in (None, sm.Softmax())
+    )
+    labels = real["labels"].astype(np.uint8)
+    columns = analysis.update(real["losses"], labels)
+    from_logits.update(real["logits"].astype(np.float32), labels)
     np.testing.assert_array_equal(columns["num_kept"], real["exp_k"])
     np.testing.assert_allclose(columns["confidence_loss"], real["exp_total"], rtol=3e-7, atol=0)
     res, other = analysis.result(), from_logits.result()
@@ -282,6 +287,7 @@ def found(array, tally, role):
     return np.concatenate([array[role, start:stop] for start, stop in tally.places[:, role]])
 
 
+@pytest.mark.usefixtures("several_workers")
 def test_both_drivers_say_the_same_with_any_number_of_workers():
     rows, mined, tally = by_hand(1)
     positive = rows.labels != rows.codes[0]
@@ -319,6 +325,10 @@ def test_what_is_found_equals_what_is_mined():
         np.testing.assert_array_equal(found(tally.losses, tally, role), rows.loss[mask])
 
 
+def called_by_a_kernel(helper, *arguments):
+    numba.njit(lambda *given: helper(*given))(*arguments)
+
+
 @pytest.mark.parametrize("room", [0, 3, 9])
 def test_anchors_stay_in_their_room_whatever_the_arrays_say(room):
     """A caller may change his arrays meanwhile: what is found is then not what was counted."""
@@ -326,11 +336,11 @@ def test_anchors_stay_in_their_room_whatever_the_arrays_say(room):
     negatives, reaching = np.array([~0x1F0 & (1 << 64) - 1, 0, 0, 0, 0], np.uint64), np.arange(4, 9)
     tables, anchors, values = np.zeros((TABLES, BINS), np.int64), np.full(20, -7), np.full(20, -7, np.float32)
     own = anchors[:room], values[:room]
-    cpu_analysis._find_kept(rows.loss[:300], reaching, -1.0, 0, tables[KEPT], *own)
+    called_by_a_kernel(cpu_analysis._find_kept, rows.loss[:300], reaching, -1.0, 0, tables[KEPT], *own)
     assert anchors.tolist() == [4, 5, 6, 7, 8, 0, 0, 0, 0][:room] + [-7] * (20 - room)
     anchors[:] = -7
     alone = rows._replace(labels=np.ones_like(rows.labels), offsets=rows.offsets[:2])
-    cpu_analysis._take_back(alone, Mining().rule, negatives, tables, 0, *own)
+    called_by_a_kernel(cpu_analysis._take_back, alone, Mining().rule, negatives, tables, 0, *own)
     assert anchors.tolist() == [4, 5, 6, 7, 8, *range(64, 68)][:room] + [-7] * (20 - room)
 
 
@@ -353,6 +363,7 @@ print(_jit.counts() == before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 def test_after_a_warmup_for_it_an_analysis_compiles_nothing():
     done = subprocess.run([sys.executable, "-c", WARM], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -22,9 +22,11 @@ def helper(function: F) -> F:
     """Compile a helper that kernels call and that allocates no array.
 
     Its driver holds the arrays, so the helper need not count references to them (``_nrt=False``). Counting costs a
-    tenth of a loss from logits (docs/decisions/0006-logits.md).
+    tenth of a loss from logits (docs/decisions/0006-logits.md). Only kernels call it: the ways into it from Python and
+    from C, which Numba makes for each function, would be a fifth of the time to compile.
     """
-    return numba.njit(function, nogil=True, error_model="numpy", _nrt=False)  # type: ignore[no-any-return]
+    no_way_in = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(function, nogil=True, error_model="numpy", _nrt=False, **no_way_in)  # type: ignore[no-any-return]
 
 
 def inlined(function: F) -> F:
@@ -46,9 +48,8 @@ def drivers(body: Callable[..., None]) -> tuple[Any, Any]:
                 body(worker, sample, *arguments)
 
     driver.__name__ = driver.__qualname__ = body.__name__  # names its files in the cache
-    pair = [
-        numba.njit(driver, nogil=True, error_model="numpy", parallel=several, _nrt=False) for several in (False, True)
-    ]
+    options = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
+    pair = [numba.njit(driver, parallel=several, **options) for several in (False, True)]
     if pair[0] is not driver:  # with the JIT off it is
         for each in pair:
             each.__code__ = body.__code__  # profilers show the body; all drivers are the same function
