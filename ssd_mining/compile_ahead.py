@@ -97,19 +97,25 @@ def warmup(
     call = call_of("cpu", 1)  # loads Numba
     from ssd_mining.kernels.cpu import jit
 
-    before = jit.counts()
     labels = [np.zeros((1, 64), dtype) for dtype in label_dtypes]
-    for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]:
-        for array in labels:
-            batch = check_losses(loss, array, Mining(background=None if array.dtype == np.bool_ else 0))
-            mine_batch(batch, call, masks=True)
-            if analysis:
-                Analyser((1.0,), None, call).analyse(batch)
-    for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]:
-        for classification in (Softmax(), Sigmoid()):  # a focal loss runs the code of the sigmoid
-            checked = check_logits(logits, np.zeros((1, 64), np.int64), classification)
-            losses(checked, call)
-            gradients(checked, np.ones((1, 64)), call)
+    batches = [
+        check_losses(loss, array, Mining(background=None if array.dtype == np.bool_ else 0))
+        for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]
+        for array in labels
+    ]
+    scores = [
+        check_logits(logits, np.zeros((1, 64), np.int64), classification)
+        for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]
+        for classification in (Softmax(), Sigmoid())  # a focal loss runs the code of the sigmoid
+    ]
+    before = jit.counts()  # all is checked: now compile
+    for batch in batches:
+        mine_batch(batch, call, masks=True)
+        if analysis:
+            Analyser((1.0,), None, call).analyse(batch)
+    for checked in scores:
+        losses(checked, call)
+        gradients(checked, np.ones((1, 64)), call)
     for boxes in [np.ones((1, 1, 4), dtype) for dtype in ("float32", "float64") if matching]:
         match_anchors(boxes, [[1]], boxes[0], num_threads=1)
     if _has_threads():
