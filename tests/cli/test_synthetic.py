@@ -14,7 +14,7 @@ NUM_ANCHORS = 8732
 
 @functools.cache
 def data():
-    samples = [synthetic.sample(seed=0, index=i) for i in range(120)]
+    samples = [synthetic.sample(seed=0, index=i) for i in range(40)]
     return samples, np.stack([s.conf_loss for s in samples]), np.stack([s.labels for s in samples])
 
 
