@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ssd_mining as sm
@@ -15,13 +15,13 @@ from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.one_pass import bin_counts
 from ssd_mining.analysis.state import Intervals
 from tests.support.analysis import analysed, blocks, dumped
-from tests.support.batches import examples, losses
+from tests.support.batches import generated, losses
 
 # Some of the data sets that are drawn have positives alone.
 pytestmark = pytest.mark.filterwarnings("ignore::ssd_mining.HazardWarning")
 
 
-@settings(max_examples=examples(400), deadline=None)
+@generated(400)
 @given(analysed(), st.data())
 def test_any_split_and_any_order_of_merges_give_the_same_bytes(drawn, data):
     batch, chosen = drawn
@@ -45,7 +45,7 @@ def test_any_split_and_any_order_of_merges_give_the_same_bytes(drawn, data):
         np.testing.assert_array_equal(together, column)
 
 
-@settings(max_examples=examples(400), deadline=None)
+@generated(400)
 @given(analysed())
 def test_counts_and_sums_are_those_of_the_samples(drawn):
     batch, chosen = drawn
@@ -70,7 +70,7 @@ def test_counts_and_sums_are_those_of_the_samples(drawn):
     np.testing.assert_array_equal(columns["threshold"], [s.threshold for s in expected])
 
 
-@settings(max_examples=examples(400), deadline=None)
+@generated(400)
 @given(analysed())
 def test_distributions_worst_and_tables_are_those_of_the_anchors(drawn):
     batch, chosen = drawn
@@ -96,7 +96,7 @@ def test_distributions_worst_and_tables_are_those_of_the_anchors(drawn):
     check_classes(res.classes, batch, loss, pos_mask)
 
 
-@settings(max_examples=examples(400), deadline=None)
+@generated(400)
 @given(analysed())
 def test_the_worst_samples_are_sorted_by_their_loss(drawn):
     batch, chosen = drawn
@@ -181,7 +181,7 @@ def check_classes(table, batch, loss, pos_mask):
     assert not table.num_kept.any()
 
 
-@settings(max_examples=examples(300), deadline=None)
+@generated(300)
 @given(st.lists(st.tuples(st.floats(), st.integers(-3, 3)), max_size=40), st.integers(0, 40))
 def test_totals_are_exact_and_add_up_in_any_order(pairs, cut):
     values, groups = np.array([p[0] for p in pairs], np.float64), np.array([p[1] for p in pairs], np.int64)
@@ -223,7 +223,7 @@ def test_totals_of_groups_far_apart_and_of_parts_that_count_several():
     assert totals.counts_of([-(10**18), 10**18, 7]).tolist() == [6, 0, 0]
 
 
-@settings(max_examples=examples(300), deadline=None)
+@generated(300)
 @given(st.lists(st.floats(width=32), max_size=30))
 def test_every_float32_is_within_the_promise_of_its_bin(numbers):
     values = np.array(numbers, np.float32)
@@ -258,7 +258,7 @@ def test_logarithmic_bins_hold_every_finite_loss_above_zero(per_octave):
     np.testing.assert_allclose(edges[per_octave:] / edges[:-per_octave], 2)
 
 
-@settings(max_examples=examples(300), deadline=None)
+@generated(300)
 @given(st.permutations([(0, 3), (3, 4), (5, 9), (9, 9), (12, 20)]))
 def test_stretches_join_and_know_what_they_hold(pairs):
     seen = Intervals()
@@ -282,7 +282,7 @@ def test_the_worst_of_float64_are_no_trouble_to_float32_after_them():
 
 def test_a_refused_block_leaves_the_analysis_as_it_was():
     analysis = sm.LossAnalysis(background=0)
-    loss, labels = losses("gamma", (3, 80), np.random.default_rng(0)), np.zeros((3, 80), np.int64)
+    loss, labels = losses("gamma", (3, 80), np.random.default_rng(0)), np.zeros((3, 80), np.uint8)
     labels[:, 0] = 1
     analysis.update(loss, labels)
     before = analysis.to_state()

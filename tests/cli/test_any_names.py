@@ -66,6 +66,7 @@ def ids_in(table):
     return [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))]
 
 
+@pytest.mark.generated
 @pytest.mark.parametrize(
     ("kind", "drawn"),
     [("array", TEXTS), ("text", LINES), ("int64", INT64), ("uint64", UINT64)],

@@ -37,6 +37,7 @@ def test_the_doctor_says_that_there_is_no_place_for_a_cache():
     assert cache == {"directory": None, "writable": False, "problem": "Could not determine home directory."}
 
 
+@pytest.mark.slow
 def test_a_warning_about_the_cache_names_the_line_of_the_caller(tmp_path):
     script = tmp_path / "caller.py"
     script.write_text(

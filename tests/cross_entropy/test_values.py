@@ -4,19 +4,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ssd_mining as sm
 from ssd_mining.classification import Focal, Sigmoid, Softmax
 from ssd_mining.reference import losses as reference_losses
-from tests.support.batches import examples
+from tests.support.batches import generated
 from tests.support.lazy import lazy
 
 BACKENDS = ["cpu", "reference"]
 LOSSES = [sm.softmax_cross_entropy, sm.sigmoid_cross_entropy, sm.focal_loss]
 INF, NAN = math.inf, math.nan
-few = settings(max_examples=examples(100))
+few = generated(100)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -23,6 +23,7 @@ import ssd_mining as sm
 from ssd_mining.inputs.batch import BLOCK_ELEMENTS
 from ssd_mining.kernels import cpu
 from ssd_mining.kernels.records import DONE
+from tests.support.batches import MANY
 from tests.support.children import (
     LAYERS,
     NUM_THREADS,
@@ -40,7 +41,7 @@ from tests.support.children import (
 pytestmark = pytest.mark.process
 
 resource = pytest.importorskip("resource", reason="the limits of POSIX systems")
-CALLS = 2_000
+CALLS = 2_000 if MANY else 400
 MAIN_THREAD = threading.main_thread().ident
 STARVING_STACK = 4 * 2**30
 SMALL = batch(6)
@@ -366,6 +367,7 @@ def child(request) -> Child:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+@pytest.mark.generated  # so many calls
 def test_a_call_is_safe_where(child, scenario):
     assert scenario.__name__ in child.held, child.stderr
 

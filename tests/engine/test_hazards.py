@@ -7,7 +7,7 @@ import pytest
 
 import ssd_mining as sm
 
-LOSS, LABELS = np.random.default_rng(0).random((4, 500)), np.zeros((4, 500), int)
+LOSS, LABELS = np.random.default_rng(0).random((4, 500)), np.zeros((4, 500), np.uint8)
 LABELS[:, ::50] = 3
 LOGITS = np.random.default_rng(0).normal(size=(4, 500, 9)).astype(np.float32)
 SENTENCE = "background 7 labels none of the 2,000 anchors: all of them are positives"

@@ -134,6 +134,7 @@ def test_broken_json_is_placed(tmp_path, text, message):
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_large_file_is_read_without_holding_it(tmp_path):
     entries = [box(7, 1, 1, 1, 1, 1, segmentation=[[0.5] * 500]) for _ in range(5000)]
     name = write(tmp_path / "instances.json", annotations=entries)

@@ -113,7 +113,7 @@ def test_an_analysis_and_hard_examples_take_them(way):
     analysis.update(LOGITS, TARGETS)
     result = analysis.result()
     expected = sm.LossAnalysis(classification=sm.Sigmoid(), background=C)
-    expected.update(LOGITS, CLASSES)
+    expected.update(LOGITS, CLASSES.astype(np.uint8))
     assert (result.num_pos, result.num_kept) == (expected.result().num_pos, expected.result().num_kept)
     assert result.classes.lists() == expected.result().classes.lists()
     assert result.hazards == ()

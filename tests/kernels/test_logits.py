@@ -16,6 +16,7 @@ from tests.support.parity import BACKENDS
 TRIED = {"reference": (50, 50), "cpu": (400, 200), "cuda": (150, 50)}
 
 
+@pytest.mark.generated
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_losses_equal_the_reference(backend):
     number, most = TRIED[backend]
@@ -35,6 +36,7 @@ def test_the_losses_equal_the_reference(backend):
     every_call()
 
 
+@pytest.mark.generated
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_gradients_equal_the_reference(backend):
     number, most = TRIED[backend]

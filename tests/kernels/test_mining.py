@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 import ssd_mining as sm
 from ssd_mining.kernels.cuda import long_rows, runtime, short_rows
-from tests.support.batches import LOSSES, REAL_FILES, Batch, batches, examples, load_real, losses
+from tests.support.batches import LOSSES, REAL_FILES, Batch, batches, examples, generated, load_real, losses
 from tests.support.parity import BACKENDS, batch_of, check, hostile
 
 # How many batches a backend is tried on, and how long their rows may be: a simulated thread takes its time.
-TRIED = {"reference": (200, 70), "cpu": (2000, 70), "cuda": (30, 60)}
+TRIED = {"reference": (200, 70), "cpu": (2000, 70), "cuda": (300, 60)}
 
 
+@pytest.mark.generated
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_backend_mines_as_the_reference_says(backend):
     number, most = TRIED[backend]
@@ -83,7 +84,7 @@ def test_the_real_files_at_reduced_size(name, backend):
     check(batch, backend)
 
 
-@settings(max_examples=examples(100))
+@generated(100)
 @given(batches(max_anchors=3000))
 def test_the_kernel_equals_the_reference_on_long_rows(batch):
     check(batch, "cpu")
@@ -100,7 +101,7 @@ def test_the_kernel_equals_the_reference_at_full_size(kind, num_anchors):
         check(Batch(conf_loss, pos_mask, {}, {}, pos_mask, ~pos_mask, conf_loss), "cpu")
 
 
-@settings(max_examples=examples(300))
+@generated(300)
 @given(
     st.integers(0, 2**32), st.integers(1, 2000), st.sampled_from(LOSSES), st.sampled_from([np.float32, np.float64])
 )

@@ -109,7 +109,7 @@ def test_the_ratio_of_hard_examples_is_what_was_meant():
 
 def test_a_quantile_is_the_loss_that_was_meant():
     analysis = sm.LossAnalysis(background=0, min_negatives=100, ratios=[])
-    analysis.update(2.0 ** np.arange(100)[None], np.zeros((1, 100), int))
+    analysis.update(2.0 ** np.arange(100)[None], np.zeros((1, 100), np.int8))
     losses = analysis.result().distributions["kept"]
     assert 0.07 * 100 > 7
     assert losses.quantile(0.07) == pytest.approx(2.0**6, rel=0.004)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from tests.support.batches import examples
+from tests.support.batches import examples, generated
 from tests.support.boxes import KINDS, draw
 
 FIELDS = ("labels", "matched", "overlaps", "num_anchors_of", "best_iou", "unmatched")
@@ -30,7 +30,7 @@ def rules(draw):
     }
 
 
-@settings(max_examples=examples(300))
+@generated(300)
 @given(
     rules(),
     st.integers(0, 2**32 - 1),
@@ -75,6 +75,7 @@ def test_the_kernel_and_the_reference_agree(rule, seed, dtype, extras):
     np.testing.assert_array_equal(again.labels, got.labels)
 
 
+@pytest.mark.usefixtures("several_workers")
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_threads_and_blocks_give_the_same_bits(kind, monkeypatch):
     rng = np.random.default_rng(2)
@@ -90,6 +91,7 @@ def test_more_threads_and_blocks_give_the_same_bits(kind, monkeypatch):
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=name)
 
 
+@pytest.mark.generated
 @pytest.mark.parametrize("force", ["bipartite", "none", "own_best"])
 @pytest.mark.parametrize("kind", ["free", "tiny"])  # without equal overlaps, no rule asks for the order
 def test_permuting_objects_changes_nothing_but_their_numbers(kind, force):
@@ -104,6 +106,7 @@ def test_permuting_objects_changes_nothing_but_their_numbers(kind, force):
         np.testing.assert_array_equal(one.num_anchors_of[order], other.num_anchors_of)
 
 
+@pytest.mark.generated
 @pytest.mark.parametrize("force", FORCES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_scaling_everything_by_a_power_of_two_changes_nothing(kind, force):
@@ -116,6 +119,7 @@ def test_scaling_everything_by_a_power_of_two_changes_nothing(kind, force):
         np.testing.assert_array_equal(one.overlaps, other.overlaps)
 
 
+@pytest.mark.generated
 @pytest.mark.parametrize("rule", list(sm.matching_rules))
 def test_an_object_that_is_an_anchor_gets_it(rule):
     for seed in range(examples(40)):
@@ -128,6 +132,7 @@ def test_an_object_that_is_an_anchor_gets_it(rule):
         assert (res.best_iou == 1).all()
 
 
+@pytest.mark.generated
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bipartite_rule_leaves_no_object_without_an_anchor_while_one_that_it_touches_is_free(kind):
     num_left = 0

@@ -28,7 +28,9 @@ print(peaks[1] - peaks[0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the figures of /proc")
-@pytest.mark.parametrize(("max_memory", "options"), [(16, ()), (48, ("--min-negatives", "8732"))])
+@pytest.mark.parametrize(
+    ("max_memory", "options"), [(16, ()), pytest.param(48, ("--min-negatives", "8732"), marks=pytest.mark.slow)]
+)
 def test_a_large_file_takes_no_more_memory_than_it_may(tmp_path, max_memory, options):
     shape = (1500, 8732)  # 52 MB of losses
     values = np.random.default_rng(0).random(shape, np.float32)

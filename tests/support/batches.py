@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from ssd_mining import reference
@@ -19,11 +21,19 @@ ROOT = Path(__file__).parents[2]
 SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, 1e-42, 3e38]
 LOSSES = ("gamma", "ties", "zeros", "negative", "special", "equal", "ascending", "descending")
 LABELS = ("int64", "uint8", "int16", "uint64", "bool", "one_hot", "one_hot_int")
+MANY = os.environ.get("SSD_MINING_EXAMPLES") == "all"  # .ci/run slow
 
 
 def examples(number: int) -> int:
-    """Say how many examples to generate: fewer where the JIT is off and a row takes a thousand times as long."""
-    return number if not os.environ.get("NUMBA_DISABLE_JIT") else number // 20
+    """Say how many examples to generate: all in the slow run, few where the JIT is off and rows take longer."""
+    if MANY:
+        return number
+    return number // (20 if os.environ.get("NUMBA_DISABLE_JIT") else 10)
+
+
+def generated(number: int) -> Callable[[Any], Any]:
+    """Mark a test whose examples are generated, so that the slow run generates all of them."""
+    return lambda test: pytest.mark.generated(settings(max_examples=examples(number))(test))
 
 
 def printed(code: str, *arguments: str, **environment: str) -> list[str]:
@@ -91,12 +101,21 @@ class Batch:
         )
 
 
+def kinds_beside(dtype: type) -> tuple[str, ...]:
+    """Return the kinds of labels to draw beside losses of a type: each width is compiled for each type."""
+    if MANY:
+        return LABELS
+    return ("int64",) if dtype is np.float32 else ("uint8", "bool", "one_hot", "one_hot_int")
+
+
 @st.composite
-def labelled(draw: st.DrawFn, shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, dict, Roles]:
-    """Draw labels of any form, the keywords that go with them, and the roles that they give."""
+def labelled(
+    draw: st.DrawFn, shape: tuple[int, int], kinds: tuple[str, ...], rng: np.random.Generator
+) -> tuple[np.ndarray, dict, Roles]:
+    """Draw labels of a kind, the keywords that go with them, and the roles that they give."""
     num_classes, keywords = draw(st.integers(1, 5)), {}
     positives = draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0]))
-    kind = draw(st.sampled_from(LABELS))
+    kind = draw(st.sampled_from(kinds))
     background = draw(st.integers(0, num_classes - 1))
     classes = np.where(rng.random(shape) < positives, rng.integers(0, num_classes, shape), background)
     valid = rng.random(shape) < 0.8 if draw(st.booleans()) else None
@@ -123,10 +142,9 @@ def batches(draw: st.DrawFn, max_anchors: int = 70) -> Batch:
     """Draw a whole call: losses, labels, keywords. The values come from a seed, so that thousands are cheap."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = (draw(st.integers(0, 4)), draw(st.integers(0, max_anchors)))
-    conf_loss = losses(draw(st.sampled_from(LOSSES)), shape, rng).astype(
-        draw(st.sampled_from([np.float32, np.float64]))
-    )
-    labels, keywords, roles = draw(labelled(shape, rng))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    conf_loss = losses(draw(st.sampled_from(LOSSES)), shape, rng).astype(dtype)
+    labels, keywords, roles = draw(labelled(shape, kinds_beside(dtype), rng))
     nan_policy = draw(st.sampled_from(["raise", "raise", "propagate", "omit"]))
     if nan_policy != "raise":
         keywords["nan_policy"] = nan_policy

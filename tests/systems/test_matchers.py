@@ -8,6 +8,7 @@ from tests.support.batches import examples
 from tests.support.boxes import KINDS, draw
 from tests.support.systems import matchers
 
+pytestmark = pytest.mark.generated
 ROUNDS = examples(60)
 ORACLES = {
     "caffe": matchers.caffe,

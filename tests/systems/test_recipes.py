@@ -9,6 +9,7 @@ from tests.support.systems.cases import CASES, SAMPLERS, selection
 from tests.support.systems.draws import KINDS, TIED, draw
 from tests.support.systems.parts import cross_entropy
 
+pytestmark = pytest.mark.generated
 ROUNDS = examples(26)
 SUMS_ONLY = ("seed", "ljanyst", "sgrvinod", "db", "mmocr")  # they sort losses, and never know which anchors they kept
 

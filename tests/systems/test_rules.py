@@ -13,6 +13,7 @@ from tests.support.systems.cases import CASES
 from tests.support.systems.draws import KINDS, draw
 from tests.support.systems.parts import bits, cross_entropy, smooth_l1, softmax
 
+pytestmark = pytest.mark.generated
 ROUNDS = examples(26)
 
 

@@ -25,6 +25,7 @@ def test_a_second_process_loads_what_the_first_compiled(run, tmp_path):
     assert sorted(path.suffix for path in files(tmp_path)) == [".bin", ".bin", ".lock", ".lock"]
 
 
+@pytest.mark.slow
 def test_the_cache_lies_in_the_users_cache_directory_unless_it_is_moved(run, tmp_path):
     code = """
     get_ready()
@@ -81,6 +82,7 @@ def test_a_file_of_the_package_that_is_edited_means_new_code(run, package):
     assert run(code) == [COMPILED, [14.0, 1, 0, 0], LOADED, *[COMPILED] * 4]
 
 
+@pytest.mark.slow
 def test_what_was_changed_in_memory_is_not_taken_for_what_the_files_say(run):
     code = """
     get_ready()
@@ -137,6 +139,7 @@ def test_a_new_version_of_anything_that_makes_code_is_a_new_directory(version, m
     assert _cache._environment(codegen) != before
 
 
+@pytest.mark.slow
 def test_a_package_without_source_files_goes_without(run):
     code = """
     Path.rglob = lambda *_: iter(())
@@ -164,6 +167,7 @@ def test_code_that_holds_addresses_is_never_kept(run):
     assert run(code) == [[3.0, 1, 0, 0]] * 2 + [0]
 
 
+@pytest.mark.slow
 def test_files_that_are_newer_than_the_running_modules_do_not_get_their_code(run, package):
     upgrade = f"""
     from ssd_mining.kernels import tiny
@@ -174,6 +178,7 @@ def test_files_that_are_newer_than_the_running_modules_do_not_get_their_code(run
     assert run("call()") == [14.0, 1, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_recompiled_by_hand_leaves_the_cache(run):
     code = """
     before = call()[0]

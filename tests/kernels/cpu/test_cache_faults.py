@@ -81,6 +81,7 @@ def test_a_read_only_place_with_the_code_in_it_serves(run):
     assert run(code) == LOADED
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_never_written(run, package):
     before = sorted(package.rglob("*"))
     assert run("call()") == COMPILED
@@ -101,6 +102,7 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing_half_written(full, run, 
     assert run("call()") == LOADED
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_step_leaves_the_right_answer(run):
     code = """
     get_ready()
@@ -186,7 +188,7 @@ def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(run):
     assert run(code) == [[*UNCACHED, 0], COMPILED, LOADED]
 
 
-@pytest.mark.parametrize("error", ["KeyboardInterrupt", "MemoryError"])
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", pytest.param("MemoryError", marks=pytest.mark.slow)])
 def test_a_compilation_that_fails_lets_go_of_the_lock(error, run):
     code = f"""
     get_ready()
@@ -240,6 +242,7 @@ def test_a_directory_that_is_not_private_is_neither_read_nor_written(run):
     assert run(code) == [COMPILED, [[UNCACHED] * 4] * 2, LOADED, 0, 1]
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_alone_what_was_saved_before_it(run):
     code = """
     get_ready()
@@ -254,6 +257,7 @@ def test_a_failure_leaves_alone_what_was_saved_before_it(run):
     assert run(code) == [[10.0, 1, 0, 0, 10.0, 2, 0, 1], [10.0, 0, 1, 0], [10.0, 1, 0, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can give a directory away")
 def test_a_directory_of_another_user_is_refused(run, tmp_path):
     assert run("call()") == COMPILED

@@ -102,7 +102,7 @@ def test_one_worker_stays_out_of_the_pool(monkeypatch):
 def test_the_highest_label_of_a_type_is_a_class(dtype, num_anchors):
     labels = np.zeros((1, num_anchors), dtype)
     labels[0, 3] = np.iinfo(dtype).max
-    out = sm.confidence_loss(np.ones(labels.shape), labels, background=0)
+    out = sm.confidence_loss(np.ones(labels.shape, np.float32), labels, background=0)
     assert (out.num_pos, out.num_neg, out.num_kept) == (1, num_anchors - 1, 3)
 
 

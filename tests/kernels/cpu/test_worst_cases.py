@@ -70,7 +70,14 @@ print(json.dumps(found))
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("num_anchors", "positives"), [(8_000, 0.003), (8_000, 0.1), (100_000, 0.003)])
+@pytest.mark.parametrize(
+    ("num_anchors", "positives"),
+    [
+        (8_000, 0.003),
+        pytest.param(8_000, 0.1, marks=pytest.mark.slow),
+        pytest.param(100_000, 0.003, marks=pytest.mark.slow),
+    ],
+)
 def test_no_input_is_read_much_more_often_than_a_random_one(num_anchors, positives):
     arguments = str(num_anchors), str(positives)
     found = json.loads(printed(COUNT, *arguments, NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="ignore")[0])
