@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import ssd_mining
-from tests.support.batches import ROOT
+from tests.support.batches import ROOT, printed
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 MODULES = [m.name for m in pkgutil.walk_packages(ssd_mining.__path__, "ssd_mining.") if "__main__" not in m.name]
@@ -17,16 +17,18 @@ OPTIONAL = {
     "ssd_mining.dask": "dask.array",
     "ssd_mining.pyinstaller_hooks.hook-ssd_mining": "PyInstaller",
 }
+SLOW = {"ssd_mining.compile_ahead"}  # compiles for several threads
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-SLOW = {"ssd_mining.compile_ahead"}  # compiles all that there is
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MODULES])
 def test_the_examples_of_the_docstrings_run(name):
     if name in OPTIONAL:
         pytest.importorskip(OPTIONAL[name])
+    if name in SLOW:  # in this process also for what other tests have called
+        code = f"import doctest, {name}; print(doctest.testmod({name}, optionflags={FLAGS}).failed)"
+        assert printed(code) == ["0"]
+        return
     module = importlib.import_module(name)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, name):
         runner = doctest.DocTestRunner(verbose=False, optionflags=FLAGS)

@@ -21,7 +21,7 @@ def test_every_script_is_known():
 
 
 NEEDS = {
-    "multiprocessing": pytest.mark.slow,  # compiles all that there is
+    "multiprocessing": pytest.mark.slow,  # compiles the analysis for several threads
     "dask": pytest.mark.extra("dask"),
     "xarray": pytest.mark.extra("dask", "xarray"),
 }

@@ -149,6 +149,7 @@ print(sum(_jit.counts()))
 """
 
 
+@pytest.mark.full_size
 def test_no_layout_is_compiled_for():
     # Losses are float32 and, of a list, float64; labels have 8 bytes or 1.
     assert printed(SIGNATURES, NUMBA_DISABLE_JIT="0") == ["4"]

@@ -44,6 +44,7 @@ def test_the_ranks_equal_the_reference(spec, kind, background):
         np.testing.assert_allclose(got[:], np.log(np.delete(p, background, axis=2).max(axis=2)), rtol=1e-5)
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_every_layout_gives_the_same_bits(layout, spec):
@@ -84,6 +85,7 @@ def test_classes_may_stand_on_the_second_axis(spec):
         np.testing.assert_array_equal(got, getattr(sm, name)(LOGITS, y, **keywords))
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 @pytest.mark.parametrize("elements", [1, 1050, 1051, 2100, 10**9])
 def test_blocks_and_slices_of_any_size_give_the_same_bits(spec, elements, monkeypatch):
