@@ -213,7 +213,7 @@ def share_or_count(text: str) -> float:
 
 
 # The fields of `Mining` that the command line offers; the others need more than the losses and labels of a file.
-_FIELDS = {
+_RULE_OPTIONS = {
     "background": _Field("background class; class numbers need it (one-hot: the last)", "C", int),
     "neg_pos_ratio": _Field("negatives kept per positive (default 3)", "R", float),
     "rounding": _Field("how ratio times positives is rounded (default floor)"),
@@ -230,14 +230,14 @@ _FIELDS = {
     "pool_size": _Field("draw from a pool X times as large as the quota (default 1)", "X", float),
 }
 OF_THE_FILE = ["scope", "pool_size"]  # these look beyond the sample
-OF_EACH_SAMPLE = [name for name in _FIELDS if name not in OF_THE_FILE]
+OF_EACH_SAMPLE = [name for name in _RULE_OPTIONS if name not in OF_THE_FILE]
 
 
 def _add_selection(parser: Parser, names: list[str]) -> Callable[..., argparse.Action]:
     """Add the options for fields of `Mining`; return what adds another to their group."""
     option = parser.add_argument_group("which negatives are kept").add_argument
     for name in names:
-        field = _FIELDS[name]
+        field = _RULE_OPTIONS[name]
         flag, choices = f"--{name.replace('_', '-')}", CHOICES.get(name)
         option(flag, metavar=field.metavar, type=field.parse, choices=choices, help=field.help)
     return option
@@ -247,7 +247,7 @@ def mining_of(args: argparse.Namespace) -> "Mining":
     """Return the selection rule that the options say."""
     from ssd_mining import Mining
 
-    given = {name: getattr(args, name, None) for name in _FIELDS}
+    given = {name: getattr(args, name, None) for name in _RULE_OPTIONS}
     return Mining(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -9,15 +9,12 @@ kernel's, serves every rule and every device.
 from typing import Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.kernels import records
-from ssd_mining.kernels.records import Counts, Mined, Rows, Rule
+from ssd_mining.kernels.records import Counts, Mask, Mined, Rows, Rule
 from ssd_mining.kernels.rules import ROLE_CODES, quota_of, roles_of, whole_number
 from ssd_mining.mining_rule import Mining, Rng
-
-Mask = NDArray[np.bool_]
 
 
 class PlainPass(Protocol):

@@ -10,10 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.checks import check_int, refuse
 from ssd_mining.choices import AllZeroRows
 from ssd_mining.inputs.arrays import as_array, native_dtype, read_only
-from ssd_mining.kernels.records import BAD, IGNORED, NEGATIVE, POSITIVE
+from ssd_mining.kernels.records import BAD, IGNORED, NEGATIVE, POSITIVE, Mask
 from ssd_mining.mining_rule import Mining
 
-Mask = NDArray[np.bool_]
 Locate = Callable[[int], tuple[int, int]]  # from a row of a block to (sample, anchor)
 
 # The sum of a row of soft scores may differ from 1 by this much: 91 float16 scores have three digits each.

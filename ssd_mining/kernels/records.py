@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 # A number of any type; outside a kernel also an array of numbers.
 Scalar = Any
+Mask = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 
 # The role of an anchor. The CUDA twin relies on IGNORED and POSITIVE being smaller than every key of a rank.

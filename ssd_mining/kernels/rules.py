@@ -92,9 +92,8 @@ ROLE_CODES.flags.writeable = False
 
 def roles_of(labels: NDArray[np.unsignedinteger], codes: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
     """Return the role of every label, (n,), in a fresh array of bytes."""
-    roles = np.full(labels.shape, IGNORED, np.uint8)
     positive = is_positive(labels, codes)
-    roles[positive] = POSITIVE
+    # What is neither is 0, IGNORED. A sum takes half the time of writing where a mask says so.
+    roles: NDArray[np.uint8] = np.uint8(NEGATIVE) * is_negative(labels, codes) + np.uint8(POSITIVE) * positive
     roles[positive & is_bad(labels, codes)] = BAD
-    roles[is_negative(labels, codes)] = NEGATIVE
     return roles

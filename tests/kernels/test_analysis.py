@@ -345,7 +345,7 @@ def test_anchors_stay_in_their_room_whatever_the_arrays_say(room):
 
 
 def test_a_sample_that_no_thread_has_done_is_seen(monkeypatch):
-    monkeypatch.setattr(cpu_analysis, "_serial", lambda *_: None)
+    monkeypatch.setattr(cpu_analysis, "_ANALYSE", [lambda *_: None])
     with pytest.raises(RuntimeError, match="sample 0 was not mined: a worker thread was lost"):
         sm.LossAnalysis(background=0).update(np.ones((7, 300)), np.zeros((7, 300), int))
 

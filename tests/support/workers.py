@@ -13,9 +13,8 @@ def several_workers(request, monkeypatch):
     """
     if request.param == "at once":
         return
-    monkeypatch.setattr(analysis, "_parallel", analysis._serial)
-    monkeypatch.setattr(matching, "_parallel", matching._serial)
-    monkeypatch.setattr(matching, "_prepare_parallel", matching._prepare_serial)
+    for module, name in ((analysis, "_ANALYSE"), (matching, "_MATCH"), (matching, "_PREPARE")):
+        monkeypatch.setattr(module, name, getattr(module, name)[:1] * 2)
     for table in (logits._LOSSES, logits._GRADIENTS):
         for rule, (serial, _) in table.items():
             monkeypatch.setitem(table, rule, (serial, serial))

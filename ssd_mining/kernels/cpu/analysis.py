@@ -215,7 +215,7 @@ def _tally_sample(
     mined.counts[records.DONE, sample] = 1
 
 
-_serial, _parallel = drivers(_analyse_sample)
+_ANALYSE = drivers(_analyse_sample)
 
 
 def analyse(
@@ -232,5 +232,5 @@ def analyse(
     places = np.empty((num_workers, rows.longest + LANES), np.int64)
     firsts = np.arange(num_workers) * num_samples // num_workers  # each worker writes from its first sample on
     tally.places[:num_workers] = rows.offsets[firsts][:, None, None]
-    driver = _serial if num_workers == 1 else _parallel
+    driver = _ANALYSE[num_workers > 1]
     driver(num_samples, num_workers, *rows, *rule, *mined, *tally, ratios, level_starts, words, values, places)

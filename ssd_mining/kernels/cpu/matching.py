@@ -370,8 +370,8 @@ def _match_sample(
     done[sample] = 1
 
 
-_serial, _parallel = drivers(_match_sample)
-_prepare_serial, _prepare_parallel = drivers(_prepare)
+_MATCH = drivers(_match_sample)
+_PREPARE = drivers(_prepare)
 
 
 def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int) -> None:
@@ -385,12 +385,11 @@ def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int) ->
     corners, around = rows.anchors.reshape(num_sets, num_anchors * 4), np.empty((num_sets, num_blocks, 4), real)
     bad = np.zeros((num_sets, num_blocks), np.bool_)
     tiles = np.empty((num_workers, TILE), real)
-    driver = _prepare_serial if num_workers == 1 else _prepare_parallel
-    driver(num_sets * num_blocks, num_workers, corners, around, bad, tiles)
+    _PREPARE[num_workers > 1](num_sets * num_blocks, num_workers, corners, around, bad, tiles)
     if np.count_nonzero(bad):
         return
     num_workers = max(1, min(num_workers, num_samples))
     words = np.empty((num_workers, WORDS, num_blocks), np.uint64)
     anchor_of, left = np.empty(rows.boxes.shape[0], np.int64), np.empty(rows.boxes.shape[0])
-    driver = _serial if num_workers == 1 else _parallel
+    driver = _MATCH[num_workers > 1]
     driver(num_samples, num_workers, *rows, *rule, *matched, corners, around, words, anchor_of, left, tiles)

@@ -319,7 +319,7 @@ def _mine_sample(
     counts[records.DONE, sample] = 1
 
 
-_serial, _parallel = drivers(_mine_sample)
+_MINE = drivers(_mine_sample)
 
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
@@ -329,11 +329,10 @@ def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
         return
     num_samples = rows.offsets.size - 1
     num_workers = max(1, min(num_workers, num_samples))
-    driver = _serial if num_workers == 1 else _parallel
     num_words, num_values = workspace_sizes(rows.longest)
     words = np.empty((num_workers, num_words), np.uint64)
     values = np.empty((num_workers, num_values), rows.loss.dtype)
-    driver(num_samples, num_workers, *rows, *rule, *mined, words, values)
+    _MINE[num_workers > 1](num_samples, num_workers, *rows, *rule, *mined, words, values)
 
 
 def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
