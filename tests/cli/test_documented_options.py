@@ -48,7 +48,7 @@ def rows(command):
 
 def fields():
     """Return the fields of `Mining` that are options, by their flags."""
-    return {f"--{name.replace('_', '-')}": name for name in options._FIELDS}
+    return {f"--{name.replace('_', '-')}": name for name in options._RULE_OPTIONS}
 
 
 def matching():
