@@ -90,8 +90,9 @@ def _failed(code: int, message: object) -> int:
 
 
 def _warn(message: Warning | str, *_: object, **_also: object) -> None:
-    """Say a warning of ours, or of a package, in one line."""
-    say(f"ssd-mining: warning: {' '.join(str(message).split())}", sys.stderr)
+    """Say a warning of ours, or of a package, in one line; not what packages say to those who program with them."""
+    if not isinstance(message, DeprecationWarning | PendingDeprecationWarning):
+        say(f"ssd-mining: warning: {' '.join(str(message).split())}", sys.stderr)
 
 
 def _say(text: str) -> int:

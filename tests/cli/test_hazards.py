@@ -1,6 +1,7 @@
 """The commands say on stderr, and in their results, what is surely a mistake."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -75,3 +76,12 @@ def test_labels_without_a_column_for_background_are_named_and_can_be_told(files,
         out, err = run(capsys, *words, *way, "--out", files / f"told{way[0]}")
         assert err == ""
         assert f"{'positives':26}{40:>14,}{0.02:>10.2%}" in out
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize(
+    ("category", "said"), [(DeprecationWarning, ""), (UserWarning, "ssd-mining: warning: old\n")]
+)
+def test_what_a_package_says_to_programmers_is_not_said_to_users(category, said, capsys, monkeypatch):
+    monkeypatch.setattr("ssd_mining.cli.doctor.run", lambda _: warnings.warn("old", category, 1) or "fine")
+    assert run(capsys, "doctor") == ("fine\n", said)
