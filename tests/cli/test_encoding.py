@@ -49,7 +49,7 @@ def process(*words, **environment):
     return subprocess.run(command, capture_output=True, env=os.environ | ours, check=False)
 
 
-@pytest.mark.parametrize("stream", [*STREAMS])
+@pytest.mark.parametrize("stream", STREAMS)
 def test_every_command_speaks_on_every_stream(folder, stream):
     strange = os.fsencode(folder) + b"/caf\xe9"
     Path(os.fsdecode(strange)).mkdir()
@@ -58,10 +58,11 @@ def test_every_command_speaks_on_every_stream(folder, stream):
     files = (strange + b"/losses.npy", strange + b"/labels.npy", "--background", "0")
     ids = ("--no-page", "--ids", folder / "names.npy")
     for words in (
+        ("report", *files, *ids, "--out", strange + b"/a"),
+        ("mine", *files, "--out", strange + b"/mined"),
         ("report", *files, *ids, "--shard", "1/1", "--out", strange + b"/s"),
         ("merge", strange + b"/s", "--no-page", "--out", strange + b"/m"),
-        ("compare", strange + b"/m", strange + b"/m", "--no-page", "--out", strange + b"/c"),
-        ("mine", *files, "--out", strange + b"/mined"),
+        ("compare", strange + b"/a", strange + b"/m", "--no-page", "--out", strange + b"/c"),
     ):
         done = process(*words, **STREAMS[stream])
         assert (done.returncode, done.stderr) == (0, b"")

@@ -79,12 +79,12 @@ def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
     def threads():
         return len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 0
     before = threads()
-    done = warmup(loss_dtypes=["f4", "f2"], label_dtypes=[bool, np.int8])
-    again = warmup(loss_dtypes=[np.float32], label_dtypes=["u1", np.int8])
+    done = warmup(loss_dtypes=["f4", "f2"], label_dtypes=[bool, np.int64])
+    again = warmup(loss_dtypes=[np.float32], label_dtypes=["u1", "u8"])
     [done.compiled, done.loaded, again.compiled, again.loaded, threads() - before]
     """
-    assert run(code, NUMBA_THREADING_LAYER="omp") == [2, 0, 0, 0, 0]
-    assert run(code, NUMBA_THREADING_LAYER="omp") == [0, 2, 0, 0, 0]
+    assert run(code, NUMBA_THREADING_LAYER="omp") == [4, 0, 0, 0, 0]
+    assert run(code, NUMBA_THREADING_LAYER="omp") == [0, 4, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def test_the_examples_of_the_docstrings_run(name):
     if name in OPTIONAL:
         pytest.importorskip(OPTIONAL[name])
-    if name in SLOW:  # in this process also for what other tests have called
+    if name in SLOW:  # here it would compile for all that other tests have called, too
         code = f"import doctest, {name}; print(doctest.testmod({name}, optionflags={FLAGS}).failed)"
         assert printed(code) == ["0"]
         return

@@ -185,9 +185,8 @@ def test_the_real_files_give_their_expected_results(name):
     analysis, from_logits = (
         sm.LossAnalysis(background=0, classification=kind, num_threads=1) for kind in (None, sm.Softmax())
     )
-    labels = real["labels"].astype(np.uint8)
-    columns = analysis.update(real["losses"], labels)
-    from_logits.update(real["logits"].astype(np.float32), labels)
+    columns = analysis.update(real["losses"], real["labels"])
+    from_logits.update(real["logits"].astype(np.float32), real["labels"])
     np.testing.assert_array_equal(columns["num_kept"], real["exp_k"])
     np.testing.assert_allclose(columns["confidence_loss"], real["exp_total"], rtol=3e-7, atol=0)
     res, other = analysis.result(), from_logits.result()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -28,7 +29,7 @@ def examples(number: int) -> int:
     """Say how many examples to generate: all in the slow run, few where the JIT is off and rows take longer."""
     if MANY:
         return number
-    return number // (20 if os.environ.get("NUMBA_DISABLE_JIT") else 10)
+    return number // (20 if numba.config.DISABLE_JIT else 10)
 
 
 def generated(number: int) -> Callable[[Any], Any]:
@@ -102,8 +103,8 @@ class Batch:
 
 
 def kinds_beside(dtype: type) -> tuple[str, ...]:
-    """Return the kinds of labels to draw beside losses of a type: each width is compiled for each type."""
-    if MANY:
+    """Return the kinds of labels to draw beside losses of a type; fewer where each width is compiled for each type."""
+    if MANY or numba.config.DISABLE_JIT or numba.config.ENABLE_CUDASIM:
         return LABELS
     return ("int64",) if dtype is np.float32 else ("uint8", "bool", "one_hot", "one_hot_int")
 

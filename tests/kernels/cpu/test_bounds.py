@@ -50,7 +50,7 @@ def run_cases(number):
         at_end = bool(case % 2)
         shape = int(rng.integers(1, 4)), int(rng.integers(1, 700))
         conf_loss = losses(LOSSES[case % len(LOSSES)], shape, rng).astype((np.float32, np.float64)[case % 3 == 0])
-        labels = (rng.random(shape) < rng.choice([0.01, 0.1, 0.5])).astype((np.uint8, np.uint8, np.uint64)[case % 3])
+        labels = (rng.random(shape) < rng.choice([0.01, 0.1, 0.5])).astype((np.uint8, np.uint16, np.uint64)[case % 3])
         ranked = case % 5 == 0
         size = shape[0] * shape[1]
         num_masked = size if case // 2 % 4 else 0  # 0: no masks are asked for, at either end
