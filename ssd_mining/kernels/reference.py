@@ -152,11 +152,9 @@ def _judged(
     rule: SoftmaxRule | SigmoidRule, softmax: Callable[..., Any], sigmoid: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Return the function of the reference that computes this rule."""
-    of_kind: dict[Any, Callable[[Any], Callable[..., Any]]] = {
-        SoftmaxRule: lambda own: partial(softmax, label_smoothing=own.smoothing, most=own.most),
-        SigmoidRule: lambda own: partial(sigmoid, positive=own.positive, negative=own.negative, gamma=own.gamma),
-    }
-    return of_kind[type(rule)](rule)
+    if isinstance(rule, SoftmaxRule):
+        return partial(softmax, label_smoothing=rule.smoothing, most=rule.most)
+    return partial(sigmoid, positive=rule.positive, negative=rule.negative, gamma=rule.gamma)
 
 
 def _softmax_rank(logits: list[float], others: list[float]) -> float:
