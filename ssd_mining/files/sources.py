@@ -79,7 +79,7 @@ class Stamp(NamedTuple):
 class ArraySource:
     """An array in a file; `source[start:stop]` reads some of its rows. `open_array` makes it."""
 
-    chunks: tuple[int, ...] | None = None  # the shape of the pieces that are stored, or rows can be read one by one
+    chunks: tuple[int, ...] | None = None  # the shape of a stored piece; None: rows are read one by one
     chunk_rows, chunk_bytes = 1, 0  # of what is read and unpacked at a time, if that is more than some rows
 
     def __init__(self, name: str, path: str, shape: tuple[int, ...], dtype: Dtype, *, is_text: bool = False) -> None:

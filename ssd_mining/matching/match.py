@@ -174,7 +174,7 @@ def match_anchors(
     )
     matched = empty_matched(num_samples, corners.shape[1], rows.boxes.shape[0])
     for block in _blocks(rows):
-        part, into = _rows_of(rows, block), _results_of(matched, rows.offsets, block)
+        part, into = _rows_in(rows, block), _results_in(matched, rows.offsets, block)
         pairs = part.boxes.shape[0] * corners.shape[1]
         call.twin.match(part, matching.rule, into, 1 if pairs < PARALLEL_PAIRS else call.workers())
         if np.count_nonzero(into.done) < into.done.size:
@@ -222,7 +222,7 @@ def _blocks(rows: BoxRows) -> list[slice]:
     return blocks
 
 
-def _rows_of(rows: BoxRows, block: slice) -> BoxRows:
+def _rows_in(rows: BoxRows, block: slice) -> BoxRows:
     """Return the rows of some samples."""
     if block.stop - block.start == rows.offsets.size - 1:
         return rows
@@ -239,7 +239,7 @@ def _rows_of(rows: BoxRows, block: slice) -> BoxRows:
     )
 
 
-def _results_of(matched: Matched, offsets: NDArray[Any], block: slice) -> Matched:
+def _results_in(matched: Matched, offsets: NDArray[Any], block: slice) -> Matched:
     """Return the record that the results of some samples are written to."""
     objects = slice(int(offsets[block.start]), int(offsets[block.stop]))
     return Matched(

@@ -31,7 +31,7 @@ import llvmlite
 import numba
 import numpy as np
 
-LOCK_SECONDS = 30.0  # a compilation takes 3 to 8 s; a process that was stopped in one must not stop the others
+LOCK_SECONDS = 30.0  # a compilation takes 2 to 8 s; a process that was stopped in one must not stop the others
 KEPT_DIRECTORIES = 8  # one for each version and kind of machine that shares the directory
 
 # The settings of Numba that decide where and on how many threads code runs, not what the code is.
