@@ -98,6 +98,9 @@ def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
 )
 def test_warmup_refuses_what_losses_or_labels_cannot_be(dtypes, message):
     from ssd_mining import warmup
+    from ssd_mining.kernels.cpu import jit
 
+    before = jit.counts()
     with pytest.raises(TypeError, match=message):
         warmup(**dtypes)
+    assert jit.counts() == before  # it asks first, and compiles afterwards
