@@ -48,7 +48,7 @@ def test_a_tiny_report_is_measured(tmp_path):
 
 
 def test_a_tiny_case_of_matching_runs():
-    row = matching.measured(3, "ssdlite320", rounds=1)
+    row = matching.measured(3, "ssdlite320", num_images=2, rounds=1)
     assert row["anchors"] == 3234
     assert row["numpy / ours"] > 0
 
