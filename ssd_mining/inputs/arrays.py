@@ -33,7 +33,7 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
 
 def is_on_device(value: Any, backend: str | None = None) -> bool:
     """Say whether a value lies in the memory of an NVIDIA GPU, or Numba's simulated one, and `backend` allows that."""
-    if type(value) is np.ndarray or backend not in (None, "cuda"):
+    if value is None or type(value) is np.ndarray or backend not in (None, "cuda"):
         return False
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):

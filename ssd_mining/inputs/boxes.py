@@ -235,7 +235,7 @@ def box_rows(
     real = FLOAT64 if FLOAT64 in (objects.corners.dtype, anchors.dtype) else anchors.dtype
     return BoxRows(
         native(objects.corners, real),
-        read_only(classes),
+        classes,
         read_only(crowd),
         objects.offsets,
         native(anchors, real),

@@ -190,7 +190,7 @@ def match_anchors(
         box_offsets=objects.offsets,
         num_anchors_of=matched.num_anchors,
         best_iou=matched.best_iou,
-        unmatched=np.flatnonzero((matched.num_anchors == 0) & ~rows.crowd),
+        unmatched=np.flatnonzero(matched.num_anchors == rows.crowd),  # 0 and no crowd: a crowd is 1, and has none
     )
 
 
@@ -241,6 +241,8 @@ def _rows_in(rows: BoxRows, block: slice) -> BoxRows:
 
 def _results_in(matched: Matched, offsets: NDArray[Any], block: slice) -> Matched:
     """Return the record that the results of some samples are written to."""
+    if block.stop - block.start == offsets.size - 1:
+        return matched
     objects = slice(int(offsets[block.start]), int(offsets[block.stop]))
     return Matched(
         matched.labels[block],
