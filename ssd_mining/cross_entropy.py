@@ -36,7 +36,8 @@ def softmax_cross_entropy(
     Parameters
     ----------
     logits : array_like, (B, A, C), float16, float32 or float64
-        Unnormalised scores of C classes for every anchor. -inf masks a class.
+        Unnormalised scores of C classes for every anchor. -inf masks a class. Instead of A, here and in all that has
+        its shape, there may be several axes, as in maps (B, H, W, C) (docs/semantics.md).
     labels : array_like, (B, A) integer, or (B, A, C) of real dtypes of up to 64 bits
         Classes 0 to C - 1, or one-hot or soft scores. Without smoothing, a row of zeros has the loss 0.
     background : int, optional
@@ -53,7 +54,7 @@ def softmax_cross_entropy(
     valid : array_like of bool, (B, A), optional
         False marks anchors to ignore; their labels are not read.
     class_axis : {-1, 2, 1}
-        The axis of the classes; 1 says that logits, and scores, are (B, C, A).
+        The axis of the classes; 1 says that logits, and scores, are (B, C, A), (B, C, H, W) and the like.
     backend : {None, "cpu", "cuda", "reference"}
         Where to compute. None: where the arrays are. ``"reference"`` is slow, plain NumPy.
     num_threads : int, optional
@@ -237,4 +238,4 @@ def _computed(
         on_device: NDArray[Any] = device.losses(logits, labels, classification, **how._asdict())
         return on_device
     checked = check_logits(logits, labels, classification, **how._asdict())
-    return losses(checked, call_of(backend, num_threads))
+    return losses(checked, call_of(backend, num_threads)).reshape(checked.mask_shape)

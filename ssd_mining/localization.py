@@ -52,7 +52,7 @@ def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) 
     """
     beta = check_number("beta", beta)
     pred, target = as_real_array("loc_pred", loc_pred), as_real_array("loc_target", loc_target)
-    if pred.ndim != 3 or pred.shape[2] == 0:
+    if pred.ndim < 3 or pred.shape[-1] == 0:
         refuse("loc_pred", "a (B, A, 4) array", f"shape {pred.shape}")
     if target.shape != pred.shape:
         refuse("loc_target", f"the shape of loc_pred {pred.shape}", f"shape {target.shape}")
@@ -60,5 +60,5 @@ def smooth_l1(loc_pred: ArrayLike, loc_target: ArrayLike, *, beta: float = 1.0) 
     with np.errstate(invalid="ignore", over="ignore"):
         size: NDArray[Any] = np.abs(np.subtract(pred, target, dtype=dtype))
         if beta and not 0 < dtype.type(beta) < np.inf:  # it would round to 0 or inf
-            return np.asarray(smooth_l1_cost(size.astype(np.float64), beta).astype(dtype).sum(axis=2))
-        return np.asarray(smooth_l1_cost(size, dtype.type(beta)).sum(axis=2))
+            return np.asarray(smooth_l1_cost(size.astype(np.float64), beta).astype(dtype).sum(axis=-1))
+        return np.asarray(smooth_l1_cost(size, dtype.type(beta)).sum(axis=-1))

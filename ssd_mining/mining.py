@@ -150,7 +150,8 @@ def mine_hard_negatives(
     Parameters
     ----------
     conf_loss : array_like, (B, A), float16, float32, float64 or integer
-        Classification loss of every anchor, in nats.
+        Classification loss of every anchor, in nats. Instead of A, here and in all that has its shape, there may be
+        several axes, as in maps (B, H, W) (docs/semantics.md).
     labels : array_like, (B, A) integer, (B, A) bool, or (B, A, C) of any real dtype
         Classes (`background` is required), a positive mask, or one-hot or soft scores (the last class is
         background unless `background` says otherwise; an anchor is positive where its background score is 0).
@@ -253,7 +254,8 @@ def mine_logits(
     classification : Softmax, Sigmoid or Focal, optional
         The loss and its parameters; `Softmax` unless given.
     class_axis : int
-        The axis of C in `logits` and in scores: -1, or 1 for (B, C, A); -1 with ``sample_offsets``.
+        The axis of C in `logits` and in scores: -1, or 1 for (B, C, A), (B, C, H, W) and the like; -1 with
+        ``sample_offsets``.
     mining, backend, num_threads, **keywords
         As in `mine_hard_negatives`; ``rank_by`` may be any mode of `Mining`.
 
@@ -306,8 +308,8 @@ def mined_result(batch: Batch, call: Call) -> MiningResult:
         anchors.append(kept - offsets[np.searchsorted(offsets, kept, "right") - 1])
         ranks.append((block.rows.rank if block.rows.rank.size else block.rows.loss)[kept])  # a copy
     return MiningResult(
-        hard_negative_mask=mined.hard_negative_mask.reshape(batch.shape),
-        pos_mask=mined.pos_mask.reshape(batch.shape),
+        hard_negative_mask=mined.hard_negative_mask.reshape(batch.mask_shape),
+        pos_mask=mined.pos_mask.reshape(batch.mask_shape),
         **sample_columns(mined),
         _kept=Kept(mined.counts[NUM_KEPT], np.concatenate(anchors), np.concatenate(ranks)),
     )
@@ -347,7 +349,7 @@ def hard_negative_mask(
 
         return device.mine(conf_loss, labels, spec, extras, masks=True).owned().hard_negative_mask
     batch = check_losses(conf_loss, labels, spec, extras)
-    return mine_batch(batch, call_of(backend, num_threads), masks=True).hard_negative_mask.reshape(batch.shape)
+    return mine_batch(batch, call_of(backend, num_threads), masks=True).hard_negative_mask.reshape(batch.mask_shape)
 
 
 def negative_quota(

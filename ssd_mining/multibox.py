@@ -114,7 +114,8 @@ def multibox_loss(
     with_gradients : bool
         Also compute the gradients of `logits` and `loc_pred`. They are 0 for anchors that are not selected.
     class_axis : int
-        The axis of C in `logits` and in scores: -1, or 1 for (B, C, A); -1 with ``sample_offsets``.
+        The axis of C in `logits` and in scores: -1, or 1 for (B, C, A), (B, C, H, W) and the like; -1 with
+        ``sample_offsets``.
     mining, backend, num_threads, **keywords
         As in `mine_hard_negatives`; ``rank_by`` may be any mode of `Mining`.
 
@@ -174,7 +175,7 @@ def multibox_loss(
             _refuse_no_divisors(mined_there.resident.on_host().counts, given.num_anchors, how, located=located)
         return MultiboxLoss(**device.divided(given, mined_there, **how._asdict(), with_gradients=with_gradients))
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
-    locations = _paired_locations(batch.shape, loc_pred, loc_target)
+    locations = _paired_locations(batch.mask_shape, loc_pred, loc_target)
     call = call_of(backend, num_threads)
     mined = mine_batch(batch, call, masks=with_gradients or locations is not None)
 
@@ -188,7 +189,7 @@ def multibox_loss(
     loc_sum: NDArray[np.float64] = np.zeros(num_samples)
     loc_loss, loc_gradient, logits_gradient = 0.0, None, None
     if locations is not None:
-        positives = np.nonzero(mined.pos_mask.reshape(batch.shape))
+        positives = np.nonzero(mined.pos_mask.reshape(batch.mask_shape))
         owners = np.repeat(np.arange(num_samples), mined.counts[NUM_POS])  # their samples
         by = divisor_of(how.loc_normalize, zero_positives, num_samples, num_anchors)
         loc_divisors = loss_divisors(mined.counts, by)
@@ -280,4 +281,4 @@ def _logits_gradient(
         factors = np.where(mined.pos_mask | mined.hard_negative_mask, factors, 0.0)
     logits = cast("Logits", batch.logits)
     gradient = gradients(logits, factors.reshape(logits.values.shape[:2]), call)
-    return np.moveaxis(gradient, -1, class_axis) if batch.is_dense else gradient[0]
+    return np.moveaxis(gradient.reshape(*batch.mask_shape, gradient.shape[2]), -1, class_axis)

@@ -24,6 +24,7 @@ _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # of DLPack's type codes
 class Foreign(NamedTuple):
     """A device array of the caller's, of any layout."""
 
+    name: str  # of the argument
     array: DeviceArray
     strides: tuple[int, ...]  # in elements
     stream: Stream  # that its producer works on
@@ -59,6 +60,12 @@ class Foreign(NamedTuple):
         """Describe it as kernels take it; `class_axis` is the axis of its classes, if it has one."""
         axes = list(zip(self.shape, self.strides, strict=True))
         num_classes, of_class = (1, 0) if class_axis is None else axes.pop(class_axis)
+        while len(axes) > 2:  # trailing axes, as of (B, H, W), are walked as one
+            (inner, of_inner), (outer, of_outer) = axes.pop(), axes.pop()
+            if inner > 1 and outer > 1 and of_outer != inner * of_inner:
+                got = f"strides {self.strides} for the shape {self.shape}; pass a contiguous copy"
+                refuse(self.name, "trailing axes that lie one after the other on a device", got)
+            axes.append((outer * inner, of_outer if inner == 1 else of_inner))
         num_anchors, of_anchor = axes[-1]
         of_sample = axes[0][1] if len(axes) == 2 else 0  # a ragged batch has one axis of anchors
         return Strided(self.memory, max(1, num_anchors), of_sample, of_anchor, of_class, num_classes)
@@ -131,7 +138,7 @@ def _from_torch(name: str, tensor: Any, torch: Any) -> Foreign:
         _refuse_half(name, dtype)
     stream = torch.cuda.current_stream(tensor.device)
     array = DeviceArray(tensor.data_ptr(), tuple(tensor.shape), np.dtype(dtype), tensor)
-    return Foreign(array, tuple(tensor.stride()), Stream(tensor.device.index, stream.cuda_stream))
+    return Foreign(name, array, tuple(tensor.stride()), Stream(tensor.device.index, stream.cuda_stream))
 
 
 def _from_interface(name: str, value: Any) -> Foreign:
@@ -147,7 +154,7 @@ def _from_interface(name: str, value: Any) -> Foreign:
     stream = 0 if stream in (None, 1) else int(stream)  # 1: the default stream by another name
     queue = Stream(current_device() if device is None else int(device), stream)
     in_elements = contiguous(array.shape) if strides is None else _elements(name, strides, array.dtype)
-    return Foreign(array, in_elements, queue)
+    return Foreign(name, array, in_elements, queue)
 
 
 class _DLTensor(ctypes.Structure):
@@ -179,7 +186,7 @@ def _from_dlpack(name: str, value: Any) -> Foreign:
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else contiguous(shape)
     # The capsule is not renamed: it still owns the memory, and gives it back when nobody holds it.
     array = DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, (value, capsule))
-    return Foreign(array, strides, Stream(tensor.device_id))
+    return Foreign(name, array, strides, Stream(tensor.device_id))
 
 
 def _elements(name: str, strides: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:

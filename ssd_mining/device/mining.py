@@ -85,7 +85,7 @@ class DeviceBatch:
         """Mine losses (n,), by ranks (n,) if they are not the losses themselves; raise if a value is wrong."""
         batch, library = self.batch, self.library
         num_samples, quotas = batch.offsets.size - 1, nothing(np.int64)
-        mined = _empty(num_samples, batch.shape if masks else (0,), library)
+        mined = _empty(num_samples, batch.mask_shape if masks else (0,), library)
         lengths = [batch.shape[1]] if batch.is_dense else np.diff(batch.offsets).tolist()
         shortest, longest = min(lengths, default=0), max(lengths, default=0)
         if batch.quotas is not None:

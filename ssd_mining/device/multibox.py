@@ -26,8 +26,8 @@ class Checked(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the anchors, (B, A) or (N,)."""
-        return self.given.batch.shape
+        """The shape of the caller's anchors, (B, A), (B, H, W) and the like, or (N,)."""
+        return self.given.batch.mask_shape
 
     @property
     def num_anchors(self) -> int:

@@ -6,6 +6,7 @@ Checks that need a pass over the values (NaN, labels out of range) are left to t
 """
 
 import functools
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,11 +55,13 @@ _NO_QUOTAS = read_only(np.empty(0, np.int64))
 class Batch:
     """Checked arrays: views of the caller's arrays, in their own dtype and layout.
 
-    A dense batch has axes (B, A), a ragged one (N,): the anchors of all samples.
+    A dense batch has axes (B, A), a ragged one (N,): the anchors of all samples. Trailing axes of the caller, as of
+    (B, H, W), are one here; only `mask_shape` knows them.
     """
 
     mining: Mining
     shape: tuple[int, ...]  # (B, A) or (N,)
+    mask_shape: tuple[int, ...]  # that, or (B, H, W) and the like: of the caller's anchors, and of the masks
     offsets: NDArray[np.int64]  # (B + 1,) sample i owns the anchors offsets[i] to offsets[i + 1]
     dtype: np.dtype[Any]  # float32 or float64: what the kernel computes with
     labels: NDArray[Any]  # (B, A) or (N,) integer or bool, or (B, A, C) or (N, C)
@@ -199,10 +202,12 @@ def check_losses(conf_loss: ArrayLike, labels: ArrayLike, mining: Mining, extras
     loss: Any = conf_loss
     if type(loss) is not np.ndarray or loss.dtype not in (FLOAT32, FLOAT64):
         loss = as_real_array("conf_loss", loss)
+    shape = mask_shape = loss.shape
     if extras.sample_offsets is None:
-        if loss.ndim != 2:
-            refuse("conf_loss", "a (B, A) array, or (N,) with sample_offsets", f"shape {loss.shape}")
-        offsets = _dense_offsets(*loss.shape)
+        if loss.ndim < 2:
+            refuse("conf_loss", "a (B, A) array, or (N,) with sample_offsets", f"shape {shape}")
+        shape = shape[0], math.prod(shape[1:])
+        offsets = _dense_offsets(*shape)
     else:
         if loss.ndim != 1:
             refuse("conf_loss", "an (N,) array with sample_offsets", f"shape {loss.shape}")
@@ -216,7 +221,9 @@ def check_losses(conf_loss: ArrayLike, labels: ArrayLike, mining: Mining, extras
         expected = '"loss" or an array, for only logits tell the probabilities (mine_logits, multibox_loss)'
         refuse("rank_by", expected, f"{mining.rank_by!r}")
     codes = codes_of(y.dtype, mining.background, mining.ignore_index) if y.ndim == loss.ndim else None
-    batch = Batch(mining, loss.shape, offsets, kernel_dtype(loss.dtype), y, codes, loss)
+    if loss.ndim > 2:
+        loss, y = loss.reshape(shape), y.reshape(shape + y.shape[loss.ndim :])
+    batch = Batch(mining, shape, mask_shape, offsets, kernel_dtype(loss.dtype), y, codes, loss)
     if extras is not NO_EXTRAS:
         _add_extras(batch, extras, "conf_loss")
     return batch
@@ -240,12 +247,12 @@ def check_logit_batch(
     }
     if extras.sample_offsets is None:
         checked = check_logits(logits, labels, classification, **how, valid=extras.valid, class_axis=class_axis)
-        y, shape = checked.labels, checked.values.shape[:2]
+        y, shape, mask_shape = checked.labels, checked.values.shape[:2], checked.mask_shape
         offsets = _dense_offsets(*shape)
     else:
         x, y = as_array("logits", logits), as_array("labels", labels)
         check_ragged(x, y, class_axis)
-        shape = x.shape[:1]
+        shape = mask_shape = x.shape[:1]
         valid = check_valid(extras.valid, shape, "the anchors of logits")
         offsets = check_offsets("sample_offsets", extras.sample_offsets, x.shape[0], "of logits")
         checked = check_logits(x[None], y[None], classification, **how, valid=None if valid is None else valid[None])
@@ -261,7 +268,7 @@ def check_logit_batch(
     if not is_classes:
         check_labels(y, shape, mining)
     codes = codes_of(y.dtype, mining.background, mining.ignore_index) if is_classes else None
-    batch = Batch(mining, shape, offsets, checked.dtype, y, codes, None, logits=checked, ranks=ranks)
+    batch = Batch(mining, shape, mask_shape, offsets, checked.dtype, y, codes, None, logits=checked, ranks=ranks)
     if extras is not NO_EXTRAS:
         _add_extras(batch, extras, "the anchors of logits")
     return batch
@@ -283,14 +290,16 @@ def _add_extras(batch: Batch, extras: Extras, of: str) -> None:
     for name in ("rank_by", "overlaps", "anchor_weights"):
         value = getattr(extras, name)
         if value is not None:
-            arrays[name] = as_real_array(name, value)
-            if arrays[name].shape != batch.shape:
-                refuse(name, f"the shape of {of} {batch.shape}", f"shape {arrays[name].shape}")
+            array = as_real_array(name, value)
+            if array.shape != batch.mask_shape:
+                refuse(name, f"the shape of {of} {batch.mask_shape}", f"shape {array.shape}")
+            arrays[name] = array.reshape(batch.shape)
     batch.rank_by, batch.overlaps = arrays.get("rank_by"), arrays.get("overlaps")
     batch.weights = arrays.get("anchor_weights")
     for name in arrays.keys() & {"rank_by", "anchor_weights"}:
         batch.dtype = np.promote_types(batch.dtype, kernel_dtype(arrays[name].dtype))
-    batch.valid, batch.rng = check_valid(extras.valid, batch.shape, of), extras.rng
+    valid, batch.rng = check_valid(extras.valid, batch.mask_shape, of), extras.rng
+    batch.valid = None if valid is None else valid.reshape(batch.shape)
     for name in arrays.keys() & {"overlaps", "anchor_weights"}:
         _check_amounts(name, arrays[name], batch)
     if not isinstance(batch.rng, np.random.Generator):

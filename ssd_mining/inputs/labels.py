@@ -22,8 +22,11 @@ SCORE_SUM_TOLERANCE = 1e-2
 def check_labels(labels: ArrayLike, shape: tuple[int, ...], mining: Mining) -> NDArray[Any]:
     """Turn labels of any form into an array and check it without reading its values. `shape`: of the losses."""
     array: Any = labels if type(labels) is np.ndarray else as_array("labels", labels)
-    axes = "B, A" if len(shape) == 2 else "N,"
+    axes = ("N,", "B, A", "B, H, W", "B, ...")[min(len(shape), 4) - 1]
     scores = f"({axes.rstrip(',')}, C)"
+    if array.shape == shape[: array.ndim] and 1 < array.ndim < len(shape):
+        hint = "logits are for mine_logits and multibox_loss"
+        refuse("conf_loss", f"one loss for each anchor of labels {array.shape}", f"shape {shape}", hint=hint)
     if array.ndim not in (len(shape), len(shape) + 1):
         refuse("labels", f"a ({axes}) or a {scores} array", f"shape {array.shape}")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:

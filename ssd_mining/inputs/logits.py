@@ -1,6 +1,7 @@
 """Check logits and their labels: `Logits`, which hands rows to a kernel."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -28,14 +29,15 @@ class Logits:
     `check_logits` has refused wrong shapes and types. A label that is not a class is refused when it is read.
     """
 
-    values: NDArray[Any]  # (B, A, C) or (1, N, C) a view of the caller's array, in its own dtype and layout
-    labels: NDArray[Any]  # (B, A) integers or (B, A, C) scores, also a view
+    values: NDArray[Any]  # (B, A, C) or (1, N, C) in the caller's dtype; a view of its array where strides allow it
+    labels: NDArray[Any]  # (B, A) integers or (B, A, C) scores, likewise
     dtype: np.dtype[Any]  # of the losses: float64 from float64 logits, else float32
     classification: Classification
     rule: SoftmaxRule | SigmoidRule  # the numbers of the classification
     background: int | None  # 0 to C; C: a sigmoid head whose background has no logit
     ignore_index: int | None
     valid: NDArray[np.bool_] | None  # (B, A)
+    mask_shape: tuple[int, ...]  # (B, A), or (B, H, W) and the like: of the caller's anchors
     offsets: NDArray[np.int64] | None = None  # (S + 1,) of a ragged batch
     ranked: RankKind | None = None  # compute ranks of this kind, not losses
 
@@ -151,54 +153,61 @@ def check_logits(
 ) -> Logits:
     """Check everything about logits and labels that does not need their values."""
     x: Any = logits if type(logits) is np.ndarray else as_array("logits", logits)
-    class_axis, ignore_index = _whole_numbers(class_axis, ignore_index)
-    if x.ndim != 3:
+    class_axis, ignore_index = _whole_numbers(class_axis, ignore_index, x.ndim)
+    if x.ndim < 3:
         refuse("logits", "a (B, A, C) array" if class_axis != 1 else "a (B, C, A) array", f"shape {x.shape}")
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
         refuse("logits", "float16, float32 or float64 values", f"dtype {x.dtype}", TypeError)
     x = x if class_axis == -1 else np.moveaxis(x, class_axis, -1)
-    num_classes = x.shape[2]
+    mask_shape, num_classes = x.shape[:-1], x.shape[-1]
     if num_classes == 0:
         refuse("logits", "at least one class", f"shape {x.shape}")
     weights = getattr(classification, "class_weights", None)
     if weights is not None and len(weights) != num_classes:
         refuse("class_weights", f"one weight for each of {num_classes} classes", f"{len(weights)}")
     y = _check_labels(labels, x, ignore_index, class_axis)
-    if background is None and y.ndim == 3 and all_zero == "negative":
+    if background is None and y.ndim == x.ndim and all_zero == "negative":
         background = num_classes
     if background is not None:
         background = normalized_background(background, num_classes, classification)
         if ignore_index == background:
             refuse("ignore_index", "a label other than background", f"{ignore_index} for both")
     if valid is not None:
-        valid = check_valid(valid, x.shape[:2], "the anchors of logits")
-    return Logits(x, y, kernel_dtype(x.dtype), classification, classification.rule, background, ignore_index, valid)
+        valid = check_valid(valid, mask_shape, "the anchors of logits")
+    if x.ndim > 3:  # the axes between samples and classes become one: a view, also of classes that were second
+        shape = x.shape[0], math.prod(mask_shape[1:])
+        x, y = x.reshape(*shape, num_classes), y.reshape(shape + y.shape[len(mask_shape) :])
+        valid = None if valid is None else valid.reshape(shape)
+    rule = classification.rule
+    return Logits(x, y, kernel_dtype(x.dtype), classification, rule, background, ignore_index, valid, mask_shape)
 
 
-def _whole_numbers(class_axis: int, ignore_index: int | None) -> tuple[int, int | None]:
+def _whole_numbers(class_axis: int, ignore_index: int | None, num_axes: int) -> tuple[int, int | None]:
     """Check an axis of classes and a label; the usual ones, -1 and None, need no call."""
     if type(class_axis) is not int or class_axis != -1:
         class_axis = check_class_axis(class_axis)
+        if class_axis == 2 and num_axes > 3:
+            refuse("class_axis", f"-1 or 1 for logits of {num_axes} axes", "2")
     return class_axis, None if ignore_index is None else check_int("ignore_index", ignore_index, optional=True)
 
 
 def _check_labels(given: ArrayLike, logits: NDArray[Any], ignore_index: int | None, class_axis: int) -> NDArray[Any]:
     """Check labels of either form. Return scores with the classes on the last axis."""
     labels: Any = given if type(given) is np.ndarray else as_array("labels", given)
-    if labels.dtype.kind == "b" and labels.ndim == 2:
+    if labels.dtype.kind == "b" and labels.ndim < logits.ndim:
         got = "dtype bool, which does not tell the class of a positive; pass integer classes"
         refuse("labels", "integer classes or one-hot scores", got, TypeError)
     if labels.dtype.kind not in "biuf" or labels.dtype.itemsize > 8:
         refuse("labels", "integer classes or one-hot scores", f"dtype {labels.dtype}", TypeError)
-    if labels.ndim == 3:
+    if labels.ndim == logits.ndim:
         labels = np.moveaxis(labels, class_axis, -1)
         if labels.shape != logits.shape:
             refuse("labels", f"the shape of logits {logits.shape}, classes last", f"shape {labels.shape}")
         if ignore_index is not None:
             got = f"{ignore_index} with one-hot labels; use valid="
             refuse("ignore_index", "None for one-hot labels", got, TypeError)
-    elif labels.shape != logits.shape[:2]:
-        expected = f"shape {logits.shape[:2]} of the anchors of logits, or one-hot scores {logits.shape}"
+    elif labels.shape != logits.shape[:-1]:
+        expected = f"shape {logits.shape[:-1]} of the anchors of logits, or one-hot scores {logits.shape}"
         refuse("labels", expected, f"shape {labels.shape}")
     elif labels.dtype.kind == "f":
         expected = "integer classes of shape (B, A), or one-hot scores of shape (B, A, C)"

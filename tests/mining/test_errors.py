@@ -16,7 +16,7 @@ BAD = {
     "losses of rank 3": (
         {"conf_loss": ONE_HOT},
         ValueError,
-        "conf_loss: expected a (B, A) array, or (N,) with sample_offsets, got shape (2, 3, 3)",
+        "conf_loss: expected one loss for each anchor of labels (2, 3), got shape (2, 3, 3); logits are for mine_",
     ),
     "ragged losses": (
         {"conf_loss": [[1.0], [2.0, 3.0]]},
