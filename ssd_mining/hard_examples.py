@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import check_int, check_number, refuse
+from ssd_mining.checks import check_choice, check_int, check_number, refuse
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend
-from ssd_mining.inputs.arrays import as_array, as_real_array, check_valid
+from ssd_mining.inputs.arrays import as_array, as_real_array, check_valid, kernel_dtype
 from ssd_mining.kernels.rules import whole_number
 from ssd_mining.mining import mine_hard_negatives
 
@@ -27,7 +29,7 @@ class HardExamples(Result):
 
     Attributes
     ----------
-    mask : ndarray of bool, (B, A)
+    mask : ndarray of bool, (B, A), or the shape of the losses
         The kept anchors.
     num_kept : ndarray of int64, (B,)
         How many anchors are kept.
@@ -66,6 +68,8 @@ def ohem(
     loss: ArrayLike,
     *,
     num_hard: int = 64,
+    min_loss: float | None = None,
+    scope: Literal["sample", "batch"] = "sample",
     boxes: ArrayLike | None = None,
     iou_threshold: float | None = None,
     labels: ArrayLike | None = None,
@@ -79,16 +83,24 @@ def ohem(
 ) -> HardExamples:
     """Keep the hardest anchors of every sample, whatever their labels.
 
-    With `boxes`, an anchor that overlaps a harder kept one too much is skipped, so that the places go to different
-    parts of the image. With `neg_pos_ratio`, the easiest of the kept negatives are dropped afterwards, until the ratio
-    to the kept positives holds.
+    With `min_loss`, all losses beyond it are kept, and `num_hard` is the least number: the OHEM of segmentation. With
+    `boxes`, an anchor that overlaps a harder kept one too much is skipped, so that the
+    places go to different parts of the image. With `neg_pos_ratio`, the easiest of the kept negatives are dropped
+    afterwards, until the ratio to the kept positives holds.
 
     Parameters
     ----------
     loss : array_like, (B, A), float16, float32, float64 or integer
-        Loss of every anchor: of classification, of localization, or their sum.
+        Loss of every anchor: of classification, of localization, or their sum. Maps (B, H, W) are welcome, and more
+        axes; all other arrays then have them too.
     num_hard : int
-        Places per sample, at least 1.
+        Places per sample, or of the batch with ``scope="batch"``; at least 1.
+    min_loss : float, optional
+        Every anchor whose loss exceeds this has a place, however many they are. ``-log(0.7)`` keeps the anchors whose
+        label has a probability below 0.7. Not with `boxes`.
+    scope : {"sample", "batch"}
+        Whether anchors compete with those of their own sample, or of the batch; then without `boxes` and
+        `neg_pos_ratio`.
     boxes : array_like, (B, A, 4), optional
         Corners x1, y1, x2, y2 of every anchor, with ``x1 <= x2`` and ``y1 <= y2``, none beyond 1e150. The boxes of
         ignored anchors are not read. A box without area overlaps nothing.
@@ -126,7 +138,8 @@ def ohem(
     ----------
     Shrivastava et al., "Training Region-based Object Detectors with Online Hard Example Mining", CVPR 2016. The rules
     are those of HARD_EXAMPLE in Caffe's SSD and of the HardExampleMiner of TensorFlow Object Detection, except that
-    ignored anchors take places there.
+    ignored anchors take places there; `min_loss` is that of mmsegmentation's OHEMPixelSampler and of the
+    OhemCrossEntropy of HRNet (docs/recipes.md).
 
     Examples
     --------
@@ -134,48 +147,85 @@ def ohem(
     >>> boxes = [[[0, 0, 4, 4], [0, 0, 4, 3], [5, 5, 9, 9], [0, 6, 2, 8]]]
     >>> sm.ohem([[3.0, 2.0, 1.0, 0.5]], num_hard=2, boxes=boxes, iou_threshold=0.7).mask
     array([[ True, False,  True, False]])
+    >>> sm.ohem([[[0.1, 0.6], [0.2, 0.9]]], num_hard=1, min_loss=0.5).mask
+    array([[[False,  True],
+            [False,  True]]])
     """
+    how = _checked(num_hard, min_loss, scope, neg_pos_ratio, min_negatives)
+    for_labels = {"background": background, "ignore_index": ignore_index, "neg_pos_ratio": neg_pos_ratio}
+    if labels is None:
+        _refuse_all(for_labels, "labels", "labels, for {} is given", "None")
+    if scope == "batch":
+        _refuse_all({"boxes": boxes, "neg_pos_ratio": neg_pos_ratio}, "scope", '"sample", for {} is given', "'batch'")
+    if min_loss is not None:
+        _refuse_all({"boxes": boxes}, "min_loss", "None, for {} is given", f"{min_loss}")
+    array = as_real_array("loss", loss)
+    mask_shape = array.shape
+    if len(mask_shape) < 2:
+        refuse("loss", "a (B, A) array", f"shape {mask_shape}")
+    where: Any = {"backend": backend, "num_threads": num_threads}
+    candidates, pos_mask = check_valid(valid, mask_shape, "loss"), np.zeros(mask_shape, np.bool_)
+    if labels is not None:
+        known: Any = {"background": background, "ignore_index": ignore_index, "valid": candidates}
+        pos_mask, candidates = _roles(labels, mask_shape, known | where)
+    corners = _corners(boxes, iou_threshold, mask_shape, candidates)
+    _check_nan(array, candidates)
+    shape = mask_shape[0], math.prod(mask_shape[1:])
+    array, pos_mask = array.reshape(shape), pos_mask.reshape(shape)  # from here on, anchors have one axis
+    if candidates is not None:
+        candidates = candidates.reshape(shape)
+    # Without boxes, the hardest anchors take the places; with boxes, any anchor may get one.
+    places = _places(array, candidates, how) if corners is None else shape[1]
+    ranking: Any = {"valid": candidates, "num_negatives": places, "scope": scope}
+    line_up = mine_hard_negatives(array, np.zeros_like(pos_mask), **ranking, **where)
+    offsets, anchors = line_up.indices()
+    kept = []
+    for sample in range(shape[0]):
+        line = anchors[offsets[sample] : offsets[sample + 1]]
+        if corners is not None and iou_threshold is not None:
+            line = line[_spread(corners[sample, line], how.num_hard, iou_threshold)]
+        if how.neg_pos_ratio is not None:
+            line = line[_balanced(pos_mask[sample, line], how.neg_pos_ratio, how.min_negatives)]
+        kept.append(line)
+    return _described(array, kept, mask_shape)
+
+
+class _How(NamedTuple):
+    """How many anchors are kept, and among which."""
+
+    num_hard: int
+    min_loss: float | None
+    scope: str
+    neg_pos_ratio: float | None
+    min_negatives: int
+
+
+def _checked(num_hard: Any, min_loss: Any, scope: Any, neg_pos_ratio: Any, min_negatives: Any) -> _How:
+    scope = check_choice("scope", scope, ("sample", "batch"))
     num_hard = check_int("num_hard", num_hard, lowest=1)
     min_negatives = check_int("min_negatives", min_negatives, lowest=0)
     if neg_pos_ratio is not None:
         neg_pos_ratio = check_number("neg_pos_ratio", neg_pos_ratio)
     elif min_negatives:
         refuse("neg_pos_ratio", "a number, for min_negatives is given", "None", TypeError)
-    for_labels = {"background": background, "ignore_index": ignore_index, "neg_pos_ratio": neg_pos_ratio}
-    if labels is None and any(value is not None for value in for_labels.values()):
-        given = next(name for name, value in for_labels.items() if value is not None)
-        refuse("labels", f"labels, for {given} is given", "None", TypeError)
-    array = as_real_array("loss", loss)
-    if array.ndim != 2:
-        refuse("loss", "a (B, A) array", f"shape {array.shape}")
-    where: Any = {"backend": backend, "num_threads": num_threads}
-    candidates, pos_mask = check_valid(valid, array.shape, "loss"), np.zeros(array.shape, np.bool_)
-    if labels is not None:
-        known: Any = {"background": background, "ignore_index": ignore_index, "valid": candidates}
-        pos_mask, candidates = _roles(labels, array.shape, known | where)
-    corners = _corners(boxes, iou_threshold, array.shape, candidates)
-    _check_nan(array, candidates)
-    # Without boxes, the hardest anchors take the places; with boxes, any anchor may get one.
-    places = num_hard if corners is None else array.shape[1]
-    line_up = mine_hard_negatives(array, np.zeros_like(pos_mask), valid=candidates, num_negatives=places, **where)
-    offsets, anchors = line_up.indices()
-    kept = []
-    for sample in range(array.shape[0]):
-        line = anchors[offsets[sample] : offsets[sample + 1]]
-        if corners is not None and iou_threshold is not None:
-            line = line[_spread(corners[sample, line], num_hard, iou_threshold)]
-        if neg_pos_ratio is not None:
-            line = line[_balanced(pos_mask[sample, line], neg_pos_ratio, min_negatives)]
-        kept.append(line)
-    return _described(array, kept)
+    if min_loss is not None:
+        min_loss = check_number("min_loss", min_loss, lowest=-sys.float_info.max, words="that is finite")
+    return _How(num_hard, min_loss, scope, neg_pos_ratio, min_negatives)
+
+
+def _refuse_all(options: dict[str, Any], argument: str, expected: str, got: str) -> None:
+    """Refuse an argument that does not go with the first of the options that is given, which `expected` names."""
+    for name, value in options.items():
+        if value is not None:
+            refuse(argument, expected.format(name), got, TypeError)
 
 
 def _roles(labels: ArrayLike, shape: tuple[int, ...], known: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which anchors are positives, and which are positives or negatives."""
     array = as_array("labels", labels)
-    if array.shape[:2] != shape:
+    if array.shape[: len(shape)] != shape:
         refuse("labels", f"the shape of loss {shape}, or that and one axis of classes", f"shape {array.shape}")
-    roles = mine_hard_negatives(np.zeros(shape), array, num_negatives=shape[1], **known)
+    roles = mine_hard_negatives(np.zeros(shape), array, num_negatives=math.prod(shape[1:]), **known)
     return roles.pos_mask, roles.pos_mask | roles.hard_negative_mask
 
 
@@ -185,7 +235,7 @@ def _corners(
     shape: tuple[int, ...],
     candidates: NDArray[np.bool_] | None,
 ) -> NDArray[np.float64] | None:
-    """Check boxes, (B, A, 4), and the threshold that goes with them."""
+    """Check boxes, and the threshold that goes with them. Return the boxes as (B, A, 4)."""
     if boxes is None and iou_threshold is None:
         return None
     if boxes is None or iou_threshold is None:
@@ -198,24 +248,42 @@ def _corners(
     if array.shape != (*shape, 4):
         refuse("boxes", f"shape {(*shape, 4)}", f"shape {array.shape}")
     corners = array.astype(np.float64)
-    # Also true for NaN.
-    wrong = ~((np.abs(corners) <= FARTHEST).all(axis=2) & (corners[..., :2] <= corners[..., 2:]).all(axis=2))
+    is_box = (np.abs(corners) <= FARTHEST).all(axis=-1) & (corners[..., :2] <= corners[..., 2:]).all(axis=-1)
+    wrong = np.logical_not(is_box)  # also true for NaN
     if candidates is not None:
         wrong &= candidates
+    corners = corners.reshape(shape[0], math.prod(shape[1:]), 4)
     if wrong.any():
-        sample, anchor = (int(i) for i in np.argwhere(wrong)[0])
+        sample, anchor = _first(wrong)
         expected = f"corners with x1 <= x2 and y1 <= y2, none beyond {FARTHEST:.0e}"
         refuse("boxes", expected, f"{corners[sample, anchor].tolist()}", sample=sample, anchor=anchor)
     return corners
 
 
 def _check_nan(loss: NDArray[Any], candidates: NDArray[np.bool_] | None) -> None:
-    nan = np.isnan(loss)
+    nan: NDArray[np.bool_] = np.isnan(loss)
     if candidates is not None:
         nan &= candidates
     if nan.any():
-        sample, anchor = (int(i) for i in np.argwhere(nan)[0])
+        sample, anchor = _first(nan)
         refuse("loss", "no NaN", "NaN", sample=sample, anchor=anchor)
+
+
+def _first(wrong: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the sample and the anchor of the first true place."""
+    return divmod(int(wrong.argmax()), math.prod(wrong.shape[1:]))
+
+
+def _places(loss: NDArray[Any], candidates: NDArray[np.bool_] | None, how: _How) -> Any:
+    """Return how many anchors of every sample, or of the batch, have a place: one number, or (B,)."""
+    if how.min_loss is None:
+        return how.num_hard
+    limits = np.finfo(kernel_dtype(loss.dtype))  # `min_loss` is rounded to the dtype of the losses
+    exceeds = loss > limits.dtype.type(np.clip(how.min_loss, limits.min, limits.max))
+    if candidates is not None:
+        exceeds &= candidates
+    counts = np.count_nonzero(exceeds, axis=1 if how.scope == "sample" else None)
+    return np.maximum(min(how.num_hard, loss.size), counts)
 
 
 def _spread(corners: NDArray[np.float64], num_hard: int, iou_threshold: float) -> Anchors:
@@ -243,7 +311,7 @@ def _balanced(is_positive: NDArray[np.bool_], neg_pos_ratio: float, min_negative
     return is_positive | (np.cumsum(~is_positive) <= most)
 
 
-def _described(loss: NDArray[Any], kept: list[Anchors]) -> HardExamples:
+def _described(loss: NDArray[Any], kept: list[Anchors], mask_shape: tuple[int, ...]) -> HardExamples:
     mask, threshold, loss_sum = np.zeros(loss.shape, np.bool_), np.full(len(kept), np.nan), np.zeros(len(kept))
     for sample, line in enumerate(kept):
         mask[sample, line] = True
@@ -253,7 +321,7 @@ def _described(loss: NDArray[Any], kept: list[Anchors]) -> HardExamples:
         if line.size:
             threshold[sample] = losses[-1] + 0.0  # -0.0 becomes 0.0
     return HardExamples(
-        mask=mask,
+        mask=mask.reshape(mask_shape),
         num_kept=np.array([line.size for line in kept], np.int64),
         threshold=threshold,
         loss_sum=loss_sum,

@@ -117,6 +117,32 @@ OHEM = {
         "valid: expected the shape of loss (2, 3), got shape (1, 1)",
     ),
     "an unknown backend": ({"backend": "gpu"}, ValueError, "backend: expected 'cpu', 'cuda', 'reference' or None"),
+    "an endless loss": (
+        {"min_loss": float("inf")},
+        ValueError,
+        "min_loss: expected a number that is finite, got inf",
+    ),
+    "a loss that is no number": (
+        {"min_loss": "0.5"},
+        TypeError,
+        "min_loss: expected a number that is finite, got '0.5'",
+    ),
+    "a loss beside boxes": (
+        {"min_loss": 0.5, "boxes": LOC, "iou_threshold": 1},
+        TypeError,
+        "min_loss: expected None, for boxes is given, got 0.5",
+    ),
+    "an unknown scope": ({"scope": "image"}, ValueError, "scope: expected 'sample' or 'batch', got 'image'"),
+    "boxes of a whole batch": (
+        {"scope": "batch", "boxes": LOC, "iou_threshold": 1},
+        TypeError,
+        "scope: expected \"sample\", for boxes is given, got 'batch'",
+    ),
+    "a ratio of a whole batch": (
+        {"scope": "batch", "labels": CLASSES, "background": 0, "neg_pos_ratio": 1},
+        TypeError,
+        "scope: expected \"sample\", for neg_pos_ratio is given, got 'batch'",
+    ),
     "no threads": (
         {"num_threads": 0},
         ValueError,

@@ -164,6 +164,60 @@ def test_losses_of_every_type_are_ranked_as_they_are(dtype):
     assert got.loss_sum.dtype == got.threshold.dtype == np.float64
 
 
+@pytest.mark.parametrize("num_hard", [1, 5, 60, 10**30])
+@pytest.mark.parametrize("min_loss", [-1, 0.05, 0.7, 3.0, 1e300])
+def test_losses_beyond_the_minimum_have_places_and_num_hard_is_the_least(min_loss, num_hard):
+    loss, _, _, valid = drawn(8)
+    got = sm.ohem(loss, num_hard=num_hard, min_loss=min_loss, valid=valid)
+    for sample, row in enumerate(np.where(valid, loss, -np.inf)):
+        line = np.argsort(-row)[: valid[sample].sum()]
+        expected = [anchor for place, anchor in enumerate(line) if place < num_hard or row[anchor] > min_loss]
+        assert places(got, sample) == expected
+    whole = sm.ohem(loss, num_hard=num_hard, min_loss=min_loss, valid=valid, scope="batch")
+    alone = sm.ohem(loss.reshape(1, -1), num_hard=num_hard, min_loss=min_loss, valid=valid.reshape(1, -1))
+    np.testing.assert_array_equal(whole.mask.reshape(1, -1), alone.mask)
+    assert whole.loss_sum.shape == (3,)
+    for sample, row in enumerate(loss):
+        kept = places(whole, sample)
+        assert sorted(kept) == np.flatnonzero(whole.mask[sample]).tolist()
+        assert (np.diff(row[kept]) < 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
+def test_a_loss_of_exactly_the_minimum_does_not_exceed_it(dtype):
+    loss = np.array([[1, 2, 2, 3]]).astype(dtype)
+    assert sm.ohem(loss, num_hard=1, min_loss=2).mask.tolist() == [[False, False, False, True]]
+    assert sm.ohem(loss, num_hard=1, min_loss=1.5).mask.tolist() == [[False, True, True, True]]
+    pair = np.full((1, 2), np.float32(1 / 3))
+    assert sm.ohem(pair, num_hard=1, min_loss=1 / 3).num_kept.tolist() == [1]
+    assert sm.ohem(pair.astype(np.float64), num_hard=1, min_loss=1 / 3).num_kept.tolist() == [2]
+
+
+@pytest.mark.parametrize("form", ["plain", "boxes", "ratio", "minimum", "batch"])
+def test_maps_are_mined_as_on_one_axis(form):
+    loss, boxes, labels, valid = drawn(9)
+    keywords = {
+        "plain": {"valid": valid},
+        "boxes": {"boxes": boxes, "iou_threshold": 0.4, "valid": valid},
+        "ratio": {"labels": labels, "background": 0, "neg_pos_ratio": 1, "valid": valid},
+        "minimum": {"min_loss": 0.7, "valid": valid},
+        "batch": {"min_loss": 0.7, "scope": "batch"},
+    }[form]
+    shape = (3, 5, 6)
+    maps = {
+        name: value.reshape(shape + value.shape[2:]) if isinstance(value, np.ndarray) else value
+        for name, value in keywords.items()
+    }
+    expected, got = sm.ohem(loss, num_hard=8, **keywords), sm.ohem(loss.reshape(shape), num_hard=8, **maps)
+    np.testing.assert_array_equal(got.mask, expected.mask.reshape(shape))
+    for ours, theirs in zip(got.indices(), expected.indices(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(got.threshold, expected.threshold)
+    loss[1, 7] = np.nan
+    with pytest.raises(ValueError, match=r"loss: expected no NaN, got NaN at \(sample 1, anchor 7\)"):
+        sm.ohem(loss.reshape(shape))
+
+
 def test_infinite_losses_are_ordinary():
     got = sm.ohem([[np.inf, 1.0, -np.inf, np.inf]], num_hard=4)
     assert places(got, 0) == [0, 3, 1, 2]

@@ -1,4 +1,4 @@
-"""`sm.ohem` against TensorFlow Object Detection's HardExampleMiner and Caffe's HARD_EXAMPLE, transliterated."""
+"""`sm.ohem` against the miners of detectors and of segmentation, transliterated."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,10 @@ import ssd_mining as sm
 from tests.support.systems.hard_examples import (
     caffe_hard_example,
     detections,
+    hrnet_ohem_loss,
     iou,
+    maps,
+    mmseg_ohem_sampler,
     non_max_suppression,
     selected,
     subsample,
@@ -94,3 +97,56 @@ def test_what_is_not_valid_takes_no_place_where_caffe_lets_it():
     valid = np.array([[False, True, True, True]])
     assert selected(sm.ohem(loss, num_hard=2, valid=valid), 0) == [1, 2]
     assert caffe_hard_example(loss[0], 2).tolist() == [0, 1]
+
+
+def pixels(logits, labels, ignore_index, **keywords):
+    """Mine maps as `sm.ohem` does, by the loss of each pixel."""
+    loss = sm.softmax_cross_entropy(logits, labels, ignore_index=ignore_index, class_axis=1)
+    return sm.ohem(loss, scope="batch", valid=labels != ignore_index, **keywords)
+
+
+def test_the_oracles_of_segmentation_by_hand():
+    probabilities = np.array([[[0.1, 0.9, 0.6], [0.3, 0.8, 0.5]]])
+    logits = np.log(np.stack([probabilities, 1 - probabilities], axis=1))
+    labels = np.array([[[0, 0, 0], [255, 0, 1]]])  # the last one has the probability 0.5 too
+    by = {"ignore_index": 255, "min_kept": 2}
+    assert mmseg_ohem_sampler(logits, labels, thresh=0.2, **by).tolist() == [[[1, 0, 0], [0, 0, 1]]]
+    assert mmseg_ohem_sampler(logits, labels, thresh=0.85, **by).tolist() == [[[1, 0, 1], [0, 1, 1]]]
+    assert mmseg_ohem_sampler(logits, labels, **by).tolist() == [[[1, 0, 0], [0, 0, 1]]]
+    expected = -np.log([0.1, 0.5]).mean()
+    assert hrnet_ohem_loss(logits, labels, thres=0.2, min_kept=2, ignore_label=255) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("thresh", [None, 0.05, 0.4, 0.7, 0.95])
+def test_pixels_below_a_probability_or_the_hardest_as_in_mmsegmentation(thresh):
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        logits, labels = maps(rng, 255)
+        min_kept = int(rng.integers(1, 40))
+        expected = mmseg_ohem_sampler(logits, labels, thresh=thresh, min_kept=min_kept)
+        min_loss = None if thresh is None else -np.log(thresh)
+        got = pixels(logits, labels, 255, num_hard=min_kept * labels.shape[0], min_loss=min_loss)
+        np.testing.assert_array_equal(got.mask, expected)
+        assert got.num_kept.tolist() == expected.sum(axis=(1, 2)).tolist()
+
+
+@pytest.mark.parametrize("thresh", [0.05, 0.4, 0.7, 0.95])
+def test_the_mean_over_the_kept_pixels_is_the_loss_of_hrnet(thresh):
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        logits, labels = maps(rng, -1)
+        min_kept = int(rng.integers(0, 40))
+        expected = hrnet_ohem_loss(logits, labels, thres=thresh, min_kept=min_kept)
+        got = pixels(logits, labels, -1, num_hard=max(1, min_kept), min_loss=-np.log(thresh))
+        np.testing.assert_allclose(got.loss_sum.sum() / got.num_kept.sum(), expected, rtol=1e-12)
+
+
+def test_both_drop_the_easiest_pixel_of_too_few_and_ties_at_the_cut():
+    logits, labels = maps(np.random.default_rng(0), 255)
+    got = pixels(logits, labels, 255, num_hard=10**6, min_loss=-np.log(0.05))
+    assert (got.mask == (labels != 255)).all()
+    theirs = mmseg_ohem_sampler(logits, labels, thresh=0.05)
+    assert got.mask.sum() - theirs.sum() == 1  # the cut is the largest probability, and keeps what is below it
+    even = np.zeros((1, 2, 2, 2))
+    assert not mmseg_ohem_sampler(even, even[:, 0].astype(int), thresh=0.4, min_kept=2).any()
+    assert pixels(even, even[:, 0].astype(int), 255, num_hard=2, min_loss=-np.log(0.4)).mask.sum() == 2

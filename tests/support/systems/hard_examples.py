@@ -1,12 +1,13 @@
-"""Online hard example mining: positives and negatives compete for the places. Oracles for `sm.ohem`, one sample each.
+"""Online hard example mining: positives and negatives compete for the places. Oracles for `sm.ohem`.
 
-Losses (A,), boxes (A, 4) as x1, y1, x2, y2, labels (A,) with background 0 and ignored anchors below 0.
+Of detectors, one sample each: losses (A,), boxes (A, 4) as x1, y1, x2, y2, labels (A,) with background 0 and ignored
+anchors below 0. Of segmentation, a batch: logits (B, C, H, W), labels (B, H, W).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.support.systems.parts import Array, Labels, descending
+from tests.support.systems.parts import Array, Labels, Mask, descending
 
 Indices = NDArray[np.int64]
 
@@ -59,6 +60,53 @@ def tf_hard_example_miner(
 def caffe_hard_example(loss: Array, sample_size: int = 64) -> Indices:
     """Return what weiliu89/caffe, branch ssd, selects with HARD_EXAMPLE and no NMS: the largest losses of all."""
     return descending(loss)[: min(sample_size, loss.size)]
+
+
+def of_label(logits: Array, labels: Labels, ignore_index: int) -> tuple[Array, Mask]:
+    """Return the probability of the label of every pixel (of class 0 where it is ignored), and which are valid."""
+    valid = labels != ignore_index
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return np.take_along_axis(probabilities, np.where(valid, labels, 0)[:, None], axis=1)[:, 0], valid
+
+
+def mmseg_ohem_sampler(
+    logits: Array, labels: Labels, *, thresh: float | None = None, min_kept: int = 100000, ignore_index: int = 255
+) -> Mask:
+    """Return the pixels to which open-mmlab/mmsegmentation, ohem_pixel_sampler.py, gives the weight 1, (B, H, W)."""
+    batch_kept = min_kept * labels.shape[0]
+    probability, valid = of_label(logits, labels, ignore_index)
+    chosen = np.zeros(np.count_nonzero(valid), np.bool_)
+    if thresh is not None:
+        ascending = np.sort(probability[valid])
+        least = ascending[min(batch_kept, ascending.size - 1)] if ascending.size else 0.0
+        chosen[probability[valid] < max(least, thresh)] = True
+    else:
+        chosen[descending(-np.log(probability[valid]))[:batch_kept]] = True
+    weight = np.zeros(labels.shape, np.bool_)
+    weight[valid] = chosen
+    return weight
+
+
+def hrnet_ohem_loss(
+    logits: Array, labels: Labels, *, thres: float = 0.7, min_kept: int = 100000, ignore_label: int = -1
+) -> float:
+    """Return the loss of HRNet-Semantic-Segmentation, lib/core/criterion.py, OhemCrossEntropy without weights."""
+    probability, valid = of_label(logits, labels, ignore_label)
+    probability, losses = probability[valid], -np.log(probability[valid])
+    order = np.argsort(probability, kind="stable")
+    ascending = probability[order]
+    least = ascending[min(max(1, min_kept), ascending.size - 1)]
+    return float(losses[order][ascending < max(least, thres)].mean())
+
+
+def maps(rng, ignore_index, size=8):
+    """Draw logits (B, C, H, W) of a fair network, and labels (B, H, W), some of them ignored."""
+    shape, num_classes = (int(rng.integers(1, 4)), size, size + 1), int(rng.integers(2, 6))
+    labels = rng.integers(0, num_classes, shape)
+    logits = rng.normal(0, 1.5, (shape[0], num_classes, *shape[1:]))
+    np.put_along_axis(logits, labels[:, None], rng.normal(2, 1.5, (shape[0], 1, *shape[1:])), axis=1)
+    return logits, np.where(rng.random(shape) < 0.2, ignore_index, labels)
 
 
 def detections(rng, tied=False):
