@@ -27,7 +27,7 @@ LAYERS = [
     "device/",
     "matching/ mining losses cross_entropy localization multibox hard_examples recipe",
     "analysis/",
-    "compile_ahead dask report/",
+    "compile_ahead dask torchvision report/",
     "cli/",
     "__main__",
 ]
@@ -157,6 +157,8 @@ OPTIONAL = {
     "matplotlib": "report.pictures",
     "zarr": "files.stores",
     "h5py": "files.stores",
+    "torch": "torchvision",
+    "torchvision": "torchvision",
 }
 
 

@@ -75,7 +75,7 @@ def test_every_marker_is_chosen_by_a_step_of_the_gate():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     gate = (ROOT / ".ci" / "run").read_text()
     chosen = " ".join(re.findall(r"-m \"?([a-z_ ()]+)", gate))
-    by_hand = {"tensorflow", "ray"}  # docs/pipelines.md says when
+    by_hand = {"tensorflow", "ray", "torchvision"}  # docs/pipelines.md and docs/how-to/torchvision.md say when
     by_rule = {"process", "framework"}  # not quick; a marker of each framework
     for marker in settings["markers"]:
         name = re.match(r"\w+", marker)[0]
