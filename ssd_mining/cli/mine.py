@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd_mining import Mining, MiningResult
-from ssd_mining.checks import warn
+from ssd_mining.checks import refuse, warn
 from ssd_mining.cli.labels import labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
@@ -73,6 +73,9 @@ def run(args: argparse.Namespace) -> str:
         else:
             labels = labels_of_boxes(args)
         mining = mining_of(args)
+        if losses.ndim != 2:
+            hint = "logits go to `ssd-mining report`" if losses.ndim == 3 else ""
+            refuse("conf_loss", "a (B, A) array", f"shape {losses.shape}", hint=hint)
         check_losses(losses.outline, labels.outline, mining)
         stamps = losses.stamp(), labels.stamp()
         folder = files.enter_context(output.atomic_directory(args.out)) if args.out else None

@@ -70,6 +70,8 @@ def test_files_that_do_not_fit_end_with_3(batch):
     folder, arrays = batch
     np.save(folder / "narrow.npy", arrays["labels"][:, 1:])
     np.save(folder / "flat.npy", arrays["losses"][0])
+    np.save(folder / "logits.npy", np.stack([arrays["losses"]] * 2, axis=2))
+    np.save(folder / "maps.npy", np.stack([arrays["labels"]] * 2, axis=2))
     np.save(folder / "complex.npy", arrays["losses"] * 1j)
     np.save(folder / "half.npy", arrays["losses"].astype(np.float16))
     (folder / "cut.npy").write_bytes((folder / "losses.npy").read_bytes()[:-4])
@@ -77,13 +79,16 @@ def test_files_that_do_not_fit_end_with_3(batch):
     keys = "one of its arrays (losses, labels, mask, one_hot) after the colon"
     promise = "4,800 bytes of values for shape (40, 30) and dtype float32, got 4,796: the file is cut short"
     numbers = "float16, float32, float64 or integer values"
+    elsewhere = "logits go to `ssd-mining report`"
     for loss_name, label_name, culprit, expected in [
         ("none.npy", "labels.npy", "none.npy", "a readable file, got No such file or directory"),
         ("losses.npy", "losses.csv", "losses.csv", f"a name that ends in {sources.KNOWN}, got another"),
         ("all.npz", "labels.npy", "all.npz", f"{keys}, got none"),
         ("complex.npy", "labels.npy", "complex.npy", "bools, integers or floats, got dtype complex64"),
         ("cut.npy", "labels.npy", "cut.npy", promise),
-        ("flat.npy", "labels.npy", "flat.npy", "a (B, A) array, or (N,) with sample_offsets, got shape (30,)"),
+        ("flat.npy", "labels.npy", "flat.npy", "a (B, A) array, got shape (30,)"),
+        ("logits.npy", "labels.npy", "logits.npy", f"a (B, A) array, got shape (40, 30, 2); {elsewhere}"),
+        ("logits.npy", "maps.npy", "logits.npy", f"a (B, A) array, got shape (40, 30, 2); {elsewhere}"),
         ("mask.npy", "labels.npy", "mask.npy", f"{numbers}, got dtype bool"),
         ("losses.npy", "narrow.npy", "narrow.npy", "the shape of conf_loss (40, 30), got shape (40, 29)"),
         ("losses.npy", "half.npy", "half.npy", f"{kinds}, got dtype float16 of shape (40, 30)"),
