@@ -13,6 +13,7 @@ from tests.support.benchmarks import (
     SECTIONS,
     TABLES,
     assert_equal,
+    causes,
     cuda,
     distributed,
     matching,
@@ -51,6 +52,42 @@ def test_a_tiny_case_of_matching_runs():
     row = matching.measured(3, "ssdlite320", num_images=2, rounds=1)
     assert row["anchors"] == 3234
     assert row["numpy / ours"] > 0
+
+
+def test_the_study_of_causes_finds_what_a_perfect_detector_shows(tmp_path, capsys):
+    # Every object is recognised and nothing else is, so that each fault stands out in the score that is meant for it.
+    rng = np.random.default_rng(0)
+    anchors = sm.anchor_grid((8, 8), [[0.2, 0.2]])
+    counts = rng.integers(2, 6, 20)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    chosen = [rng.choice(len(anchors), n, replace=False) for n in counts]
+    classes = rng.integers(1, 5, offsets[-1])
+    boxes = anchors[np.concatenate(chosen)]
+    logits = np.zeros((20, len(anchors), 5), np.float32)
+    res = sm.match_anchors(boxes, classes, anchors, box_offsets=offsets, rule="caffe")
+    logits[np.arange(20)[:, None], np.arange(len(anchors)), res.labels] = 9 + rng.random(res.labels.shape)
+    loc_pred = sm.encode_boxes(boxes, anchors, res.matched, box_offsets=offsets) + rng.normal(0, 0.01, (20, 1, 4))
+    columns = {"logits": logits, "anchors": anchors, "boxes": boxes, "classes": classes, "box_offsets": offsets}
+    np.savez(tmp_path / "arrays.npz", **columns, loc_pred=loc_pred)
+    with np.load(tmp_path / "arrays.npz") as arrays:
+        rows = causes.studied(causes.images_of(arrays), causes.Study(anchors, "caffe", is_sigmoid=False))
+    assert rows["false alarm"]["all boxes missing"] == (1, 1)
+    assert rows["unrecognised object"]["one swapped"] == (1, 1)
+    assert rows["localization / positives"]["all shifted"] == (1, 1)
+    assert rows["total"]["all boxes missing"] == (0, 0)
+    causes.main([str(tmp_path / "arrays.npz"), "--sigmoid"])
+    assert capsys.readouterr().out.count("\n") == 8
+
+
+def test_a_fault_is_compared_with_all_other_images():
+    untouched = np.array([1.0, 2.0, 3.0, 4.0])
+    assert causes.separation(np.array([2.5]), np.array([0]), untouched) == pytest.approx(
+        (1 / 3, 0)
+    )  # above 2, not above 3 and 4
+    assert causes.separation(np.array([9.0, 4.0]), np.array([1, 0]), untouched) == pytest.approx(
+        (11 / 12, 1)
+    )  # a tie is half
+    assert causes.rank_correlation(np.array([1, 2, 2, 5]), np.array([8, 4, 4, 1])) == pytest.approx(-1)
 
 
 @pytest.mark.extra("zarr", "distributed")
