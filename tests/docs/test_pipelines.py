@@ -1,13 +1,11 @@
 """The scripts of docs/pipelines.md, each in a process of its own, where its framework is installed."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from tests.support.batches import ROOT
+from tests.support.commands import run_script
 
 PAGE = (ROOT / "docs" / "pipelines.md").read_text()
 SCRIPTS = dict(re.findall(r"```python (\w+)\n(.*?)```", PAGE, re.DOTALL))
@@ -31,10 +29,4 @@ NEEDS |= {name: pytest.mark.framework(name) for name in SCRIPTS if name not in N
 @pytest.mark.process
 @pytest.mark.parametrize("framework", [pytest.param(name, marks=NEEDS[name]) for name in SCRIPTS])
 def test_the_script_runs_and_its_assertions_hold(framework, tmp_path):
-    script = tmp_path / "pipeline.py"
-    script.write_text(SCRIPTS[framework])
-    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script(SCRIPTS[framework], tmp_path, **QUIET, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")

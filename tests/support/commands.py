@@ -49,3 +49,14 @@ def summary_of(*words):
         raise AssertionError(f"{word} is not JSON")
 
     return json.loads(out, parse_constant=refuse)
+
+
+def run_script(text, folder, **environment):
+    """Run a script of the docs from a file, as its readers do, in a process of its own; it must end well."""
+    script = folder / "script.py"
+    script.write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
