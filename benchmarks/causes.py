@@ -44,31 +44,32 @@ class Study(NamedTuple):
     is_sigmoid: bool
 
 
-def scores(image: Image, study: Study) -> Scores:
-    """Compute every score of an image."""
+def scored(image: Image, study: Study) -> tuple[int, Scores]:
+    """Return the number of positives of an image, and all its scores."""
     res = sm.match_anchors([image.boxes], [image.classes], study.anchors, rule=study.rule)
     logits, labels, matched = image.logits[None], res.labels, res.matched[0]
     cross_entropy = sm.sigmoid_cross_entropy if study.is_sigmoid else sm.softmax_cross_entropy
     losses = cross_entropy(logits, labels, background=0)
     mined = sm.mine_hard_negatives(losses, labels, background=0)
     loss, is_positive = losses[0].astype(np.float64), matched >= 0
-    num_pos, total = max(1, int(mined.num_pos[0])), float((mined.positive_sum + mined.negative_sum)[0])
+    num_pos, total = int(mined.num_pos[0]), float((mined.positive_sum + mined.negative_sum)[0])
+    divisor = max(1, num_pos)
     alone = foreground(image.logits, is_sigmoid=study.is_sigmoid)[(res.overlaps[0] < NEAR) & ~is_positive]
     # An object without an anchor divides 0 by 1.
     sums = np.bincount(matched[is_positive], loss[is_positive], len(image.boxes))
     means = sums / np.maximum(1, res.num_anchors_of)
     found = {
         "total": total,
-        "total / positives": total / num_pos,
-        "positive loss / positives": float(mined.positive_sum[0]) / num_pos,
+        "total / positives": total / divisor,
+        "positive loss / positives": float(mined.positive_sum[0]) / divisor,
         "unrecognised object": float(means.max(initial=0)),
         "false alarm": float(alone.max(initial=0)),
     }
     if image.loc_pred is not None:
         target = sm.encode_boxes([image.boxes], study.anchors, res.matched)
         distance = sm.smooth_l1(image.loc_pred[None], target)[0]
-        found["localization / positives"] = float(distance[is_positive].sum()) / num_pos
-    return found
+        found["localization / positives"] = float(distance[is_positive].sum()) / divisor
+    return num_pos, found
 
 
 def foreground(logits: Array, *, is_sigmoid: bool) -> Array:
@@ -142,15 +143,11 @@ def studied(images: list[Image], study: Study, seed: int = 0) -> dict[str, dict[
     """Return a row for each score: for each fault its AUROC and its share, and the rank correlation."""
     rng = np.random.default_rng(seed)
     num_classes, side = images[0].logits.shape[1], float(study.anchors.max())
-    untouched = [scores(image, study) for image in images]
+    counts, untouched = zip(*[scored(image, study) for image in images], strict=True)
     planted: dict[str, list[tuple[int, Scores]]] = {}
     for i, image in enumerate(images):
         for fault, faulty in faults(image, rng, num_classes, side):
-            planted.setdefault(fault, []).append((i, scores(faulty, study)))
-    counts = [
-        int((sm.match_anchors([image.boxes], [image.classes], study.anchors, rule=study.rule).matched >= 0).sum())
-        for image in images
-    ]
+            planted.setdefault(fault, []).append((i, scored(faulty, study)[1]))
     rows: dict[str, dict[str, Any]] = {}
     for name in untouched[0]:
         before = np.array([found[name] for found in untouched])

@@ -80,7 +80,7 @@ def measured(count: int, geometry: str, num_images: int, rounds: int) -> Row:
     ours(images[0])
     mebibytes = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
-    passes = {name: (lambda way=way: [way(boxes) for boxes in images][-1]) for name, way in ways.items()}
+    passes = {name: (lambda way=way: [way(boxes) for boxes in images]) for name, way in ways.items()}
     seconds = interleaved(passes, rounds=rounds)
     ratios = {f"{name} / ours": seconds[name] / seconds["ours"] for name in ways if name != "ours"}
     milliseconds = seconds["ours"] / num_images * 1e3

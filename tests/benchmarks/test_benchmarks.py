@@ -81,12 +81,10 @@ def test_the_study_of_causes_finds_what_a_perfect_detector_shows(tmp_path, capsy
 
 def test_a_fault_is_compared_with_all_other_images():
     untouched = np.array([1.0, 2.0, 3.0, 4.0])
-    assert causes.separation(np.array([2.5]), np.array([0]), untouched) == pytest.approx(
-        (1 / 3, 0)
-    )  # above 2, not above 3 and 4
-    assert causes.separation(np.array([9.0, 4.0]), np.array([1, 0]), untouched) == pytest.approx(
-        (11 / 12, 1)
-    )  # a tie is half
+    one = causes.separation(np.array([2.5]), np.array([0]), untouched)
+    assert one == pytest.approx((1 / 3, 0))  # above 2, not above 3 and 4
+    two = causes.separation(np.array([9.0, 4.0]), np.array([1, 0]), untouched)
+    assert two == pytest.approx((11 / 12, 1))  # a tie is half
     assert causes.rank_correlation(np.array([1, 2, 2, 5]), np.array([8, 4, 4, 1])) == pytest.approx(-1)
 
 
