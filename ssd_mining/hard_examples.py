@@ -84,9 +84,9 @@ def ohem(
     """Keep the hardest anchors of every sample, whatever their labels.
 
     With `min_loss`, all losses beyond it are kept, and `num_hard` is the least number: the OHEM of segmentation. With
-    `boxes`, an anchor that overlaps a harder kept one too much is skipped, so that the
-    places go to different parts of the image. With `neg_pos_ratio`, the easiest of the kept negatives are dropped
-    afterwards, until the ratio to the kept positives holds.
+    `boxes`, an anchor that overlaps a harder kept one too much is skipped, so that the places go to different parts of
+    the image. With `neg_pos_ratio`, the easiest of the kept negatives are dropped afterwards, until the ratio to the
+    kept positives holds.
 
     Parameters
     ----------
@@ -154,11 +154,13 @@ def ohem(
     how = _checked(num_hard, min_loss, scope, neg_pos_ratio, min_negatives)
     for_labels = {"background": background, "ignore_index": ignore_index, "neg_pos_ratio": neg_pos_ratio}
     if labels is None:
-        _refuse_all(for_labels, "labels", "labels, for {} is given", "None")
+        _refuse_beside(for_labels, "labels", "labels, for {} is given", "None")
     if scope == "batch":
-        _refuse_all({"boxes": boxes, "neg_pos_ratio": neg_pos_ratio}, "scope", '"sample", for {} is given', "'batch'")
+        _refuse_beside(
+            {"boxes": boxes, "neg_pos_ratio": neg_pos_ratio}, "scope", '"sample", for {} is given', "'batch'"
+        )
     if min_loss is not None:
-        _refuse_all({"boxes": boxes}, "min_loss", "None, for {} is given", f"{min_loss}")
+        _refuse_beside({"boxes": boxes}, "min_loss", "None, for {} is given", f"{min_loss}")
     array = as_real_array("loss", loss)
     mask_shape = array.shape
     if len(mask_shape) < 2:
@@ -213,8 +215,8 @@ def _checked(num_hard: Any, min_loss: Any, scope: Any, neg_pos_ratio: Any, min_n
     return _How(num_hard, min_loss, scope, neg_pos_ratio, min_negatives)
 
 
-def _refuse_all(options: dict[str, Any], argument: str, expected: str, got: str) -> None:
-    """Refuse an argument that does not go with the first of the options that is given, which `expected` names."""
+def _refuse_beside(options: dict[str, Any], argument: str, expected: str, got: str) -> None:
+    """Refuse an argument if one of the options is given beside it; `expected` names the first of them."""
     for name, value in options.items():
         if value is not None:
             refuse(argument, expected.format(name), got, TypeError)

@@ -115,7 +115,9 @@ def watch(model: Any) -> Iterator[Seen]:
     with contextlib.ExitStack() as hooks, torch.no_grad():
         for part in ("transform", "head", "anchor_generator"):
             hooks.callback(getattr(model, part).register_forward_hook(keep(part)).remove)
-        after = model.register_forward_hook(lambda *_: vars(seen).update(_of_batch(model, given)))
+        after = model.register_forward_hook(
+            lambda *_: vars(seen).update(_of_batch(model, given, seen.mining.background))
+        )
         hooks.callback(after.remove)
         try:
             yield seen
@@ -142,14 +144,13 @@ def _keywords(model: Any) -> dict[str, Any]:
     return {"mining": mining, "classification": Focal(), "normalize": "sample_positives", "beta": 0.0}
 
 
-def _of_batch(model: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _of_batch(model: Any, given: dict[str, Any], background: int | None) -> dict[str, Any]:
     """Return the attributes of `Seen` for a batch, from what the parts of the model were given and returned."""
     (originals, *_), (images, targets) = given.pop("transform")
     outputs, (anchors, *_) = given.pop("head")[1], given.pop("anchor_generator")[1]
     if targets is None:
         refuse("targets", "the targets of the images, in eval mode too", "None", TypeError)
     logits, loc_pred = outputs["cls_logits"], outputs["bbox_regression"]
-    background = 0 if hasattr(model, "neg_to_pos_ratio") else logits.shape[-1]
     matches = [_matches(model, target, anchors, background) for target in targets]
     sizes = [[image.shape[-2:] for image in originals], images.image_sizes]
     height, width = np.moveaxis(np.divide(*np.array(sizes, np.float64)), -1, 0)
@@ -164,7 +165,7 @@ def _of_batch(model: Any, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _matches(model: Any, target: Any, anchors: Any, background: int) -> tuple[Any, Any, Any]:
+def _matches(model: Any, target: Any, anchors: Any, background: int | None) -> tuple[Any, Any, Any]:
     """Return the labels, the objects and the target offsets of the anchors of an image, as the model's loss does."""
     from torchvision.ops import box_iou
 

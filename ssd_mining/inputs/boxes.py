@@ -28,6 +28,7 @@ from ssd_mining.kernels.records import BoxRows
 
 # The kernel holds the number of an object in a float32.
 MOST_OBJECTS = 1 << 24
+_BOOL = np.dtype(np.bool_)
 _NO_BOXES = np.empty((0, 4), np.float16)
 
 
@@ -204,24 +205,24 @@ def refuse_classes(classes: NDArray[np.int64], objects: Objects, background: int
 def check_crowd(crowd: Any, objects: Objects) -> NDArray[np.bool_]:
     """Check which boxes are crowds."""
     if crowd is None:
-        return np.zeros(int(objects.offsets[-1]), np.bool_)
+        return read_only(np.zeros(int(objects.offsets[-1]), np.bool_))
     array = _of_objects("crowd", crowd, objects)
     if array.dtype != np.bool_:
         refuse("crowd", "bools, True for a region of many objects", f"dtype {array.dtype}", TypeError)
-    return np.ascontiguousarray(array)
+    return native(array, _BOOL)
 
 
 def check_valid_anchors(valid: ArrayLike | None, num_samples: int, num_anchors: int) -> NDArray[np.bool_]:
     """Check which anchors count: (A,) for all samples, or (B, A). Return (0, A), (1, A) or (B, A)."""
     if valid is None:
-        return np.empty((0, num_anchors), np.bool_)
+        return read_only(np.empty((0, num_anchors), np.bool_))
     array = as_array("valid", valid)
     if array.dtype != np.bool_:
         refuse("valid", "a bool array, True where the anchor counts", f"dtype {array.dtype}", TypeError)
     if array.shape not in ((num_anchors,), (num_samples, num_anchors)):
         expected = f"a ({num_anchors},) or a ({num_samples}, {num_anchors}) array"
         refuse("valid", expected, f"shape {array.shape}")
-    return np.ascontiguousarray(array.reshape(-1, num_anchors))
+    return native(array.reshape(-1, num_anchors), _BOOL)
 
 
 def box_rows(
@@ -231,13 +232,13 @@ def box_rows(
     anchors: NDArray[Any],
     valid: NDArray[np.bool_],
 ) -> BoxRows:
-    """Return what a kernel takes: all of one dtype, float64 where boxes or anchors need it, C-contiguous, read-only."""
+    """Return what a kernel takes of what was checked: boxes and anchors of one dtype, float64 where one needs it."""
     real = FLOAT64 if FLOAT64 in (objects.corners.dtype, anchors.dtype) else anchors.dtype
     return BoxRows(
         native(objects.corners, real),
         classes,
-        read_only(crowd),
+        crowd,
         objects.offsets,
         native(anchors, real),
-        read_only(valid),
+        valid,
     )

@@ -190,7 +190,7 @@ def match_anchors(
         box_offsets=objects.offsets,
         num_anchors_of=matched.num_anchors,
         best_iou=matched.best_iou,
-        unmatched=np.flatnonzero(matched.num_anchors == rows.crowd),  # 0 and no crowd: a crowd is 1, and has none
+        unmatched=np.flatnonzero((matched.num_anchors == 0) & ~rows.crowd),
     )
 
 
