@@ -20,7 +20,8 @@ for dtype in ("f2", "f4", ">f4", "f8", "i1", "i8"):
             for valid in (None, np.ones(anchors.shape[-2], bool), np.ones((3, anchors.shape[-2]), bool)):
                 call = {"valid": valid, "crowd": [[False, True, False], [], [True] * 3]}
                 sm.match_anchors([own, [], own], [[1, 2, 3], [], (1, 2, 3)], anchors, **call)
-                flat = {"box_offsets": np.int32([0, 1, 1, 3]), "force": "own_best"}
+                crowd = np.repeat([False, True, False], 2)[::2]
+                flat = {"box_offsets": np.int32([0, 1, 1, 3]), "force": "own_best", "crowd": crowd}
                 sm.match_anchors(own, np.uint8([1, 2, 3]), anchors, **flat)
 print(done.compiled + done.loaded > 0, jit.counts() == before)
 """
