@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.engine.run import PARALLEL_ANCHORS, Call, blocks, empty_mined, mine_rows
+from ssd_mining.engine.run import PARALLEL_ANCHORS, Block, Call, blocks, empty_mined, mine_rows
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.inputs.batch import SHORTEST_ROW, Batch
 from ssd_mining.kernels import records
 from ssd_mining.kernels.records import Counts, Mined, Rows, Rule, Tally
 from ssd_mining.mining_rule import Mining
+
+# An anchor whose overlap with every object is below this is free: what it finds there is no part of an object.
+FREE_BELOW = 0.1
+
+_ALL_FREE = read_only(np.empty(0, np.uint8))
 
 # At most so much is looked at together, because each anchor takes 100 bytes and more.
 MOST_AT_ONCE = 1 << 17
@@ -56,6 +61,7 @@ class Analysed(NamedTuple):
     sweep: Sweep
     positives: Found
     kept: Found
+    free: Found  # the hardest negatives that overlap no object, `records.MOST_FREE` of a sample at most
 
 
 class Analyser:
@@ -77,10 +83,7 @@ class Analyser:
             self._levels = np.zeros((workers, self._levels.shape[1]), np.int64)
         mined, found = empty_mined(batch.offsets.size - 1, 0), list[Analysed]()
         try:
-            found.extend(
-                self._block(block.samples, block.rows, batch.mining, block.mined, workers)
-                for block in blocks(batch, self._call, mined)
-            )
+            found.extend(self._block(block, batch, workers) for block in blocks(batch, self._call, mined))
         except BaseException:
             self.clear()
             raise
@@ -96,14 +99,18 @@ class Analyser:
         self._tables[...] = 0
         self._levels[...] = 0
 
-    def _block(self, samples: slice, rows: Rows, mining: Mining, mined: Mined, workers: int) -> Analysed:
-        """Mine rows into `mined`, which has no masks, and analyse them."""
+    def _block(self, block: Block, batch: Batch, workers: int) -> Analysed:
+        """Mine a block, whose record has no masks, and analyse it."""
+        (samples, rows, mined), mining = block, batch.mining
+        is_free = _ALL_FREE
+        if batch.overlaps is not None:
+            is_free = read_only((batch.part(batch.overlaps, samples) < FREE_BELOW).view(np.uint8))
         if mining.is_plain and not rows.rank.size:
-            return self._visit(samples, rows, mining.rule, self._ratios, mined, workers)
+            return self._visit(block, mining.rule, self._ratios, is_free, workers)
         # The rule decides which negatives compete; the distribution is that of all negatives.
         nothing = read_only(np.zeros(rows.offsets.size - 1, np.int64))
-        own_rows, own_rule = rows._replace(quotas=nothing), mining.rule.unbounded
-        positives = self._visit(samples, own_rows, own_rule, (), mined, workers).positives
+        without = block._replace(rows=rows._replace(quotas=nothing))
+        found = self._visit(without, mining.rule.unbounded, (), is_free, workers)
         masked = self._mined(rows, mining, rows.loss.size)
         mined.counts[:], mined.sums[:] = masked.counts, masked.sums
         kept = np.flatnonzero(masked.hard_negative_mask)
@@ -116,7 +123,7 @@ class Analyser:
             sweep.negative_sum[:, i] = each.sums[records.NEGATIVE_SUM]
         num_kept = mined.counts[records.NUM_KEPT].copy()
         anchors = kept - np.repeat(rows.offsets[:-1], num_kept)
-        return Analysed(samples, sweep, positives, Found(0, num_kept, anchors, rows.loss[kept]))
+        return found._replace(sweep=sweep, kept=Found(0, num_kept, anchors, rows.loss[kept]))
 
     def _mined(self, rows: Rows, mining: Mining, num_masked: int) -> Mined:
         mined = empty_mined(rows.offsets.size - 1, num_masked)
@@ -124,28 +131,33 @@ class Analyser:
         return mined
 
     def _visit(
-        self, samples: slice, rows: Rows, rule: Rule, ratios: tuple[float, ...], mined: Mined, workers: int
+        self, block: Block, rule: Rule, ratios: tuple[float, ...], is_free: NDArray[np.uint8], workers: int
     ) -> Analysed:
         """Analyse plain rows in one pass of the twin."""
+        samples, rows, mined = block
         num_samples = rows.offsets.size - 1
         falling, asked = _falling(ratios, rule.ratio)
         size = rows.loss.size + SHORTEST_ROW * num_samples  # short rows are filled up
         if self._room is None or self._room[0].shape[1] < size or self._room[1].dtype != rows.loss.dtype:
-            self._room = np.empty((2, size), np.int64), np.empty((2, size), rows.loss.dtype)
-        places = np.zeros((workers, 2, 2), np.int64)
-        tally = Tally(*_empty_sweep(num_samples, falling.size), self._tables, self._levels, *self._room, places)
-        self._call.twin.analyse(rows, rule, falling, self._starts, mined, tally, workers)
+            shape = records.LISTS, size
+            self._room = np.empty(shape, np.int64), np.empty(shape, rows.loss.dtype)
+        places = np.zeros((workers, records.LISTS, 2), np.int64)
+        num_free = np.zeros(num_samples, np.int64)
+        sums = _empty_sweep(num_samples, falling.size)
+        tally = Tally(*sums, self._tables, self._levels, *self._room, places, num_free)
+        self._call.twin.analyse(rows, rule, falling, self._starts, is_free, mined, tally, workers)
         sweep = Sweep(tally.num_kept[:, asked], tally.negative_sum[:, asked], tally.threshold[:, asked])
         positives, kept = mined.counts[records.NUM_POS].copy(), mined.counts[records.NUM_KEPT].copy()
-        return Analysed(samples, sweep, _found(tally, 0, positives), _found(tally, 1, kept))
+        found = [_found(tally, listed, counts) for listed, counts in enumerate((positives, kept, num_free))]
+        return Analysed(samples, sweep, *found)
 
 
-def _found(tally: Tally, role: int, counts: Counts) -> Found:
-    """Return a copy of the anchors of a role, which each worker has written to its own part."""
+def _found(tally: Tally, listed: int, counts: Counts) -> Found:
+    """Return a copy of the anchors of a list, to which each worker has written its own part."""
     anchors, losses = [], []
-    for start, stop in tally.places[:, role].tolist():
-        anchors.append(tally.anchors[role, start:stop])
-        losses.append(tally.losses[role, start:stop])
+    for start, stop in tally.places[:, listed].tolist():
+        anchors.append(tally.anchors[listed, start:stop])
+        losses.append(tally.losses[listed, start:stop])
     return Found(0, counts, np.concatenate(anchors), np.concatenate(losses))
 
 

@@ -80,9 +80,16 @@ class Tally(NamedTuple):
     threshold: NDArray[np.float64]  # (b, R) the loss of the easiest kept negative; NaN where none is kept
     tables: NDArray[np.int64]  # (workers, TABLES, BINS) counts of losses by bin
     levels: NDArray[np.int64]  # (workers, L) counts of negatives by feature map
-    anchors: NDArray[np.int64]  # (2, n) positives, and kept negatives, by their index in the sample
-    losses: NDArray[Any]  # (2, n) the losses of these anchors
-    places: NDArray[np.int64]  # (workers, 2, 2) where each worker's part of both lists begins and ends
+    anchors: NDArray[np.int64]  # (LISTS, n) anchors by their index in the sample
+    losses: NDArray[Any]  # (LISTS, n) the losses of these anchors
+    places: NDArray[np.int64]  # (workers, LISTS, 2) where each worker's part of each list begins and ends
+    num_free: NDArray[np.int64]  # (b,) how many free negatives are listed
+
+
+# What an analysis lists of every sample: its positives, its kept negatives, and the hardest of its free negatives, those
+# that overlap no object.
+POSITIVE_LIST, KEPT_LIST, FREE_LIST, LISTS = range(4)
+MOST_FREE = 64
 
 
 # A loss is counted in the bin that the upper 16 bits of its float32 name; every NaN in NAN_BIN.

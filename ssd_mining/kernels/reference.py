@@ -67,6 +67,7 @@ def analyse(
     rule: Rule,
     ratios: NDArray[np.float64],
     level_starts: NDArray[np.int64],
+    is_free: NDArray[np.uint8],
     mined: Mined,
     tally: Tally,
     num_workers: int = 1,
@@ -88,7 +89,14 @@ def analyse(
     for table, chosen in chosen_of.items():
         np.add.at(tally.tables[0, table], _bins(rows.loss[chosen]), 1)
     anchors = np.arange(rows.loss.size) - np.repeat(rows.offsets[:-1], np.diff(rows.offsets))
-    for role, mask in enumerate((masked.pos_mask, masked.hard_negative_mask)):
+    hardest = np.zeros(rows.loss.size, np.bool_)
+    for sample, (start, stop) in enumerate(itertools.pairwise(rows.offsets)):
+        free = start + np.flatnonzero(negative[start:stop] & (is_free[start:stop] == 1 if is_free.size else True))
+        loss = rows.loss[free].astype(np.float64)
+        order = np.lexsort((free, np.where(np.isnan(loss), 0, -loss), ~np.isnan(loss)))
+        hardest[free[order[: records.MOST_FREE]]] = True
+        tally.num_free[sample] = min(free.size, records.MOST_FREE)
+    for role, mask in enumerate((masked.pos_mask, masked.hard_negative_mask, hardest)):
         count = np.count_nonzero(mask)
         tally.anchors[role, :count], tally.losses[role, :count] = anchors[mask], rows.loss[mask]
         tally.places[0, role, 1] = count

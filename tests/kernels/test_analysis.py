@@ -18,7 +18,21 @@ from ssd_mining.inputs.arrays import read_only
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.cpu import analysis as cpu_analysis
 from ssd_mining.kernels.cpu import mining as cpu
-from ssd_mining.kernels.records import BINS, DONE, EVEN, KEPT, NEGATIVE_SUM, NUM_KEPT, ODD, POSITIVES, TABLES, Tally
+from ssd_mining.kernels.records import (
+    BINS,
+    DONE,
+    EVEN,
+    FREE_LIST,
+    KEPT,
+    LISTS,
+    MOST_FREE,
+    NEGATIVE_SUM,
+    NUM_KEPT,
+    ODD,
+    POSITIVES,
+    TABLES,
+    Tally,
+)
 from ssd_mining.mining_rule import Mining
 from tests.support.analysis import analysed, blocks, dumped
 from tests.support.batches import LOSSES, REAL_FILES, ROOT, batches, generated, load_real, losses
@@ -274,11 +288,13 @@ def by_hand(num_workers):
         *np.empty((2, 7, 3)),
         np.zeros((num_workers, TABLES, BINS), np.int64),
         np.zeros((num_workers, 2), np.int64),
-        np.full((2, ROOM), -7),
-        np.full((2, ROOM), np.nan, np.float32),
-        np.zeros((num_workers, 2, 2), np.int64),
+        np.full((LISTS, ROOM), -7),
+        np.full((LISTS, ROOM), np.nan, np.float32),
+        np.zeros((num_workers, LISTS, 2), np.int64),
+        np.zeros(7, np.int64),
     )
-    cpu_analysis.analyse(rows, Mining().rule, RATIOS, LEVELS, mined, tally, num_workers)
+    is_free = read_only((np.arange(2100) % 7 != 0).astype(np.uint8))
+    cpu_analysis.analyse(rows, Mining().rule, RATIOS, LEVELS, is_free, mined, tally, num_workers)
     return rows, mined, tally
 
 
@@ -306,7 +322,8 @@ def test_both_drivers_say_the_same_with_any_number_of_workers():
         np.testing.assert_array_equal(got.tables[:, POSITIVES:].sum(axis=0), tables[POSITIVES:])
         np.testing.assert_array_equal(got.tables[:, : ODD + 1].sum(axis=(0, 1)), tables[EVEN] + tables[ODD])
         np.testing.assert_array_equal(got.levels.sum(axis=0), tally.levels[0])
-        for role in range(2):
+        np.testing.assert_array_equal(got.num_free, tally.num_free)
+        for role in range(LISTS):
             for one, another in ((tally.anchors, got.anchors), (tally.losses, got.losses)):
                 np.testing.assert_array_equal(found(one, tally, role), found(another, got, role))
 
@@ -324,6 +341,18 @@ def test_what_is_found_equals_what_is_mined():
         np.testing.assert_array_equal(found(tally.losses, tally, role), rows.loss[mask])
 
 
+def test_the_hardest_free_negatives_are_listed():
+    rows, _, tally = by_hand(1)
+    loss, negative = rows.loss.reshape(7, 300), (rows.labels == rows.codes[0]).reshape(7, 300)
+    free = negative & (np.arange(2100) % 7 != 0).reshape(7, 300)
+    expected = [
+        np.sort(np.argsort(-np.where(own, each, -1), kind="stable")[:MOST_FREE])
+        for each, own in zip(loss, free, strict=True)
+    ]
+    np.testing.assert_array_equal(found(tally.anchors, tally, FREE_LIST), np.concatenate(expected))
+    np.testing.assert_array_equal(tally.num_free, MOST_FREE)
+
+
 def called_by_a_kernel(helper, *arguments):
     numba.njit(lambda *given: helper(*given))(*arguments)
 
@@ -335,7 +364,7 @@ def test_anchors_stay_in_their_room_whatever_the_arrays_say(room):
     negatives, reaching = np.array([~0x1F0 & (1 << 64) - 1, 0, 0, 0, 0], np.uint64), np.arange(4, 9)
     tables, anchors, values = np.zeros((TABLES, BINS), np.int64), np.full(20, -7), np.full(20, -7, np.float32)
     own = anchors[:room], values[:room]
-    called_by_a_kernel(cpu_analysis._find_kept, rows.loss[:300], reaching, -1.0, 0, tables[KEPT], *own)
+    called_by_a_kernel(cpu_analysis._list_hardest, rows.loss[:300], reaching, -1.0, 0, *own)
     assert anchors.tolist() == [4, 5, 6, 7, 8, 0, 0, 0, 0][:room] + [-7] * (20 - room)
     anchors[:] = -7
     alone = rows._replace(labels=np.ones_like(rows.labels), offsets=rows.offsets[:2])

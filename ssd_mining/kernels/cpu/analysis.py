@@ -7,6 +7,7 @@ Everything happens in one visit, while the sample is in the cache:
    that are not negatives. Two tables take turns, because equal losses often follow each other and one counter would
    have to wait for its last increment.
 3. The selection runs once, for the largest ratio. What smaller ratios keep is found among the compacted values.
+4. It runs once more for the hardest negatives that overlap no object, whatever the quota.
 """
 
 from typing import Any
@@ -121,12 +122,10 @@ def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
 
 
 @helper
-def _find_kept(
-    loss: Row, reaching: Row, threshold: float, num_ties: int, table: Row, anchors: Row, losses: Row
-) -> float:
-    """Count and list the kept among the negatives that reach the threshold. Return the sum, in anchor order."""
+def _list_hardest(loss: Row, reaching: Row, threshold: float, num_ties: int, anchors: Row, losses: Row) -> int:
+    """List the hardest of the negatives that reach the threshold, in anchor order. Return how many they are."""
     count = 0
-    pivot, total = loss.dtype.type(threshold), np.float64(0.0)
+    pivot = loss.dtype.type(threshold)
     for i in range(reaching.shape[0]):
         value = loss[reaching[i]]
         if value == pivot or pivot != pivot:  # the first ties are kept; if the threshold is NaN, all are ties
@@ -134,12 +133,35 @@ def _find_kept(
             if num_ties < 0:
                 continue
         if count < anchors.shape[0]:
-            table[_own_bin(value)] += 1
-            total += value
             anchors[count], losses[count] = reaching[i], value
             count += 1
     anchors[count:] = 0
-    return total
+    return count
+
+
+@helper
+def _list_free(
+    rows: Rows, is_free: Row, negatives: Row, tally: Tally, worker: int, sample: int, values: Row, places: Row
+) -> None:
+    """List the hardest of the negatives that are free, `MOST_FREE` at most. The words become those of the free."""
+    loss = mining.row(rows.loss, rows, sample)
+    free = mining.row(is_free, rows, sample) if is_free.shape[0] > 0 else is_free
+    infinity = loss.dtype.type(np.inf)  # only NaN is above it
+    num_free = num_nan = 0
+    for block in range(negatives.shape[0]):
+        if free.shape[0] > 0:
+            negatives[block] &= lanes.equal(free, block * LANES, np.uint8(1))
+        num_free += lanes.count(negatives[block])
+        num_nan += lanes.count(lanes.above(loss, block * LANES, infinity) & negatives[block])
+    num_listed = min(num_free, records.MOST_FREE)
+    threshold, num_ties = np.nan, num_listed
+    if num_listed > num_nan:
+        threshold, stop = mining.select(loss, negatives, num_listed, values)
+        _, num_ties = mining.sum_kept(values[:stop], threshold, num_listed)
+    num_reaching = _reaching(loss, negatives, threshold, places) if num_listed > 0 else 0
+    anchors, losses = _room(tally, worker, records.FREE_LIST, num_listed)
+    _list_hardest(loss, places[:num_reaching], threshold, num_ties, anchors, losses)
+    tally.num_free[sample] = num_listed
 
 
 @helper
@@ -159,29 +181,34 @@ def _analyse_sample(
     ratio: float, round_up: bool, extra: int, min_negatives: int, min_always: bool, max_negatives: int, omit_nan: bool,
     counts: Row, sums: Row, pos_mask: Row, hard_negative_mask: Row,
     kept: Row, sums_of_kept: Row, thresholds: Row, tables: Row, levels: Row, anchors: Row, losses: Row, ends: Row,
+    num_free: Row,
     ratios: Row, level_starts: Row,  # descending, with the rule's own; where each feature map begins, and the end
-    words: Row, values: Row, places: Row,
+    is_free: Row, words: Row, values: Row, places: Row,
 ) -> None:  # fmt: skip
     rows = Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
     rule = Rule(ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan)
     mined = Mined(counts, sums, pos_mask, hard_negative_mask)
-    tally = Tally(kept, sums_of_kept, thresholds, tables, levels, anchors, losses, ends)
-    _tally_sample(
-        worker, sample, rows, rule, mined, tally, ratios, level_starts, words[worker], values[worker], places[worker]
+    tally = Tally(kept, sums_of_kept, thresholds, tables, levels, anchors, losses, ends, num_free)
+    own = (
+        words[worker, : (offsets[sample + 1] - offsets[sample] + LANES - 1) // LANES],
+        values[worker],
+        places[worker],
     )
+    _tally_sample(worker, sample, rows, rule, mined, tally, ratios, level_starts, *own)
+    _list_free(rows, is_free, own[0], tally, worker, sample, own[1], own[2])
+    counts[records.DONE, sample] = 1
 
 
 @helper
 def _tally_sample(
     worker: int, sample: int, rows: Rows, rule: Rule, mined: Mined, tally: Tally, ratios: Row, level_starts: Row,
-    words: Row, values: Row, places: Row,
+    negatives: Row, values: Row, places: Row,
 ) -> None:  # fmt: skip
     loss, tables = mining.row(rows.loss, rows, sample), tally.tables[worker]
-    negatives = words[: (loss.shape[0] + LANES - 1) // LANES]
     num_nan = mining.stage(rows, rule, mined, negatives, sample)
     num_pos, num_neg = mined.counts[records.NUM_POS, sample], mined.counts[records.NUM_NEG, sample]
     _count_all(loss, tables[records.EVEN], tables[records.ODD])
-    anchors, losses = _room(tally, worker, 0, num_pos)
+    anchors, losses = _room(tally, worker, records.POSITIVE_LIST, num_pos)
     _take_back(rows, rule, negatives, tables, sample, anchors, losses)
     if mined.counts[records.NUM_NAN, sample] > 0:
         _gather_nan(loss, negatives, tables[records.EVEN])
@@ -207,23 +234,30 @@ def _tally_sample(
             total = np.nan
         if ratios[i] == rule.ratio:
             num_reaching = _reaching(loss, negatives, cut, places) if num_kept > 0 else 0
-            anchors, losses = _room(tally, worker, 1, num_kept)
-            total = _find_kept(loss, places[:num_reaching], cut, num_ties, tables[records.KEPT], anchors, losses)
+            anchors, losses = _room(tally, worker, records.KEPT_LIST, num_kept)
+            num_listed = _list_hardest(loss, places[:num_reaching], cut, num_ties, anchors, losses)
+            total = np.float64(0.0)  # once more, in anchor order: as one call without other ratios has it
+            for place in range(num_listed):
+                tables[records.KEPT, _own_bin(losses[place])] += 1
+                total += losses[place]
             mined.counts[records.NUM_KEPT, sample] = num_kept
             mined.sums[records.THRESHOLD, sample], mined.sums[records.NEGATIVE_SUM, sample] = cut, total
         tally.num_kept[sample, i], tally.negative_sum[sample, i], tally.threshold[sample, i] = num_kept, total, cut
-    mined.counts[records.DONE, sample] = 1
 
 
 _ANALYSE = drivers(_analyse_sample)
 
 
 def analyse(
-    rows: Rows, rule: Rule, ratios: Row, level_starts: Row, mined: Mined, tally: Tally, num_workers: int
+    rows: Rows, rule: Rule, ratios: Row, level_starts: Row, is_free: Row, mined: Mined, tally: Tally, num_workers: int
 ) -> None:
     """Mine rows without masks, ranked by their losses, and tally them, by `num_workers` threads."""
     if rows.shortest < LANES:
-        rows, _ = mining.padded(rows)
+        rows, at = mining.padded(rows)
+        if is_free.size:
+            is_free, given = np.zeros(rows.loss.size, np.uint8), is_free
+            is_free[at] = given
+            is_free.flags.writeable = False  # as in every other call
     num_samples = rows.offsets.size - 1
     num_workers = max(1, min(num_workers, num_samples))
     num_words, num_values = mining.workspace_sizes(rows.longest)
@@ -233,4 +267,6 @@ def analyse(
     firsts = np.arange(num_workers) * num_samples // num_workers  # each worker writes from its first sample on
     tally.places[:num_workers] = rows.offsets[firsts][:, None, None]
     driver = _ANALYSE[num_workers > 1]
-    driver(num_samples, num_workers, *rows, *rule, *mined, *tally, ratios, level_starts, words, values, places)
+    driver(
+        num_samples, num_workers, *rows, *rule, *mined, *tally, ratios, level_starts, is_free, words, values, places
+    )
