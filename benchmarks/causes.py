@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import ssd_mining as sm
+from ssd_mining.report.loss_page import rank_correlation
 
 NEAR = 0.1  # from this overlap with a labelled box on, an anchor is no false alarm
 FIRST = 0.05  # the share of the images that somebody looks at
@@ -125,18 +126,6 @@ def separation(faulty: Array, own: Array, untouched: Array) -> tuple[float, floa
     num_above = above.sum(axis=1)
     first = max(1, round(FIRST * len(untouched)))
     return float(1 - num_above.mean() / (len(untouched) - 1)), float((num_above < first).mean())
-
-
-def rank_correlation(a: Array, b: Array) -> float:
-    """Return Spearman's rank correlation; equal values share their mean rank."""
-
-    def ranks(values: Array) -> Array:
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
-
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0  # what does not vary goes with nothing
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def studied(images: list[Image], study: Study, seed: int = 0) -> dict[str, dict[str, Any]]:

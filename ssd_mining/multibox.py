@@ -169,13 +169,13 @@ def multibox_loss(
 
         arrays = logits, labels, loc_pred, loc_target
         given = device.check(*arrays, spec, extras, classification=classification, class_axis=class_axis)
-        located = _paired_locations(given.shape, *given.stand_ins) is not None
+        located = check_locations(given.shape, *given.stand_ins) is not None
         mined_there = device.mine(given)
         if zero_positives == "raise":  # this alone has to wait for the counts
             _refuse_no_divisors(mined_there.resident.on_host().counts, given.num_anchors, how, located=located)
         return MultiboxLoss(**device.divided(given, mined_there, **how._asdict(), with_gradients=with_gradients))
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
-    locations = _paired_locations(batch.mask_shape, loc_pred, loc_target)
+    locations = check_locations(batch.mask_shape, loc_pred, loc_target)
     call = call_of(backend, num_threads)
     mined = mine_batch(batch, call, masks=with_gradients or locations is not None)
 
@@ -245,7 +245,7 @@ def _refuse_no_divisors(counts: NDArray[np.int64], num_anchors: int, how: _How, 
         refuse_no_divisor(counts, by, words, name)
 
 
-def _paired_locations(
+def check_locations(
     shape: tuple[int, ...], loc_pred: ArrayLike | None, loc_target: ArrayLike | None
 ) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Check the locations, (B, A, 4) or (N, 4), if they are given. `shape`: of the anchors."""

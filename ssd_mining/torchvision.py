@@ -43,6 +43,8 @@ class Seen:
         The predicted offsets, and those of the matched objects, 0 where there is none.
     matched : ndarray of int64, (B, A)
         The number of the object of every anchor; -1: background; -2: ignored.
+    overlaps : ndarray, (B, A)
+        The largest overlap of every anchor with an object.
     anchors : ndarray, (A, 4)
         The anchors, the same of all images.
     boxes : list of ndarray, (n, 4)
@@ -61,6 +63,7 @@ class Seen:
     loc_pred: NDArray[Any]
     loc_target: NDArray[Any]
     matched: NDArray[np.int64]
+    overlaps: NDArray[Any]
     anchors: NDArray[Any]
     boxes: list[NDArray[Any]]
     classes: list[NDArray[np.int64]]
@@ -154,7 +157,9 @@ def _of_batch(model: Any, given: dict[str, Any], background: int | None) -> dict
     matches = [_matches(model, target, anchors, background) for target in targets]
     sizes = [[image.shape[-2:] for image in originals], images.image_sizes]
     height, width = np.moveaxis(np.divide(*np.array(sizes, np.float64)), -1, 0)
-    arrays = dict(zip(("labels", "matched", "loc_target"), map(_stacked, zip(*matches, strict=True)), strict=True))
+    arrays = dict(
+        zip(("labels", "matched", "loc_target", "overlaps"), map(_stacked, zip(*matches, strict=True)), strict=True)
+    )
     return arrays | {
         "logits": _array(logits),
         "loc_pred": _array(loc_pred),
@@ -165,19 +170,24 @@ def _of_batch(model: Any, given: dict[str, Any], background: int | None) -> dict
     }
 
 
-def _matches(model: Any, target: Any, anchors: Any, background: int | None) -> tuple[Any, Any, Any]:
-    """Return the labels, the objects and the target offsets of the anchors of an image, as the model's loss does."""
+def _matches(model: Any, target: Any, anchors: Any, background: int | None) -> tuple[Any, Any, Any, Any]:
+    """Return labels, objects, target offsets and overlaps of the anchors of an image, as the model's loss has them."""
     from torchvision.ops import box_iou
 
-    boxes, matched = target["boxes"], anchors.new_full((len(anchors),), -1).long()
+    boxes, matched, overlaps = (
+        target["boxes"],
+        anchors.new_full((len(anchors),), -1).long(),
+        anchors.new_zeros(len(anchors)),
+    )
     if len(boxes):
-        matched = model.proposal_matcher(box_iou(boxes, anchors))
+        pairs = box_iou(boxes, anchors)
+        matched, overlaps = model.proposal_matcher(pairs), pairs.amax(dim=0)
     positive, loc_target = matched >= 0, anchors.new_zeros(anchors.shape)
     labels = matched.new_full(matched.shape, background)
     labels[matched == -2] = IGNORED
     labels[positive] = target["labels"][matched[positive]]
     loc_target[positive] = model.box_coder.encode_single(boxes[matched[positive]], anchors[positive])
-    return labels, matched, loc_target
+    return labels, matched, loc_target, overlaps
 
 
 def _stacked(tensors: Any) -> NDArray[Any]:

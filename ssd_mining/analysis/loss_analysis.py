@@ -9,18 +9,18 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.analysis.histogram import LossHistogram
+from ssd_mining.analysis.causes import check_beside, explain
 from ssd_mining.analysis.one_pass import Analyser
-from ssd_mining.analysis.result import AnalysisResult, ClassTable, LevelTable, RatioTable, TopAnchors, TopSamples
+from ssd_mining.analysis.result import AnalysisResult
 from ssd_mining.analysis.spec import AnalysisSpec, analysis_call, check_ids, check_sequence, id_array
-from ssd_mining.analysis.state import POS_MASK, State, form_of
+from ssd_mining.analysis.state import State, form_of
+from ssd_mining.analysis.summary import summarised
 from ssd_mining.checks import check_int, refuse, warn
 from ssd_mining.classification import Classification
-from ssd_mining.engine.hazards import hazards_of
-from ssd_mining.engine.run import Backend, Columns, sample_columns, sample_table
+from ssd_mining.engine.run import Backend, Columns, sample_columns, sample_losses, sample_table
 from ssd_mining.mining_rule import NO_EXTRAS, BatchKeywords, Mining, Selection, resolve
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 RATIOS = (1, 2, 3, 5, 10)
 
 
@@ -37,11 +37,13 @@ class LossAnalysis:
     levels : sequence of int, optional
         Number of anchors of each feature map, for a table by level. They add up to A.
     top : int
-        How many of the worst samples, and of the worst anchors, to keep.
+        How many of the worst to list: samples by each cause, objects, kept negatives, false alarms.
     classification : Softmax, Sigmoid or Focal, optional
         The blocks are logits, and this computes their losses. None: the blocks are losses.
     class_axis : int
         The axis of C in logits; see `mine_logits`.
+    beta : float
+        Where the parabola of `smooth_l1` ends, for the localization loss.
     mining : Mining, optional
         The selection rule as one value, instead of keywords.
     backend, num_threads
@@ -81,6 +83,7 @@ class LossAnalysis:
         top: int = 50,
         classification: Classification | None = None,
         class_axis: int = -1,
+        beta: float = 1.0,
         mining: Mining | None = None,
         backend: Backend | None = None,
         num_threads: int | None = None,
@@ -96,6 +99,7 @@ class LossAnalysis:
             top=top,
             classification=classification,
             class_axis=class_axis,
+            beta=beta,
             backend=backend,
         )
         self.num_threads = num_threads
@@ -117,6 +121,10 @@ class LossAnalysis:
         *,
         first_sample: int | None = None,
         ids: Sequence[Any] | NDArray[Any] | None = None,
+        matched: ArrayLike | None = None,
+        loc_pred: ArrayLike | None = None,
+        loc_target: ArrayLike | None = None,
+        anchors: ArrayLike | None = None,
         **extras: Unpack[BatchKeywords],
     ) -> Columns:
         """Add a block of samples. Return the columns of these samples.
@@ -133,6 +141,13 @@ class LossAnalysis:
             Index of the first sample in the data set. Default: one more than the last sample seen.
         ids : sequence of str or int, (B,), optional
             Names of the samples.
+        matched : array_like of int, (B, A), optional
+            The number of the object of every positive, counted in its sample, as `match_anchors` returns it. Then
+            what is said of objects is of all anchors of one together.
+        loc_pred, loc_target : array_like, (B, A, 4), optional
+            Predicted and target offsets, for the localization loss of the positives.
+        anchors : array_like, (A, 4), optional
+            Corners of the anchors, as in `match_anchors`: false alarms that overlap count once.
         **extras
             ``valid``, ``overlaps``, ``anchor_weights``, ``rank_by``, ``num_negatives``, ``sample_offsets``, as in
             `mine_hard_negatives`.
@@ -141,7 +156,8 @@ class LossAnalysis:
         -------
         dict of str to ndarray, (B,)
             Columns: ``sample``; ``id`` if `ids` are given; ``num_pos``, ``num_neg``, ``num_kept``,
-            ``positive_sum``, ``negative_sum``, ``confidence_loss``, ``threshold``.
+            ``positive_sum``, ``negative_sum``, ``confidence_loss``, ``threshold``; and the causes: ``unrecognised``,
+            ``false_alarm``, ``num_false_alarms``, and, if locations are given, ``misplaced`` (docs/analysis.md).
 
         Raises
         ------
@@ -149,14 +165,18 @@ class LossAnalysis:
             If an argument has a wrong type; see `mine_hard_negatives` and `mine_logits`.
         ValueError
             If a shape or a value is wrong; see these functions. Also if a sample was seen before, two ids are equal,
-            the labels have another form than before, `levels` do not add up to A, or `ratios` meet
-            ``num_negatives``.
+            the labels have another form than before, or other arrays beside them, `levels` do not add up to A, or
+            `ratios` meet ``num_negatives``.
         """
         given = resolve(self.spec.mining, extras)[1] if extras else NO_EXTRAS
         batch = self.spec.checked(values, labels, given)
-        form = form_of(batch)
-        if self.state.labels not in (None, form):
-            refuse("labels", f"{self.state.labels}, as in the blocks before", form)
+        beside = check_beside(batch, matched=matched, loc_pred=loc_pred, loc_target=loc_target, anchors=anchors)
+        for name, before, now in (
+            ("labels", self.state.labels, form_of(batch)),
+            ("matched, locations, anchors, overlaps", self.state.beside, beside.names),
+        ):
+            if before not in (None, now):
+                refuse(name, f"{before}, as in the blocks before", now)
         num_samples, seen = batch.offsets.size - 1, self.state.seen
         start = seen.stop if first_sample is None else first_sample
         if first_sample is not None:
@@ -166,10 +186,17 @@ class LossAnalysis:
         if again is not None:
             refuse("first_sample", "samples that were not seen before", f"sample {again} again")
         mined, found = self._analyser.analyse(batch)
-        columns = sample_columns(mined)
-        loss = self.state.add(batch, columns, found, self._analyser, int(start), names)
-        self._analyser.clear()
-        return sample_table(columns, loss, start, None if names is None else id_array(names))
+        try:
+            told = explain(batch, beside, found, mined, self.spec.beta)
+            columns = sample_columns(mined)
+            loss = sample_losses(columns["positive_sum"], columns["negative_sum"])
+            self.state.add(
+                batch, self._analyser, found, told, columns | told.columns | {"loss": loss},
+                start=start, ids=None if names is None else np.array(names, object),
+            )  # fmt: skip
+        finally:
+            self._analyser.clear()
+        return sample_table(columns, loss, start, None if names is None else id_array(names)) | told.columns
 
     def merge(self, other: LossAnalysis) -> LossAnalysis:
         """Add the samples of another analysis to this one, and return this one. The other does not change.
@@ -195,8 +222,12 @@ class LossAnalysis:
             again = self.state.seen.first_of(start, stop)
             if again is not None:
                 refuse("other", "samples that are not in this one", f"sample {again} in both")
-        if None not in (self.state.labels, other.state.labels) and self.state.labels != other.state.labels:
-            refuse("other", f"an analysis of {self.state.labels}", f"one of {other.state.labels}")
+        for words, own, its in (
+            ("of {}", self.state.labels, other.state.labels),
+            ("with {} beside the labels", self.state.beside, other.state.beside),
+        ):
+            if None not in (own, its) and own != its:
+                refuse("other", f"an analysis {words.format(own)}", f"one {words.format(its)}")
         self.state.merge(other.state)
         return self
 
@@ -206,104 +237,15 @@ class LossAnalysis:
         Returns
         -------
         AnalysisResult
-            Counts, sums, distributions, tables, the worst samples and anchors, and the hazards, each of which is
-            also a `HazardWarning` the first time.
+            Counts, sums, distributions, tables, the worst samples by cause, the worst objects and anchors, and the
+            hazards, each of which is also a `HazardWarning` the first time.
         """
-        totals, num_samples = self.state.totals, self.state.totals["samples"].count_of()
-        hazards = self._hazards()
-        for hazard in hazards:
+        result = summarised(self.state)
+        for hazard in result.hazards:
             if hazard not in self._warned:
                 self._warned.add(hazard)
                 warn(hazard)
-        return AnalysisResult(
-            spec=self.spec.to_dict(),
-            num_samples=num_samples,
-            num_anchors=totals["anchors"].count_of(),
-            num_pos=totals["positives"].count_of(),
-            num_neg=totals["negatives"].count_of(),
-            num_kept=totals["kept"].count_of(),
-            num_without_pos=totals["without positives"].count_of(),
-            loss=totals["samples"].sum_of() / max(1, num_samples),
-            loss_sum=totals["samples"].sum_of(),
-            positive_sum=totals["positives"].sum_of(),
-            negative_sum=totals["kept"].sum_of(),
-            distributions={name: LossHistogram.of(counts) for name, counts in self.state.histograms.items()},
-            ratio_sweep=self._ratio_table(num_samples),
-            classes=self._class_table(),
-            levels=self._level_table(),
-            top_samples=self._top_samples(),
-            top_anchors=self._top_anchors(),
-            hazards=hazards,
-        )
-
-    def _hazards(self) -> tuple[str, ...]:
-        if self.state.labels in (None, POS_MASK):
-            return ()
-        if self.state.totals["negatives"].count_of() and not self.state.totals["empty rows"].count_of():
-            return ()  # as always
-        count = {name: totals.count_of() for name, totals in self.state.totals.items()}
-        return hazards_of(
-            self.spec.mining.background,
-            num_samples=count["samples"],
-            num_anchors=count["anchors"],
-            num_pos=count["positives"],
-            num_neg=count["negatives"],
-            num_empty=count["empty rows"],
-            is_whole=True,
-        )
-
-    def _ratio_table(self, num_samples: int) -> RatioTable | None:
-        ratios, samples, kept = (
-            self.spec.ratios,
-            self.state.totals["ratio samples"],
-            self.state.totals["ratio kept"],
-        )
-        if not ratios:
-            return None
-        rows = range(len(ratios))
-        loss = samples.sums_of(rows) / max(1, num_samples)
-        return RatioTable(np.array(ratios, np.float64), kept.counts_of(rows), kept.sums_of(rows), loss)
-
-    def _class_table(self) -> ClassTable | None:
-        positives, kept = self.state.totals["class positives"], self.state.totals["class kept"]
-        if self.state.labels in (None, POS_MASK) and self.spec.classification is None:
-            return None
-        label = sorted(positives.groups | kept.groups)
-        return ClassTable(
-            label=np.array(label, np.int64),
-            num_pos=positives.counts_of(label),
-            positive_sum=positives.sums_of(label),
-            num_kept=kept.counts_of(label),
-            negative_sum=kept.sums_of(label),
-        )
-
-    def _level_table(self) -> LevelTable | None:
-        if self.spec.levels is None:
-            return None
-        sizes, rows = np.array(self.spec.levels, np.int64), range(len(self.spec.levels))
-        positives, negatives, kept = (
-            self.state.totals[f"level {role}"] for role in ("positives", "negatives", "kept")
-        )
-        return LevelTable(
-            first_anchor=np.cumsum(sizes) - sizes,
-            num_anchors=sizes,
-            num_pos=positives.counts_of(rows),
-            num_neg=negatives.counts_of(rows),
-            num_kept=kept.counts_of(rows),
-            positive_sum=positives.sums_of(rows),
-            negative_sum=kept.sums_of(rows),
-        )
-
-    def _top_samples(self) -> TopSamples:
-        columns = dict(self.state.worst["samples"].columns)
-        del columns["anchor"]
-        columns["id"] = id_array(columns["id"].tolist())
-        return TopSamples(**columns)
-
-    def _top_anchors(self) -> TopAnchors:
-        columns = dict(self.state.worst["anchors"].columns)
-        columns["id"] = id_array(columns["id"].tolist())
-        return TopAnchors(**columns)
+        return result
 
     def to_state(self) -> dict[str, Any]:
         """Return the whole state of this analysis, ready for JSON. `from_state` turns it back into an analysis.

@@ -33,25 +33,42 @@ class Sweep(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The anchors of a role, by sample, then by anchor."""
+    """The anchors of a list, by sample, then by anchor."""
 
     first: int  # the first sample, counted in the block
     counts: Counts  # (b,) how many anchors each sample has, from the first on
     anchors: Counts  # (m,) indices in the samples
     losses: NDArray[Any]  # (m,)
 
-    def parts(self) -> Iterator["Found"]:
-        """Split into groups of whole samples with at most `MOST_AT_ONCE` anchors, so that copies stay small."""
-        if self.anchors.size <= MOST_AT_ONCE:
-            yield self
+    def parts(self, most: int, start: int) -> Iterator[tuple["Found", Counts]]:
+        """Split into groups of whole samples with at most so many anchors, so that copies stay small.
+
+        With each goes the sample of every anchor, where that of the first sample is `start`.
+        """
+        if self.anchors.size <= most:
+            yield self, np.repeat(np.arange(start + self.first, start + self.first + self.counts.size), self.counts)
             return
         ends = np.concatenate([[0], np.cumsum(self.counts)])
         first = 0
         while first < self.counts.size:
-            last = max(first + 1, int(np.searchsorted(ends, ends[first] + MOST_AT_ONCE, "right")) - 1)
+            last = max(first + 1, int(np.searchsorted(ends, ends[first] + most, "right")) - 1)
             own = slice(ends[first], ends[last])
-            yield Found(self.first + first, self.counts[first:last], self.anchors[own], self.losses[own])
+            yield from Found(self.first + first, self.counts[first:last], self.anchors[own], self.losses[own]).parts(
+                max(most, own.stop - own.start), start
+            )
             first = last
+
+    def are_hardest(self, most: int) -> NDArray[np.bool_]:
+        """Return which anchors have one of the `most` largest losses of their sample, (m,); NaN is the largest."""
+        sizes = self.counts[self.counts > 0]
+        starts, row = np.cumsum(sizes) - sizes, np.repeat(np.arange(sizes.size), sizes)
+        left = np.where(np.isnan(self.losses), np.inf, self.losses)
+        are_hardest = np.zeros(left.size, np.bool_)
+        for _ in range(most if sizes.size else 0):
+            found = ~are_hardest & (left == np.maximum.reduceat(left, starts)[row])
+            are_hardest |= found
+            left[found] = -np.inf
+        return are_hardest
 
 
 class Analysed(NamedTuple):

@@ -29,12 +29,13 @@ class AnalysisSpec:
     top: int
     classification: Classification | None
     class_axis: int
+    beta: float
     backend: Backend | None
 
     def __post_init__(self) -> None:
         levels = None if self.levels is None else tuple(check_int("levels", size, lowest=1) for size in self.levels)
         own = {"ratios": check_ratios(self.ratios), "levels": levels, "top": check_int("top", self.top, lowest=0)}
-        set_fields(self, **own, class_axis=check_class_axis(self.class_axis))
+        set_fields(self, **own, class_axis=check_class_axis(self.class_axis), beta=check_number("beta", self.beta))
         if self.classification is not None:
             check_classification(self.classification)
         check_by_sample(self.mining)
@@ -61,6 +62,7 @@ class AnalysisSpec:
             "top": self.top,
             "classification": None if kind is None else {"kind": type(kind).__name__, **dataclasses.asdict(kind)},
             "class_axis": self.class_axis,
+            "beta": self.beta,
             "backend": self.backend,
         }
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_mining.analysis.causes import Explained, Listed, Positives
 from ssd_mining.analysis.exact_sums import Totals, by_sample
-from ssd_mining.analysis.one_pass import Analysed, Analyser, Found, bin_counts
+from ssd_mining.analysis.one_pass import Analysed, Analyser, bin_counts
 from ssd_mining.analysis.spec import AnalysisSpec
 from ssd_mining.analysis.top_k import TopK
 from ssd_mining.engine.run import Columns, sample_losses
@@ -17,28 +18,54 @@ from ssd_mining.kernels.records import BINS, EVEN, KEPT, ODD, POSITIVES, SAMPLES
 
 POS_MASK = "a pos_mask"
 TOTALS = (
-    *("samples", "positives", "kept"),  # sums, with counts of samples, positives, kept negatives
+    *(
+        "samples",
+        "positives",
+        "kept",
+        "located",
+    ),  # sums, with counts of samples, positives, kept negatives, positives
     *("anchors", "negatives", "without positives", "empty rows"),  # counts only
+    *("false alarms", "omitted", "flat", "scored", "like probabilities"),  # counts only
     *("ratio samples", "ratio kept"),  # by ratio
-    *("class positives", "class kept"),  # by class
-    *("level positives", "level negatives", "level kept"),  # by level
+    *("class positives", "class kept", "class located"),  # by class
+    *("level positives", "level negatives", "level kept", "level located"),  # by level
+    "confusions",  # by `pair_of` two classes
 )
-_TOP = {"loss": np.float64, "sample": np.int64, "anchor": np.int64, "id": object}
-_TOP_SAMPLES = {"positive_sum": np.float64, "negative_sum": np.float64, "num_pos": np.int64, "num_kept": np.int64}
-_TOP_ANCHORS = {"is_positive": np.bool_, "label": np.int64}
+_TOP = {"score": np.float64, "sample": np.int64, "anchor": np.int64, "id": object}
+_OF_A_SAMPLE = {
+    **dict.fromkeys(("loss", "unrecognised", "false_alarm", "misplaced", "positive_sum", "negative_sum"), np.float64),
+    **dict.fromkeys(("num_false_alarms", "num_pos", "num_kept"), np.int64),
+}
+# By which scores samples are listed, and what else is listed: positives and kept negatives by their loss, objects by
+# the mean loss of their anchors, false alarms by their probability.
+BY = ("loss", "unrecognised", "false_alarm", "misplaced")
+_OF_OTHERS: dict[str, dict[str, Any]] = {
+    "positives": {"label": np.int64},
+    "kept": {"label": np.int64},
+    "objects": {"object": np.int64, "num_anchors": np.int64, "label": np.int64, "taken_for": np.int64},
+    "alarms": {"loss": np.float64, "label": np.int64},
+}
+# So many times the entries that are asked for are kept, because those of stuck anchors become one.
+FOLDED = 4
+# The rows of `State.positions`: samples in which the anchor at a position is positive; in which it is the worst
+# positive; in which it is among the worst free negatives.
+AS_POSITIVE, WORST_POSITIVE, WORST_NEGATIVE = range(3)
 
-Ids = list[str | int] | None
+Ids = NDArray[Any] | None  # (B,) of objects
 
 
 class State:
-    """Counts, sums, histograms, and the worst samples and anchors so far."""
+    """Counts, sums, histograms, and the worst samples, objects and anchors so far."""
 
     def __init__(self, spec: AnalysisSpec) -> None:
         self.spec = spec
         self.labels: str | None = None  # the form of the labels, once it is known
+        self.beside: str | None = None  # what is given beside them, likewise
         self.tables = np.zeros((TABLES, BINS), np.int64)
         self.totals = {name: Totals() for name in TOTALS}
-        self.worst = {"samples": TopK(spec.top, _TOP | _TOP_SAMPLES), "anchors": TopK(spec.top, _TOP | _TOP_ANCHORS)}
+        self.worst = {name: TopK(spec.top, _TOP | _OF_A_SAMPLE) for name in BY}
+        self.worst |= {name: TopK(FOLDED * spec.top, _TOP | own) for name, own in _OF_OTHERS.items()}
+        self.positions = np.zeros((3, 0), np.int64)  # (3, A) of samples with one number of anchors
         self.seen = Intervals()
 
     @property
@@ -53,33 +80,55 @@ class State:
         }
 
     def add(
-        self, batch: Batch, columns: Columns, found: list[Analysed], counted: Analyser, start: int, ids: Ids
-    ) -> NDArray[np.float64]:
-        """Add the analysis of a batch whose first sample is number `start`. Return the losses of its samples."""
-        totals, positive_sum, negative_sum = self.totals, columns["positive_sum"], columns["negative_sum"]
-        loss = sample_losses(positive_sum, negative_sum)
+        self, batch: Batch, counted: Analyser, found: list[Analysed], told: Explained, columns: Columns, *,
+        start: int, ids: Ids,
+    ) -> None:  # fmt: skip
+        """Add the analysis of a batch whose first sample is number `start`. `columns`: of its samples, with causes."""
+        loss = columns["loss"]
         tables, num_neg = counted.counted()
         self.tables += tables
         self.tables[SAMPLES] += bin_counts(loss)
-        totals["samples"].add(loss)
-        totals["positives"].add(positive_sum, counts=columns["num_pos"])
-        totals["kept"].add(negative_sum, counts=columns["num_kept"])
-        totals["anchors"].add_counts([0], [int(batch.offsets[-1])])
-        totals["negatives"].add_counts([0], [int(columns["num_neg"].sum())])
-        if batch.num_empty:
-            totals["empty rows"].add_counts([0], [batch.num_empty])
-        totals["without positives"].add_counts([0], [np.count_nonzero(columns["num_pos"] == 0)])
+        self._add_counts(batch, told, columns)
         if self.spec.levels is not None:
-            totals["level negatives"].add_counts(range(num_neg.size), num_neg)
-        self._add_samples(columns, loss, start, ids)
+            self.totals["level negatives"].add_counts(range(num_neg.size), num_neg)
+        names = np.arange(start, start + loss.size) if ids is None else ids
+        for name in BY if told.beside.locations is not None else BY[:-1]:
+            self._list(name, columns[name], start, names, columns)
         for block in found:
-            self._add_sweep(block, positive_sum[block.samples])
-            for role, anchors in (("positives", block.positives), ("kept", block.kept)):
-                for part in anchors.parts():
-                    self._add_anchors(batch, role, part, block.samples.start, start, ids)
-        self.labels = form_of(batch)
+            self._add_sweep(block, columns["positive_sum"][block.samples])
+        if batch.is_dense:
+            self._widen(batch.shape[1])
+        for own in told.positives:
+            self._add_positives(own, told, start, names)
+        for kept in told.kept:
+            self._list("kept", kept.loss, start, names, kept._asdict())
+            self._add_tables("kept", told, kept, kept.loss)
+            self._add_confusions(kept, np.full(kept.sample.size, told.background), kept.label)
+        for alarms in told.alarms:
+            self._list(
+                "alarms", np.where(alarms.is_head, alarms.probability, 0), start, names, alarms.listed._asdict()
+            )
+            self._add_positions(WORST_NEGATIVE, alarms.listed.anchor[alarms.are_worst])
+        self.labels, self.beside = form_of(batch), told.beside.names
         self.seen.add(start, start + loss.size)
-        return loss
+
+    def _add_counts(self, batch: Batch, told: Explained, columns: Columns) -> None:
+        """Add the counts and the sums of the samples of a batch."""
+        totals = self.totals
+        totals["samples"].add(columns["loss"])
+        totals["positives"].add(columns["positive_sum"], counts=columns["num_pos"])
+        totals["kept"].add(columns["negative_sum"], counts=columns["num_kept"])
+        counts = {
+            "anchors": int(batch.offsets[-1]),
+            "negatives": int(columns["num_neg"].sum()),
+            "empty rows": batch.num_empty,
+            "without positives": int((columns["num_pos"] == 0).sum()),
+            "false alarms": int(columns["num_false_alarms"].sum()),
+            **told.signs,
+        }
+        for name, count in counts.items():
+            if count:
+                totals[name].add_counts([0], [count])
 
     def _add_sweep(self, block: Analysed, positive_sum: NDArray[np.float64]) -> None:
         sweep = block.sweep
@@ -89,70 +138,92 @@ class State:
             self.totals["ratio samples"].add(loss.reshape(-1), ratio)
             self.totals["ratio kept"].add(sweep.negative_sum.reshape(-1), ratio, sweep.num_kept.reshape(-1))
 
-    def _add_samples(self, columns: Columns, loss: NDArray[np.float64], start: int, ids: Ids) -> None:
-        worst = self.worst["samples"]
-        chosen = worst.candidates(loss)
-        if not chosen.size:
-            return
-        sample = start + chosen
-        worst.add(
-            {
-                "loss": loss[chosen],
-                "sample": sample,
-                "anchor": np.zeros_like(chosen),
-                "id": sample if ids is None else np.array(ids, object)[chosen],
-                **{name: columns[name][chosen] for name in _TOP_SAMPLES},
-            }
-        )
-
-    def _add_anchors(self, batch: Batch, role: str, found: Found, first: int, start: int, ids: Ids) -> None:
-        """Add the anchors of a role of a block. The first sample of the block is number `first` of the batch."""
-        classes = true_classes if role == "positives" else taken_for
-        worst = self.worst["anchors"]
-        chosen = worst.candidates(found.losses)
-        if chosen.size:  # most blocks have none
-            sample = first + found.first + np.searchsorted(np.cumsum(found.counts), chosen, "right")
-            anchor = found.anchors[chosen]
+    def _add_positives(self, own: Positives, told: Explained, start: int, names: NDArray[Any]) -> None:
+        listed = own.listed
+        self._list("positives", listed.loss, start, names, listed._asdict())
+        worst = self.worst["objects"]
+        chosen = worst.candidates(own.loss)
+        if chosen.size:
+            hardest = own.hardest_anchors(chosen)
             worst.add(
                 {
-                    "loss": found.losses[chosen],
-                    "sample": start + sample,
-                    "anchor": anchor,
-                    "id": start + sample if ids is None else np.array(ids, object)[sample],
-                    "is_positive": np.full(chosen.size, role == "positives"),
-                    "label": classes(batch, sample, anchor),
+                    "score": own.loss[chosen],
+                    "sample": start + own.sample[chosen],
+                    "id": names[own.sample[chosen]],
+                    "object": own.number[chosen],
+                    "num_anchors": own.num_anchors[chosen],
+                    "anchor": listed.anchor[hardest],
+                    "label": listed.label[hardest],
+                    "taken_for": own.taken_for[hardest],
                 }
             )
-        tells_class = batch.logits is not None or (role == "positives" and form_of(batch) != POS_MASK)
-        if not tells_class and self.spec.levels is None:
-            return
-        sample = first + np.repeat(found.first + np.arange(found.counts.size), found.counts)
-        if tells_class:
-            label = classes(batch, sample, found.anchors)
-            self.totals[f"class {role}"].add(*by_sample(sample, label, found.losses))
+        self._add_tables("positives", told, listed, listed.loss)
+        if own.distance is not None:
+            self.totals["located"].add(*by_sample(listed.sample, np.zeros_like(listed.sample), own.distance))
+            self._add_tables("located", told, listed, own.distance)
+        self._add_confusions(listed, listed.label, own.taken_for)
+        self._add_positions(AS_POSITIVE, listed.anchor)
+        self._add_positions(WORST_POSITIVE, listed.anchor[own.are_worst])
+
+    def _list(
+        self, name: str, score: NDArray[Any], start: int, names: NDArray[Any], columns: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Add what may be among the worst to a list. Without a column `sample`, there is one score per sample."""
+        worst = self.worst[name]
+        chosen = worst.candidates(score)
+        if name not in ("loss", "positives", "kept"):
+            chosen = chosen[~(score[chosen] <= 0)]  # a cause of 0 is none
+        if chosen.size:  # most blocks have none
+            sample = columns["sample"][chosen] if "sample" in columns else chosen
+            rows = {"score": score[chosen], "sample": start + sample, "id": names[sample]}
+            for each in worst.columns.keys() - rows.keys():
+                rows[each] = columns[each][chosen] if each in columns else np.zeros_like(chosen)
+            worst.add(rows)
+
+    def _add_tables(self, role: str, told: Explained, listed: Listed, values: NDArray[Any]) -> None:
+        """Add losses of anchors to the tables by class and by level."""
+        if role in told.with_classes:
+            self.totals[f"class {role}"].add(*by_sample(listed.sample, listed.label, values))
         if self.spec.levels is not None:
-            level = np.searchsorted(np.cumsum(self.spec.levels), found.anchors, "right")
-            self.totals[f"level {role}"].add(*by_sample(sample, level, found.losses))
+            level = np.searchsorted(np.cumsum(self.spec.levels), listed.anchor, "right")
+            self.totals[f"level {role}"].add(*by_sample(listed.sample, level, values))
+
+    def _add_confusions(self, listed: Listed, label: NDArray[np.int64], taken_for: NDArray[np.int64]) -> None:
+        if self.spec.classification is not None:
+            self.totals["confusions"].add(*by_sample(listed.sample, pair_of(label, taken_for), listed.loss))
+
+    def _widen(self, num_anchors: int) -> None:
+        """Make room for the positions of so many anchors."""
+        more = num_anchors - self.positions.shape[1]
+        if more > 0:
+            self.positions = np.pad(self.positions, ((0, 0), (0, more)))
+
+    def _add_positions(self, row: int, anchors: NDArray[np.int64]) -> None:
+        if self.positions.shape[1]:  # positions of ragged samples have nothing in common
+            self.positions[row] += np.bincount(anchors, minlength=self.positions.shape[1])
 
     def merge(self, other: "State") -> None:
         """Add the state of other samples."""
-        self.labels = self.labels or other.labels
+        self.labels, self.beside = self.labels or other.labels, self.beside or other.beside
         self.tables += other.tables
         for name, totals in self.totals.items():
             totals.merge(other.totals[name])
         for name, worst in self.worst.items():
             worst.add(other.worst[name].columns)
+        self._widen(other.positions.shape[1])
+        self.positions[:, : other.positions.shape[1]] += other.positions
         for start, stop in other.seen:
             self.seen.add(start, stop)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        present = [(np.flatnonzero(counts), counts) for counts in self.histograms.values()]
         return {
             "labels": self.labels,
-            "histograms": [[bins.tolist(), counts[bins].tolist()] for bins, counts in present],
+            "beside": self.beside,
+            "histograms": [_sparse(counts) for counts in self.histograms.values()],
             "totals": {name: totals.to_state() for name, totals in self.totals.items()},
             "worst": {name: worst.to_state() for name, worst in self.worst.items()},
+            "positions": [self.positions.shape[1], *map(_sparse, self.positions)],
             "seen": [list(pair) for pair in self.seen],
         }
 
@@ -160,15 +231,35 @@ class State:
     def from_dict(cls, spec: AnalysisSpec, given: Mapping[str, Any]) -> "State":
         """Return the state from the dictionary of `to_dict`."""
         state = cls(spec)
-        state.labels = given["labels"]
+        state.labels, state.beside = given["labels"], given["beside"]
         for table, (bins, number) in zip((POSITIVES, EVEN, KEPT, SAMPLES), given["histograms"], strict=True):
             state.tables[table, bins] = number
-        totals = {"empty rows": Totals().to_state(), **given["totals"]}  # version 0.1.0 did not count these
-        state.totals = {name: Totals.from_state(totals[name]) for name in TOTALS}
+        state.totals = {name: Totals.from_state(given["totals"][name]) for name in TOTALS}
         for name, worst in state.worst.items():
             worst.add_state(given["worst"][name])
+        num_anchors, *rows = given["positions"]
+        state.positions = np.zeros((3, num_anchors), np.int64)
+        for row, (anchors, number) in zip(state.positions, rows, strict=True):
+            row[anchors] = number
         state.seen = Intervals(given["seen"])
         return state
+
+
+def _sparse(counts: NDArray[np.int64]) -> list[list[int]]:
+    """Return where counts are not 0, and what they are there."""
+    present = np.flatnonzero(counts)
+    return [present.tolist(), counts[present].tolist()]
+
+
+def pair_of(label: NDArray[np.int64], taken_for: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return one number for a class and the class that it is taken for; either may be -1, which is not known."""
+    return (label + 1 << 32) + taken_for + 1
+
+
+def pair(number: int) -> tuple[int, int]:
+    """Return both classes of `pair_of`."""
+    label, taken_for = divmod(number, 1 << 32)
+    return label - 1, taken_for - 1
 
 
 def form_of(batch: Batch) -> str:
@@ -176,30 +267,6 @@ def form_of(batch: Batch) -> str:
     if batch.labels.ndim > len(batch.shape):
         return "scores"
     return POS_MASK if batch.labels.dtype.kind == "b" else "classes"
-
-
-def true_classes(batch: Batch, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the classes of some positives; -1 where the labels do not say."""
-    labels = batch.labels[sample, anchor] if batch.is_dense else batch.labels[batch.offsets[sample] + anchor]
-    if labels.dtype == np.bool_:
-        return np.full(labels.shape[0], -1)
-    if labels.ndim == 1:
-        return labels.astype(np.int64)
-    return np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
-
-
-def taken_for(batch: Batch, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the foreground classes with the largest logits of some anchors; -1 without logits."""
-    logits = batch.logits
-    if logits is None:
-        return np.full(anchor.size, -1)
-    place = (sample, anchor) if batch.is_dense else (np.zeros_like(anchor), batch.offsets[sample] + anchor)
-    scores = logits.values[place]  # (m, C)
-    background = -1 if logits.background is None else logits.background
-    if background == scores.shape[1]:  # a sigmoid head without a column for background
-        return np.asarray(scores.argmax(axis=1))
-    foreground = np.delete(np.arange(scores.shape[1]), background)
-    return foreground[scores[:, foreground].argmax(axis=1)] if foreground.size else np.full(anchor.size, -1)
 
 
 class Intervals:

@@ -1,4 +1,4 @@
-"""Keep the k largest losses, with columns that describe them."""
+"""Keep the k largest scores, with columns that describe them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,9 +10,9 @@ Columns = Mapping[str, NDArray[Any]]
 
 
 class TopK:
-    """The k largest losses, where NaN is the largest. Of equal losses, the lower sample wins, then the lower anchor.
+    """The k largest scores, where NaN is the largest. Of equal scores, the lower sample wins, then the lower anchor.
 
-    They are kept as columns of equal length, the worst first: ``loss``, ``sample``, ``anchor`` and others that the
+    They are kept as columns of equal length, the worst first: ``score``, ``sample``, ``anchor`` and others that the
     caller names.
     """
 
@@ -20,18 +20,18 @@ class TopK:
         self.k = k
         self.columns: dict[str, NDArray[Any]] = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
 
-    def candidates(self, losses: NDArray[Any]) -> NDArray[np.int64]:
-        """Return which of these losses, (n,), could be among the k. They are in the order of samples and anchors."""
-        if self.k == 0 or losses.size == 0:
+    def candidates(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+        """Return which of these scores, (n,), could be among the k. They are in the order of samples and anchors."""
+        if self.k == 0 or scores.size == 0:
             return np.empty(0, np.int64)
-        known = self.columns["loss"]
+        known = self.columns["score"]
         least = known[-1] if known.size == self.k else -np.inf
         # The negated comparison lets NaN pass. If the least of the k is NaN, only NaN passes.
         with np.errstate(over="ignore"):  # a `least` beyond float32 becomes inf, which is as good
-            able = np.flatnonzero(np.isnan(losses) if least != least else ~(losses < least))
+            able = np.flatnonzero(np.isnan(scores) if least != least else ~(scores < least))
         if able.size <= self.k:
             return able
-        values = losses[able]
+        values = scores[able]
         if np.isnan(values).any():
             return able[np.lexsort((-values, ~np.isnan(values)))[: self.k]]
         threshold = np.partition(values, -self.k)[-self.k]
@@ -39,17 +39,17 @@ class TopK:
         return np.sort(np.concatenate([above, ties[: self.k - above.size]]))
 
     def add(self, columns: Columns) -> None:
-        """Add losses, with their columns."""
+        """Add scores, with their columns."""
+        joined = {}
         with np.errstate(invalid="ignore"):  # a float32 may be a signalling NaN
-            joined = {
-                name: np.concatenate([column, np.asarray(columns[name], column.dtype)])
-                for name, column in self.columns.items()
-            }
-        loss = joined["loss"]
-        is_number = ~np.isnan(loss)
-        descending = np.where(is_number, -loss, 0.0)
+            for name, column in self.columns.items():
+                joined[name] = np.concatenate([column, np.asarray(columns[name], column.dtype)])
+        score = joined["score"]
+        is_number = ~np.isnan(score)
+        descending = np.where(is_number, -score, 0.0)
         order = np.lexsort((joined["anchor"], joined["sample"], descending, is_number))[: self.k]
-        self.columns = {name: column[order] for name, column in joined.items()}
+        for name, column in joined.items():
+            self.columns[name] = column[order]
 
     def to_state(self) -> list[list[Any]]:
         """Return the rows, ready for JSON: a float, which may be NaN, is a list of one hexadecimal string."""

@@ -1,6 +1,7 @@
 """Labels of boxes: they are matched with anchors when they are read."""
 
 import argparse
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining import Matching, MatchResult, default_boxes, match_anchors
+from ssd_mining import Matching, MatchResult, default_boxes, encode_boxes, match_anchors
 from ssd_mining.checks import DataError
 from ssd_mining.choices import GEOMETRIES, BoxFormat
 from ssd_mining.cli.options import OptionError
@@ -16,6 +17,7 @@ from ssd_mining.files.annotations import Annotations, files_of, read_annotations
 from ssd_mining.files.blocks import BLOCK_BYTES
 from ssd_mining.files.names import read_ids
 from ssd_mining.files.sources import ArraySource, open_array
+from ssd_mining.inputs.boxes import to_corners
 from ssd_mining.matching.rule import resolve_matching
 
 MATCHING_BYTES = 64  # that matching takes per anchor: three arrays, and the labels once more
@@ -45,7 +47,27 @@ class MatchedLabels(ArraySource):
             np.result_type(np.int8, *(np.min_scalar_type(-abs(value) - 1) for value in values)),
         )
 
-    def match(self, start: int, stop: int) -> MatchResult:
+    def told(self, start: int, stop: int, *, located: bool) -> dict[str, Any]:
+        """Return what `LossAnalysis.update` takes of the labels of some samples; `located`: target offsets too."""
+        res = self.match(start, stop, num_threads=1)
+        told = {"labels": res.labels, "matched": res.matched, "overlaps": res.overlaps, "anchors": self.corners}
+        if not located:
+            return told
+        first, last = self.objects.offsets[start], self.objects.offsets[stop]
+        boxes, offsets = (
+            self.objects.boxes[first:last].astype(np.float32),
+            self.objects.offsets[start : stop + 1] - first,
+        )
+        return told | {
+            "loc_target": encode_boxes(boxes.astype(np.float32), self.corners, res.matched, box_offsets=offsets)
+        }
+
+    @functools.cached_property
+    def corners(self) -> NDArray[np.float32]:
+        """The corners of the anchors, (A, 4)."""
+        return to_corners(self.anchors.boxes, self.anchors.box_format)
+
+    def match(self, start: int, stop: int, num_threads: int | None = None) -> MatchResult:
         """Match some samples."""
         first, last = self.objects.offsets[start], self.objects.offsets[stop]
         return match_anchors(
@@ -56,7 +78,7 @@ class MatchedLabels(ArraySource):
             anchor_format=self.anchors.box_format,
             box_offsets=self.objects.offsets[start : stop + 1] - first,
             crowd=self.objects.crowd[first:last],
-            num_threads=self.num_threads,
+            num_threads=num_threads or self.num_threads,
         )
 
     def files(self) -> set[Path]:

@@ -119,6 +119,14 @@ def report(parser: Parser) -> None:
     names = "what the classes are called: text, a line for each, from class 0"
     option("--class-names", metavar="FILE", help=names)
     option("--classification", choices=("softmax", "sigmoid"), help="the loss of logits (default softmax)")
+    option = parser.add_argument_group("what is known beside losses and labels").add_argument
+    for name in ("matched", "overlaps"):
+        option(f"--{name}", metavar="FILE", help="(N, A), as match --out writes it; --boxes give it too")
+    option("--loc-pred", metavar="FILE", help="(N, A, 4) predicted offsets of the anchors, for the localization loss")
+    option(
+        "--loc-target", metavar="FILE", help="(N, A, 4) target offsets; --boxes give them, by variances 0.1 and 0.2"
+    )
+    option("--beta", metavar="X", type=float, help="where the parabola of the smooth L1 loss ends (default 1)")
     _add_selection(parser, OF_EACH_SAMPLE)
 
     option = parser.add_argument_group("how it is computed").add_argument

@@ -2,18 +2,20 @@
 
 import argparse
 import contextlib
-from dataclasses import asdict
+import functools
+from dataclasses import asdict, replace
+from typing import Any
 
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.analysis.loss_analysis import RATIOS
-from ssd_mining.analysis.result import AnalysisResult
+from ssd_mining.analysis.result import AnalysisResult, Table
 from ssd_mining.checks import DataError
-from ssd_mining.cli.labels import MatchedLabels, labels_of_boxes
+from ssd_mining.cli.labels import MATCHING_BYTES, MatchedLabels, labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.versions import versions
 from ssd_mining.files import output
-from ssd_mining.files.names import read_class_names, read_ids
+from ssd_mining.files.names import Name, read_class_names, read_ids
 from ssd_mining.files.output import write_csv
 from ssd_mining.files.sources import ArraySource, open_array
 from ssd_mining.files.text import shown, write_text
@@ -22,6 +24,7 @@ from ssd_mining.report.loss_page import loss_page
 from ssd_mining.report.saved_report import SCHEMA
 
 SHARD_FILE = "shard.npz"
+NEVER = 2.0  # no overlap is as large
 _CLASSIFICATIONS = {"softmax": Softmax, "sigmoid": Sigmoid}
 
 
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> str:
         data = _opened(args, files)
         span = parts.shard_span(data.values.shape[0], *(args.shard or (1, 1)))
         with parts.kept_parts(args.out, asdict(data.run), data.stamps, span) as folder:
-            spans = parts.cut(span, data.values.row_bytes + data.labels.row_bytes)
+            spans = parts.cut(span, sum(source.row_bytes for source in data.sources.values()))
             with progress(parts.samples_left(folder, spans), "samples") as advance:
                 whole = parts.merged(parts.resumed(folder, spans, lambda each: parts.analysed(data, each, advance)))
             data.check_unchanged()
@@ -53,23 +56,23 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
         labels = files.enter_context(open_array(args.labels))
     else:
         labels = labels_of_boxes(args)
-    mining = mining_of(args)
-    _check_shapes(args, values, labels)
-    stamps = [source.stamp() for source in (values, labels)]
+    mining, match, anchor_bytes = mining_of(args), None, 0
+    beside = {name: files.enter_context(open_array(path)) for name, path in _beside(args).items()}
+    sources = [values, labels, *beside.values()]
+    _check_shapes(args, sources)
+    stamps = [source.stamp() for source in sources]
+    if "overlaps" in beside or isinstance(labels, MatchedLabels):
+        # The labels say which anchors are ignored; the overlaps say which negatives are free.
+        mining = replace(mining, neg_overlap=NEVER)
     if isinstance(labels, MatchedLabels):
-        ids, class_names = labels.objects.ids, labels.objects.class_names
-    else:
-        ids, class_names = None if args.ids is None else read_ids(args.ids, len(values)), []
-    if args.class_names is not None:
-        class_names = read_class_names(args.class_names)
-    if class_names and values.ndim == 3 and len(class_names) != values.shape[2]:
-        expected = f"a name for each of {values.shape[2]} classes"
-        raise DataError(f"{args.class_names or args.boxes}: expected {expected}, got {len(class_names)}")
+        match, anchor_bytes = functools.partial(_matched, labels), MATCHING_BYTES
+    ids, class_names = _names(args, values, labels)
     analysis = LossAnalysis(
         mining=mining,
         ratios=args.ratio_sweep or RATIOS,
         levels=args.levels,
         top=args.top,
+        beta=1.0 if args.beta is None else args.beta,
         classification=_CLASSIFICATIONS[args.classification or "softmax"]() if values.ndim == 3 else None,
         num_threads=1,
     )
@@ -79,6 +82,7 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
         values=args.values,
         labels=labels.name,
         boxes=args.boxes,
+        beside=_beside(args),
         ids=args.ids,
         class_names=args.class_names,
         values_shape=list(values.shape),
@@ -90,29 +94,68 @@ def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.Data
     return parts.DataSet(
         values=values,
         labels=labels,
+        beside=beside,
+        match=match,
         ids=ids,
         analysis=analysis,
         num_workers=num_workers,
-        block_rows=parts.block_rows(values, labels, num_workers, args.max_memory),
+        block_rows=parts.block_rows(sources, num_workers, args.max_memory, anchor_bytes),
         run=parts.Run(
             version=versions()["ssd_mining"],
             arguments=arguments,
             spec=spec,
             class_names=class_names,
-            content=parts.content_of(values, labels, ids),
+            content=parts.content_of(sources, ids),
         ),
         stamps=stamps,
     )
 
 
-def _check_shapes(args: argparse.Namespace, values: ArraySource, labels: ArraySource) -> None:
+def _names(args: argparse.Namespace, values: ArraySource, labels: ArraySource) -> tuple[list[Name] | None, list[str]]:
+    """Return what the samples and the classes are called."""
+    if isinstance(labels, MatchedLabels):
+        ids, class_names = labels.objects.ids, labels.objects.class_names
+    else:
+        ids, class_names = None if args.ids is None else read_ids(args.ids, len(values)), []
+    if args.class_names is not None:
+        class_names = read_class_names(args.class_names)
+    if class_names and values.ndim == 3 and len(class_names) != values.shape[2]:
+        expected = f"a name for each of {values.shape[2]} classes"
+        raise DataError(f"{args.class_names or args.boxes}: expected {expected}, got {len(class_names)}")
+    return ids, class_names
+
+
+def _beside(args: argparse.Namespace) -> dict[str, str]:
+    """Return the files that tell more than losses and labels, by the name of the argument that they become."""
+    given = {name: getattr(args, name) for name in ("matched", "overlaps", "loc_pred", "loc_target")}
+    files = {name: path for name, path in given.items() if path is not None}
+    of_boxes = files.keys() & {"matched", "overlaps", "loc_target"}
+    if args.boxes is not None and of_boxes:
+        option = f"--{min(of_boxes).replace('_', '-')}"
+        raise OptionError(f"{option}: expected none beside --boxes, which give it, got both")
+    if args.boxes is None and ("loc_pred" in files) != ("loc_target" in files):
+        missing, other = ("pred", "target") if "loc_target" in files else ("target", "pred")
+        raise OptionError(f"--loc-{missing}: expected a file beside --loc-{other}, got none")
+    return files
+
+
+def _matched(labels: MatchedLabels, first: int, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what the boxes of the samples of a block give."""
+    return labels.told(first, first + len(given["values"]), located="loc_pred" in given)
+
+
+def _check_shapes(args: argparse.Namespace, sources: list[ArraySource]) -> None:
+    values, *others = sources
     if values.ndim not in (2, 3):
         raise DataError(f"{args.values}: expected (N, A) losses or (N, A, C) logits, got shape {values.shape}")
     if values.ndim == 2 and args.classification:
         raise OptionError(f"--classification: expected none beside losses, got {args.classification}")
-    if labels.shape[0] != values.shape[0]:
-        expected = f"labels of the {values.shape[0]:,} samples of {args.values}"
-        raise DataError(f"{labels.name}: expected {expected}, got those of {labels.shape[0]:,}")
+    for source in others:
+        if source.shape[0] != values.shape[0]:
+            expected = (
+                f"{'labels' if source is others[0] else 'rows'} of the {values.shape[0]:,} samples of {args.values}"
+            )
+            raise DataError(f"{source.name}: expected {expected}, got those of {source.shape[0]:,}")
 
 
 def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
@@ -126,7 +169,7 @@ def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
 def finish(args: argparse.Namespace, whole: parts.Part) -> str:
     """Write the report of all parts; return its summary."""
     result = whole.analysis.result()
-    tables = {"top_losses.csv": result.top_samples.to_dict(), "top_anchors.csv": result.top_anchors.to_dict()}
+    tables = {f"{name}.csv": table.to_dict() for name, table in _tables(result).items()}
     arguments = asdict(whole.run.arguments)
     as_json = output.json_text({"schema": SCHEMA, "versions": versions(), "arguments": arguments, **result.to_dict()})
     with output.atomic_directory(args.out) as folder:
@@ -151,11 +194,34 @@ def _report_text(result: AnalysisResult) -> str:
         f"{'loss of kept negatives':26}{result.negative_sum:>14,.7g}  nats",
         f"{'confidence loss':26}{result.loss:>14,.7g}  nats per sample",
     ]
-    worst = result.top_samples
-    if worst.loss.size:
-        lines += ["", f"{'worst samples':>24}{'confidence loss':>18}{'positives':>12}{'kept negatives':>17}"]
-    for i in range(min(5, worst.loss.size)):
-        name = shown(worst.id[i])
-        name = name if len(name) <= 24 else f"...{name[-21:]}"
-        lines += [f"{name:>24}{worst.loss[i]:>18,.4f}{worst.num_pos[i]:>12,}{worst.num_kept[i]:>17,}"]
+    for name, worst in {**result.causes, "loss": result.top_samples}.items():
+        if worst.loss.size:
+            lines += ["", f"{_TITLES[name]:>40}{'positives':>12}{'kept negatives':>17}"]
+        for i in range(min(3, worst.loss.size)):
+            sample = shown(worst.id[i])
+            sample = sample if len(sample) <= 24 else f"...{sample[-21:]}"
+            number = getattr(worst, name)[i]
+            lines += [f"{sample:>24}{number:>16,.4f}{worst.num_pos[i]:>12,}{worst.num_kept[i]:>17,}"]
     return "\n".join(lines)
+
+
+_TITLES = {
+    "unrecognised": "unrecognised objects, nats",
+    "false_alarm": "false alarms, probability",
+    "misplaced": "misplaced boxes, nats",
+    "loss": "largest losses, nats",
+}
+
+
+def _tables(result: AnalysisResult) -> dict[str, Table]:
+    """Return the tables that are files of their own, by name."""
+    tables: dict[str, Table | None] = {
+        "top_losses": result.top_samples,
+        **{f"top_{name}": worst for name, worst in result.causes.items()},
+        "top_objects": result.top_objects,
+        "top_negatives": result.top_negatives,
+        "top_alarms": result.top_false_alarms,
+        "positions": result.positions,
+        "confusions": result.confusions,
+    }
+    return {name: table for name, table in tables.items() if table is not None}

@@ -123,6 +123,10 @@ class Batch:
         labels, codes = self._labels(block)
         return Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
 
+    def at(self, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Return the index of some anchors in an array of this batch."""
+        return (sample, anchor) if self.is_dense else (self.offsets[sample] + anchor,)
+
     def part(self, array: Any, block: slice) -> NDArray[Any]:
         """Return the part of an array that belongs to a block, with the anchors on one axis, (n, ...)."""
         if not self.is_dense:

@@ -86,8 +86,8 @@ class Tally(NamedTuple):
     num_free: NDArray[np.int64]  # (b,) how many free negatives are listed
 
 
-# What an analysis lists of every sample: its positives, its kept negatives, and the hardest of its free negatives, those
-# that overlap no object.
+# What an analysis lists of every sample: its positives, its kept negatives, and the hardest of its free negatives,
+# those that overlap no object.
 POSITIVE_LIST, KEPT_LIST, FREE_LIST, LISTS = range(4)
 MOST_FREE = 64
 

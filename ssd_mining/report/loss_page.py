@@ -1,20 +1,29 @@
 """The page of a report: what `LossAnalysis` found, in the order of the questions."""
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssd_mining.analysis.histogram import LossHistogram
-from ssd_mining.analysis.result import AnalysisResult
+from ssd_mining.analysis.result import AnalysisResult, Table
 from ssd_mining.engine.run import Columns, sample_losses
 from ssd_mining.report import pictures
 from ssd_mining.report.page import Column, Fact, Page, Picture, Section, Sheet, columns_of, share
 from ssd_mining.report.parts import Run
 
 NAMES = ("positives", "negatives", "kept", "samples")
+FIRST = 20  # of the samples of each cause
+MOST_CONFUSIONS = 50
+CAUSES = {
+    "unrecognised": "Unrecognised objects: the object that the model believes in least. Wrong classes come first.",
+    "false_alarm": "False alarms: the model sees an object where none is labelled. Missing boxes come first.",
+    "misplaced": "Misplaced boxes: the boxes are far from where the model puts them. Shifted boxes come first.",
+}
 
 
 def loss_page(result: AnalysisResult, columns: Columns, run: Run, versions: Mapping[str, str | None]) -> Page:
@@ -22,11 +31,14 @@ def loss_page(result: AnalysisResult, columns: Columns, run: Run, versions: Mapp
 
     A class that has no name in the run is called by its number.
     """
+    name_of = functools.partial(_class_name, names=run.class_names, background=result.spec["mining"]["background"])
     sections = [
+        _causes_section(result),
+        _places_section(result, name_of),
         _distribution_section(result, columns),
         _sweep_section(result),
-        _worst_section(result, run.class_names),
-        _class_section(result, run.class_names),
+        _total_section(result, columns),
+        _class_section(result, run.class_names, name_of),
         _level_section(result),
     ]
     made = {"versions": versions, "arguments": asdict(run.arguments), "spec": result.spec}
@@ -68,6 +80,83 @@ def _facts(result: AnalysisResult) -> list[Fact]:
     ]
 
 
+def _causes_section(result: AnalysisResult) -> Section:
+    tables = []
+    for cause, worst in result.causes.items():
+        first = worst.id[:FIRST].tolist()
+        beside = "num_false_alarms" if cause == "false_alarm" else "num_pos"
+        titles = {each.name: each.metadata.get("title", each.name) for each in fields(worst)}
+        columns = [Column("id", "Sample", first, is_number=False)]
+        columns += [Column(key, titles[key], getattr(worst, key)[:FIRST].tolist()) for key in (cause, beside)]
+        tables.append(Sheet(cause, CAUSES[cause] if first else f"{CAUSES[cause]} None was found.", columns, cause))
+    text = "Each list finds its own kind of fault: a wrong class, a missing box, a box in the wrong place."
+    return Section("look-first", "Look at these samples first", [text], [], tables)
+
+
+def _places_section(result: AnalysisResult, name_of: Callable[[int], str]) -> Section:
+    def named(key: str, title: str, numbers: NDArray[np.int64]) -> Column:
+        return Column(key, title, [name_of(number) for number in numbers.tolist()], is_number=False)
+
+    def listed(table: Table) -> list[Column]:
+        return [
+            each
+            for each in columns_of(table)
+            if each.key not in ("num_folded", "object") or max(each.values, default=0) > 0
+        ]
+
+    objects, alarms, negatives = result.top_objects, result.top_false_alarms, result.top_negatives
+    positions, confusions = result.positions, result.confusions
+    classes = [named("class", "Class", objects.label), named("taken", "Taken for", objects.taken_for)]
+    tables = [
+        Sheet("top_objects", "The objects that are recognised least.", [*listed(objects), *classes], "loss"),
+        Sheet(
+            "top_false_alarms",
+            "The surest false alarms: negatives that overlap no object by 0.1 or more, and look like one.",
+            [*listed(alarms), named("class", "Taken for", alarms.label)],
+            "probability",
+        ),
+        Sheet(
+            "top_negatives",
+            "The kept negatives with the largest losses.",
+            [*listed(negatives), named("class", "Taken for", negatives.label)],
+            "loss",
+        ),
+    ]
+    if positions.anchor.size:
+        stuck = Column("stuck", "Stuck", ["yes" if each else "no" for each in positions.is_stuck], is_number=False)
+        caption = (
+            "Positions on the anchor axis that are among the worst of several samples. A stuck one is bad whatever the "
+            "image shows; the lists above have it once."
+        )
+        tables.append(Sheet("positions", caption, [*columns_of(positions), stuck], "num_samples"))
+    if confusions is not None and confusions.count.size:
+        first = slice(0, MOST_CONFUSIONS)
+        columns = [
+            named("from", "Labelled", confusions.label[first]),
+            named("to", "Taken for", confusions.taken_for[first]),
+        ]
+        columns += [replace(column, values=column.values[first]) for column in columns_of(confusions)]
+        tables.append(
+            Sheet("confusions", "What the positives and the kept negatives are taken for.", columns, "count")
+        )
+    stuck_ones = positions.anchor[positions.is_stuck].tolist()
+    text = [f"Stuck anchors: {', '.join(map(str, stuck_ones))}."] if stuck_ones else []
+    return Section("which-places", "The worst places in them", text, [], tables)
+
+
+def rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Return Spearman's rank correlation of two columns, (n,); equal values share their mean rank, 0 if all are."""
+
+    def ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
+
+    both = ranks(a), ranks(b)
+    if a.size < 2 or min(np.ptp(each) for each in both) == 0:
+        return 0.0
+    return float(np.corrcoef(*both)[0, 1])
+
+
 def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
     losses = result.distributions
     not_drawn = _not_drawn(losses)
@@ -89,9 +178,9 @@ def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
     shares = [float(p) for p in quantiles["samples"]]
     table = Sheet(
         "quantiles",
-        "Quantiles, to 0.4 %: this share of the losses is at most so large",
+        "How large the losses are, to 0.4 %: in the row of 0.9, nine of ten are at most this large.",
         [
-            Column("probability", "Share", shares),
+            Column("probability", "Share of the losses", shares),
             *(Column(name, name.capitalize(), list(quantiles[name].values())) for name in NAMES),
         ],
         "probability",
@@ -147,50 +236,43 @@ def _sweep_section(result: AnalysisResult) -> Section | None:
     )
 
 
-def _worst_section(result: AnalysisResult, class_names: Sequence[str]) -> Section:
-    samples, anchors = result.top_samples, result.top_anchors
-    role = np.where(anchors.is_positive, "positive", "kept negative").tolist()
-    label = ["" if number < 0 else _class_name(number, class_names) for number in anchors.label.tolist()]
+def _total_section(result: AnalysisResult, columns: Columns) -> Section:
+    samples = result.top_samples
     picture = Picture(
         pictures.worst(samples),
-        "Loss of the worst samples, by positives and kept negatives",
-        f"The worst samples with a finite loss, {pictures.MOST_BARS} at most.",
+        "Loss of the samples with the largest loss, by positives and kept negatives",
+        f"The samples with the largest finite loss, {pictures.MOST_BARS} at most.",
         "No sample has a loss.",
     )
-    anchor_columns = [
-        *columns_of(anchors),
-        Column("role", "Role", role, is_number=False),
-        Column("class", "Class", label, is_number=False),
-    ]
-    anchor_caption = f"The {anchors.loss.size:,} worst anchors" if anchors.loss.size else "No anchor was selected"
-    sample_caption = f"The {samples.loss.size:,} worst samples" if samples.loss.size else "There are no samples"
-    return Section(
-        "the-worst",
-        "The worst samples",
-        ["Look at these first: a wrong label costs as much as a hard example, and looks the same from here."],
-        [picture],
-        [
-            Sheet("top_anchors", anchor_caption, anchor_columns, "loss"),
-            Sheet("top_samples", sample_caption, columns_of(samples), "loss"),
-        ],
+    caption = (
+        f"The {samples.loss.size:,} samples with the largest loss." if samples.loss.size else "There are no samples."
     )
+    without = set() if "misplaced" in result.causes else {"misplaced"}
+    shown = [column for column in columns_of(samples) if column.key not in without]
+    text = ["This is what was trained on. It is large where many objects are, so it does not say what is wrong."]
+    if samples.loss.size > 2:
+        measured = rank_correlation(columns["confidence_loss"], columns["num_pos"])
+        text.append(f"Its rank correlation with the number of positives is {measured:.2f} here.")
+    return Section("the-worst", "The largest losses", text, [picture], [Sheet("top_samples", caption, shown, "loss")])
 
 
-def _class_section(result: AnalysisResult, class_names: Sequence[str]) -> Section | None:
+def _class_section(
+    result: AnalysisResult, class_names: Sequence[str], name_of: Callable[[int], str]
+) -> Section | None:
     table = result.classes
     if table is None:
         return None
     from_logits = result.spec["classification"] is not None
-    names = [_class_name(number, class_names) for number in table.label.tolist()]
+    names = [name_of(number) for number in table.label.tolist()]
     picture = Picture(
         pictures.classes(table, names),
         "Loss by class, of positives and of the negatives taken for it",
         f"The classes that cost most, {pictures.MOST_BARS} at most.",
         "No class has a loss.",
     )
-    number, *others = columns_of(table)
+    number, *others = [column for column in columns_of(table) if _is_known(result, column)]
     if not from_logits:
-        others = [column for column in others if column.key in ("num_pos", "positive_sum")]
+        others = [column for column in others if column.key not in ("num_kept", "negative_sum")]
     columns = [number, *others]
     if class_names:
         columns = [Column("name", "Class", names, is_number=False), replace(number, title="Number"), *others]
@@ -205,7 +287,13 @@ def _class_section(result: AnalysisResult, class_names: Sequence[str]) -> Sectio
     return Section("by-class", "Classes", [text], [picture], [sheet])
 
 
-def _class_name(number: int, names: Sequence[str]) -> str:
+def _is_known(result: AnalysisResult, column: Column) -> bool:
+    return column.key != "localization_sum" or result.localization_sum is not None
+
+
+def _class_name(number: int, names: Sequence[str], background: int | None) -> str:
+    if number == background:
+        return "background"
     if 0 <= number < len(names):
         return names[number]
     return f"class {number}" if number >= 0 else "not named"
@@ -221,5 +309,6 @@ def _level_section(result: AnalysisResult) -> Section | None:
         "The feature maps, in the order of their anchors.",
         "No feature map has a finite loss above zero.",
     )
-    sheet = Sheet("levels", "Losses by feature map", columns_of(table), "first_anchor", "ascending")
+    columns = [column for column in columns_of(table) if _is_known(result, column)]
+    sheet = Sheet("levels", "Losses by feature map", columns, "first_anchor", "ascending")
     return Section("by-level", "Feature maps", [], [picture], [sheet])

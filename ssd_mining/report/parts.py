@@ -12,7 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ PART_BYTES = 2 << 30  # of input: seconds of work, compared with which writing a
 MOST_PARTS = 100
 
 # What an analysis takes per anchor at the worst, where all are selected, beside the blocks that are read.
-ANALYSIS_BYTES = 40
+ANALYSIS_BYTES = 56
 WORKER_MIB = 32  # of the memory that may be used, for every thread: a thread with less does not pay
 MOST_BYTES = 32 << 20  # of a block: a larger one leaves the caches of the processor
 BLOCKS_HELD = 3  # beside those that are analysed: one is read, one waits, one is about to be freed
@@ -60,6 +60,7 @@ class Arguments:
     labels_shape: list[int]
     labels_dtype: str
     boxes: str | None = None  # what the labels are matched from, if they are in no file
+    beside: dict[str, str] = field(default_factory=dict)  # what is known beside them
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,25 @@ class DataSet:
 
     values: ArraySource  # (N, A) losses or (N, A, C) logits
     labels: ArraySource
+    beside: dict[str, ArraySource]  # what `LossAnalysis.update` takes beside both, by its name there
+    match: (
+        Callable[[int, dict[str, Any]], dict[str, Any]] | None
+    )  # makes the labels of a block, and what goes with them
     ids: list[Name] | None  # (N,)
     analysis: LossAnalysis  # of no samples yet
     num_workers: int  # how many blocks are analysed at a time, each by one thread
     block_rows: int  # how many samples a block has
     run: Run
-    stamps: list[Stamp]  # of values and labels, before anything was read
+    stamps: list[Stamp]  # of all sources, before anything was read
+
+    @property
+    def sources(self) -> dict[str, ArraySource]:
+        """The arrays that are read, by their names in `LossAnalysis.update`."""
+        return {"values": self.values, **({} if self.match else {"labels": self.labels}), **self.beside}
 
     def check_unchanged(self) -> None:
         """Raise a `DataError` if a file has changed since it was opened."""
-        for source, before in zip((self.values, self.labels), self.stamps, strict=True):
+        for source, before in zip((self.values, self.labels, *self.beside.values()), self.stamps, strict=True):
             source.check_unchanged(before)
 
 
@@ -193,31 +203,35 @@ def resumed(folder: Path, spans: Sequence[Span], compute: Callable[[Span], Part]
         yield part
 
 
-def content_of(values: ArraySource, labels: ArraySource, ids: list[Name] | None) -> str:
+def content_of(sources: Sequence[ArraySource], ids: list[Name] | None) -> str:
     """Return a digest of all names and of some samples."""
-    return hashlib.sha256(values.probe() + labels.probe() + _packed(ids).tobytes()).hexdigest()
+    return hashlib.sha256(b"".join(source.probe() for source in sources) + _packed(ids).tobytes()).hexdigest()
 
 
 def analysed(data: DataSet, span: Span, advance: Callable[[int], None]) -> Part:
     """Analyse the samples of a span, as many blocks at a time as there are workers."""
+    sources = data.sources
     idle = [data.analysis.empty() for _ in range(data.num_workers)]  # each in the hands of one thread at a time
 
     def add(first: int, block: Arrays) -> Columns:
         ids = None if data.ids is None else data.ids[first : first + len(block[0])]
         analysis = idle.pop()
         try:
+            given: Any = dict(zip(sources, block, strict=True))
             with counted_from(first):
-                columns = analysis.update(*block, first_sample=first, ids=ids)
+                if data.match is not None:
+                    given |= data.match(first, given)
+                columns = analysis.update(**given, first_sample=first, ids=ids)
             return columns if ids is None else columns | {"id": column_of(ids)}
         finally:
             idle.append(analysis)
 
     start, stop = span
     blocks: Iterable[tuple[int, Arrays]] = read_blocks(
-        data.values, data.labels, rows=data.block_rows, start=start, stop=stop
+        *sources.values(), rows=data.block_rows, start=start, stop=stop
     )
     if start == stop:
-        blocks = [(start, (data.values[:0], data.labels[:0]))]
+        blocks = [(start, tuple(source[:0] for source in sources.values()))]
     columns = []
     for of_block in bounded_map(data.num_workers, add, blocks):
         columns.append(of_block)
@@ -233,22 +247,24 @@ def num_workers(num_threads: int | None, max_memory: int) -> int:
     return max(1, min(most, num_threads or most, max_memory // WORKER_MIB))
 
 
-def block_rows(values: ArraySource, labels: ArraySource, num_workers: int, max_memory: int) -> int:
+def block_rows(sources: Sequence[ArraySource], num_workers: int, max_memory: int, anchor_bytes: int = 0) -> int:
     """Return how many samples to read at a time, as the MiB allow it, in whole chunks of the files if possible.
 
+    `anchor_bytes`: what is held per anchor beside what is read and what an analysis takes.
     An analysis works on `BLOCK_ELEMENTS` anchors at a time: a block has that many, or a multiple of it.
     """
-    num_anchors = values.shape[1]
+    num_anchors = sources[0].shape[1]
     inner = max(1, BLOCK_ELEMENTS // max(num_anchors, SHORTEST_ROW))
     held = BLOCKS_HELD + num_workers
-    read, worked_on = held * (values.row_bytes + labels.row_bytes), num_workers * (num_anchors + 1) * ANALYSIS_BYTES
-    memory = memory_beside_chunks(max_memory, read + worked_on, values, labels)
+    read = held * sum(source.row_bytes for source in sources)
+    worked_on = num_workers * (num_anchors + 1) * (ANALYSIS_BYTES + anchor_bytes)
+    memory = memory_beside_chunks(max_memory, read + worked_on, *sources)
     if memory >= inner * (read + worked_on):
         most = min(memory - inner * worked_on, held * MOST_BYTES) // max(1, read)
         step = max(1, most // inner) * inner
     else:
         step = max(1, memory // (read + worked_on))
-    chunk = max(source.chunks[0] if source.chunks else 1 for source in (values, labels))
+    chunk = max(source.chunks[0] if source.chunks else 1 for source in sources)
     return step - step % chunk if step >= chunk else step
 
 

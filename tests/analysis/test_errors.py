@@ -142,9 +142,9 @@ def test_analyses_that_do_not_belong_together_are_not_merged():
     assert whole.to_state() == before
 
 
-@pytest.mark.parametrize("state", [{}, {"schema": 2}, [], None])
+@pytest.mark.parametrize("state", [{}, {"schema": 3}, [], None])
 def test_a_state_of_another_kind_is_refused(state):
-    with pytest.raises(ValueError, match="state: expected what to_state returns, of schema 1, got"):
+    with pytest.raises(ValueError, match="state: expected what to_state returns, of schema 2, got"):
         sm.LossAnalysis.from_state(state)
 
 

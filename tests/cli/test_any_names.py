@@ -90,7 +90,7 @@ def test_any_names_survive_report_merge_and_compare(tmp_path_factory, kind, draw
         for shard in (1, 2):
             report(folder, f"s{shard}", kind, names, LOSSES, "--shard", f"{shard}/2")
         assert run("merge", folder / "s2", folder / "s1", "--no-page", "--out", folder / "merged")[0] == 0
-        for name in ("per_sample.csv", "top_losses.csv", "top_anchors.csv", "summary.json"):
+        for name in ("per_sample.csv", "top_losses.csv", "top_objects.csv", "summary.json"):
             assert (folder / "merged" / name).read_bytes() == (folder / "a" / name).read_bytes()
 
         turned = [names[i] for i in order]

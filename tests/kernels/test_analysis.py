@@ -270,7 +270,10 @@ def test_ragged_logits_give_the_tables_of_dense_ones():
     dense, ragged = (sm.LossAnalysis(background=0, classification=sm.Softmax()) for _ in range(2))
     dense.update(logits, labels)
     ragged.update(logits.reshape(-1, 5), labels.reshape(-1), sample_offsets=np.arange(5) * 90)
-    assert json.dumps(ragged.result().to_dict()) == json.dumps(dense.result().to_dict())
+    both = [analysis.result().to_dict() for analysis in (ragged, dense)]
+    for each in both:
+        del each["positions"]  # those of ragged samples have nothing in common
+    assert json.dumps(both[0]) == json.dumps(both[1])
 
 
 LEVELS = read_only(np.array([0, 200, 300]))
@@ -344,13 +347,9 @@ def test_what_is_found_equals_what_is_mined():
 def test_the_hardest_free_negatives_are_listed():
     rows, _, tally = by_hand(1)
     loss, negative = rows.loss.reshape(7, 300), (rows.labels == rows.codes[0]).reshape(7, 300)
-    free = negative & (np.arange(2100) % 7 != 0).reshape(7, 300)
-    expected = [
-        np.sort(np.argsort(-np.where(own, each, -1), kind="stable")[:MOST_FREE])
-        for each, own in zip(loss, free, strict=True)
-    ]
-    np.testing.assert_array_equal(found(tally.anchors, tally, FREE_LIST), np.concatenate(expected))
-    np.testing.assert_array_equal(tally.num_free, MOST_FREE)
+    ranks = np.where(negative & (np.arange(2100) % 7 != 0).reshape(7, 300), -loss, 1)
+    expected = np.sort(np.argsort(ranks, axis=1, kind="stable")[:, :MOST_FREE], axis=1)
+    np.testing.assert_array_equal(found(tally.anchors, tally, FREE_LIST), expected.ravel())
 
 
 def called_by_a_kernel(helper, *arguments):

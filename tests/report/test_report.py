@@ -13,7 +13,7 @@ from ssd_mining.report import parts
 from tests.support.batches import REAL_FILES, load_real
 from tests.support.commands import content, run
 from tests.support.formats import FORMATS
-from tests.support.reports import LEVELS, TABLES, refused, report, table, words
+from tests.support.reports import LEVELS, LISTS, TABLES, refused, report, table, words
 
 
 def test_the_files_say_what_the_library_says(data):
@@ -34,6 +34,7 @@ def test_the_files_say_what_the_library_says(data):
         "labels": f"{folder}/labels.npy",
         "ids": f"{folder}/ids.txt",
         "boxes": None,
+        "beside": {},
         "class_names": None,
         "values_shape": [60, 40],
         "values_dtype": "<f4",
@@ -48,7 +49,8 @@ def test_the_files_say_what_the_library_says(data):
     np.testing.assert_array_equal([float(row["confidence_loss"]) for row in rows], out.per_sample)
     worst = np.argsort(-out.per_sample, kind="stable")[:7]
     assert [row["id"] for row in table(got["top_losses.csv"])] == [arrays["ids"][i] for i in worst]
-    assert len(table(got["top_anchors.csv"])) == 7
+    for name in LISTS:
+        assert len(table(got[f"top_{name}.csv"])) == 7
 
 
 def test_the_table_on_stdout_and_the_json_name_the_worst(data):
@@ -57,7 +59,7 @@ def test_the_table_on_stdout_and_the_json_name_the_worst(data):
     code, out, err = run(*words(folder), "--no-page", "--ids", folder / "ids.txt", "--out", folder / "out")
     assert (code, err) == (0, "")
     assert out.splitlines()[0].split() == ["samples", "60"]
-    assert out.splitlines()[-7].split()[:2] == ["image", f"{worst:03}.jpg"]
+    assert out.splitlines()[-5].split()[:2] == ["image", f"{worst:03}.jpg"]
     code, out, err = run(*words(folder), "--no-page", "--out", folder / "json", "--json")
     assert json.loads(out) == json.loads((folder / "json" / "summary.json").read_text())
 
@@ -129,16 +131,16 @@ def test_blocks_keep_to_their_memory_and_are_whole_blocks_of_the_analysis_or_chu
         per_sample = num_workers * (num_anchors + 1) * parts.ANALYSIS_BYTES
         held = parts.BLOCKS_HELD + num_workers
         for memory in (1, 16, 256, 1000, 10_000):
-            step = parts.block_rows(values, values, num_workers, memory)
+            step = parts.block_rows([values, values], num_workers, memory)
             taken = held * step * row_bytes + min(step, inner) * per_sample
             assert step == 1 or taken <= memory << 20
             assert step < inner or step % inner == 0
             assert step <= inner or step * row_bytes <= parts.MOST_BYTES
         values.chunks = (7, num_anchors)
-        step = parts.block_rows(values, values, num_workers, 256)
+        step = parts.block_rows([values, values], num_workers, 256)
         assert step % 7 == 0 or step < 7
         values.chunks = (10**9, num_anchors)
-        assert parts.block_rows(values, values, num_workers, 256) < 10**9
+        assert parts.block_rows([values, values], num_workers, 256) < 10**9
 
 
 @pytest.mark.parametrize("name", REAL_FILES)

@@ -53,7 +53,8 @@ def numbers(texts):
 NO_PAGE = [] if find_spec("matplotlib") and find_spec("jinja2") else ["--no-page"]
 
 
-TABLES = {"per_sample.csv", "summary.json", "top_anchors.csv", "top_losses.csv"}
+LISTS = ("losses", "unrecognised", "false_alarm", "objects", "negatives", "alarms")
+TABLES = {"per_sample.csv", "positions.csv", "summary.json", *(f"top_{name}.csv" for name in LISTS)}
 
 
 LEVELS = (20, 15, 5)
