@@ -4,6 +4,7 @@ docs/analysis.md defines them; docs/decisions/0011-causes.md says how they were 
 comes from that sample alone, so that no split of a data set changes it.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,20 @@ from ssd_mining.classification import Softmax
 from ssd_mining.inputs.arrays import as_array, as_real_array
 from ssd_mining.inputs.batch import Batch
 from ssd_mining.kernels.loss_rules import selected_smooth_l1
-from ssd_mining.kernels.records import NUM_NAN, NUM_POS, POSITIVE_SUM, Mined
+from ssd_mining.kernels.records import (
+    FREE_NUMBERS,
+    LARGEST_FREE,
+    LEAST_FREE,
+    NUM_NAN,
+    NUM_POS,
+    POSITIVE_SUM,
+    WORST_CUT,
+    Mined,
+)
 from ssd_mining.multibox import check_locations
 
 ALARM = 0.5  # the foreground probability from which on a free negative is a false alarm
 SAME_REGION = 0.5  # the overlap above which two false alarms are one
-WORST_FREE = 5  # so many of the hardest free negatives of a sample are among its worst
 
 # Anchors of a list whose logits are looked at together: as float64, at 91 classes, they take 12 MB.
 MOST_SCORED = 1 << 14
@@ -84,34 +93,39 @@ class Listed(NamedTuple):
 
 
 class Positives(NamedTuple):
-    """The positives of some samples, and their objects: those with one number in one sample, or each its own."""
+    """The positives of some samples, and their objects."""
 
     listed: Listed
     taken_for: Anchors  # (m,) the class with the largest score, which may be background; -1: not known
     distance: NDArray[np.float64] | None  # (m,) localization loss
     are_worst: NDArray[np.bool_]  # (m,) no positive of the sample has a larger loss
-    row: Anchors  # (m,) the object of the positive
+    objects: "Objects | None"  # None: every positive is its own
+
+
+class Objects(NamedTuple):
+    """The objects of some samples: the positives with one number in one sample."""
+
+    row: Anchors  # (m,) the object of every positive
     sample: Anchors  # (n,) of every object
-    number: Anchors  # (n,) of the object in its sample; -1: not known
+    number: Anchors  # (n,) of the object in its sample
     num_anchors: Anchors  # (n,)
     loss: NDArray[Any]  # (n,) mean of its positives
 
-    def hardest_anchors(self, chosen: Anchors) -> Anchors:
-        """Return for each of the chosen objects the place of its hardest positive, in `listed`."""
+    def hardest(self, chosen: Anchors, losses: NDArray[Any]) -> Anchors:
+        """Return for each of the chosen objects the place of its hardest positive; `losses`: of all positives."""
         places = np.flatnonzero(np.isin(self.row, chosen))
-        loss = _comparable(self.listed.loss[places])
+        loss = _comparable(losses[places])
         order = places[np.lexsort((places, -loss, self.row[places]))]
         is_first = np.diff(self.row[order], prepend=-1) != 0
         return np.asarray(order[is_first])
 
 
 class Alarms(NamedTuple):
-    """The hardest free negatives of some samples."""
+    """The false alarms of some samples, and the surest free negative of each, one anchor of every region."""
 
     listed: Listed
     probability: NDArray[np.float64]  # (m,) of the class that it is taken for; by losses alone, of any class
-    is_head: NDArray[np.bool_]  # (m,) the strongest of its region: one anchor of an alarm, and of the whole sample
-    are_worst: NDArray[np.bool_]  # (m,) among the `WORST_FREE` hardest of the sample
+    worst: Anchors  # (n,) the anchors of the hardest free negatives, `WORST_FREE` different losses of a sample
 
 
 class Explained(NamedTuple):
@@ -133,14 +147,15 @@ def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, b
     told = Explained(beside, -1 if background is None else background, _with_classes(batch), [], [], [], {}, {})
     num_samples, most = batch.offsets.size - 1, MOST_AT_ONCE if batch.logits is None else MOST_SCORED
     num_pos = np.maximum(1, mined.counts[NUM_POS])
-    unrecognised, false_alarm, hardest, easiest, distances = np.zeros((5, num_samples))
+    unrecognised, false_alarm, distances = np.zeros((3, num_samples))
+    free = np.concatenate([np.empty((0, FREE_NUMBERS)), *(block.free_numbers for block in found)])
     num_alarms, num_scored, num_odd = np.zeros(num_samples, np.int64), 0, 0
     for block in found:
         for part, sample in block.positives.parts(most, block.samples.start):
             own = _positives(batch, beside, part, sample, beta)
             told.positives.append(own)
-            if beside.matched is not None:
-                _write_largest(unrecognised, own.sample, own.loss)
+            if own.objects is not None:
+                _write_largest(unrecognised, own.objects.sample, own.objects.loss)
             if own.distance is not None:
                 distances += np.bincount(sample, own.distance, num_samples)
         for part, sample in block.kept.parts(most, block.samples.start):
@@ -148,18 +163,18 @@ def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, b
             told.kept.append(Listed(sample, part.anchors, part.losses, label))
         for part, sample in block.free.parts(most, block.samples.start):
             scored = _scored(batch, sample, part.anchors)
-            alarms = _alarms(beside, part, sample, scored, num_samples)
+            first = block.samples.start + part.first
+            alarms = _alarms(beside, part, sample, scored, free[first : first + part.counts.size])
             told.alarms.append(alarms)
-            _write_largest(false_alarm, sample, alarms.probability)
-            _write_largest(hardest, sample, part.losses)
-            _write_largest(easiest, sample, -part.losses)
-            is_counted = alarms.is_head & (alarms.probability >= ALARM)
-            num_alarms += np.bincount(sample[is_counted], minlength=num_samples)
+            _write_largest(false_alarm, alarms.listed.sample, alarms.probability)
+            is_counted = alarms.probability >= ALARM
+            num_alarms += np.bincount(alarms.listed.sample[is_counted], minlength=num_samples)
             num_scored += scored.values.shape[0] * (scored.values.shape[1] > 1)
             num_odd += int(((scored.values >= 0) & (scored.values <= 1)).all(axis=1).sum())
     with np.errstate(invalid="ignore"):  # inf - inf is NaN
         mean = mined.sums[POSITIVE_SUM] / num_pos
-        are_flat = (hardest == -easiest) & (hardest != 0) & (np.abs(mean - hardest) <= 1e-6 * np.abs(hardest))
+        hardest = free[:, LARGEST_FREE]
+        are_flat = (hardest == free[:, LEAST_FREE]) & (np.abs(mean - hardest) <= 1e-6 * np.abs(hardest)) & (mean != 0)
     omitted = int(mined.counts[NUM_NAN].sum())
     told.signs.update({"flat": int(are_flat.sum()), "omitted": omitted})
     told.signs.update({"scored": num_scored, "like probabilities": num_odd if num_scored else 0})
@@ -185,12 +200,10 @@ def _positives(batch: Batch, beside: Beside, part: Found, sample: Anchors, beta:
         "listed": listed,
         "taken_for": _scored(batch, sample, part.anchors).predicted(),
         "distance": distance,
-        "are_worst": part.are_hardest(1),
+        "are_worst": part.are_hardest(),
     }
     if beside.matched is None:
-        alone = np.arange(sample.size)
-        ones = np.ones_like(alone)
-        return Positives(**shared, row=alone, sample=sample, number=-ones, num_anchors=ones, loss=part.losses)
+        return Positives(**shared, objects=None)
     number = beside.matched[at].astype(np.int64)
     if number.min(initial=0) < 0:
         i = int(number.argmin())
@@ -202,24 +215,30 @@ def _positives(batch: Batch, beside: Beside, part: Found, sample: Anchors, beta:
     with np.errstate(invalid="ignore"):  # inf - inf is NaN
         loss = np.bincount(row, part.losses, present.size) / counts
     owner, number = np.divmod(names[present], span)
-    return Positives(**shared, row=row, sample=owner, number=number, num_anchors=counts, loss=loss)
+    return Positives(**shared, objects=Objects(row, owner, number, counts, loss))
 
 
-def _alarms(beside: Beside, part: Found, sample: Anchors, scored: "Scored", num_samples: int) -> Alarms:
-    label, probability = scored.foreground()
-    if not scored.values.shape[1]:  # the loss of background is minus the logarithm of its probability
-        with np.errstate(invalid="ignore"):  # some NaN are signalling
-            probability = -np.expm1(-np.maximum(part.losses.astype(np.float64), 0))
-    strongest = np.zeros(num_samples)
-    _write_largest(strongest, sample, probability)
-    is_alarm = ~(probability < ALARM) | (probability == strongest[sample])
-    is_head = is_alarm
+def _alarms(beside: Beside, part: Found, sample: Anchors, scored: "Scored", free: NDArray[np.float64]) -> Alarms:
+    """Return the alarms of a part; `free`, (b, FREE_NUMBERS): what is said of the losses of its samples."""
+    if scored.values.shape[1]:
+        label, strength = scored.foreground()
+        strongest, sure = np.zeros(free.shape[0]), ALARM
+        _write_largest(strongest, sample - (sample[0] if sample.size else 0), strength)
+    else:  # the loss of background is minus the logarithm of its probability
+        label, strength, strongest, sure = None, part.losses, free[:, LARGEST_FREE], math.log(1 / (1 - ALARM))
+    with np.errstate(invalid="ignore"):  # some NaN are signalling
+        least = np.repeat(np.minimum(strongest, sure), part.counts)  # NaN, which is the strongest, is below nothing
+        chosen = np.flatnonzero(~(strength < least))
+        worst = part.anchors[~(part.losses < np.repeat(free[:, WORST_CUT], part.counts))]
     if beside.anchors is not None:
-        chosen = np.flatnonzero(is_alarm)
-        is_head = np.zeros_like(is_alarm)
-        is_head[chosen[_heads(beside.anchors[part.anchors[chosen]], probability[chosen], sample[chosen])]] = True
-    listed = Listed(sample, part.anchors, part.losses, label)
-    return Alarms(listed, probability, is_head, part.are_hardest(WORST_FREE))
+        chosen = chosen[_heads(beside.anchors[part.anchors[chosen]], strength[chosen], sample[chosen])]
+    with np.errstate(invalid="ignore"):  # some NaN are signalling
+        probability = strength[chosen].astype(np.float64)
+        if label is None:
+            probability = -np.expm1(-np.maximum(probability, 0))
+    label = np.full(chosen.size, -1) if label is None else label[chosen]
+    listed = Listed(sample[chosen], part.anchors[chosen], part.losses[chosen], label)
+    return Alarms(listed, probability, worst)
 
 
 def _heads(boxes: NDArray[np.float64], strength: NDArray[np.float64], sample: Anchors) -> NDArray[np.bool_]:

@@ -58,17 +58,12 @@ class Found(NamedTuple):
             )
             first = last
 
-    def are_hardest(self, most: int) -> NDArray[np.bool_]:
-        """Return which anchors have one of the `most` largest losses of their sample, (m,); NaN is the largest."""
+    def are_hardest(self) -> NDArray[np.bool_]:
+        """Return which anchors have the largest loss of their sample, (m,); NaN is the largest."""
         sizes = self.counts[self.counts > 0]
-        starts, row = np.cumsum(sizes) - sizes, np.repeat(np.arange(sizes.size), sizes)
-        left = np.where(np.isnan(self.losses), np.inf, self.losses)
-        are_hardest = np.zeros(left.size, np.bool_)
-        for _ in range(most if sizes.size else 0):
-            found = ~are_hardest & (left == np.maximum.reduceat(left, starts)[row])
-            are_hardest |= found
-            left[found] = -np.inf
-        return are_hardest
+        losses = np.where(np.isnan(self.losses), np.inf, self.losses)
+        largest = np.maximum.reduceat(losses, np.cumsum(sizes) - sizes) if sizes.size else losses
+        return np.asarray(losses == np.repeat(largest, sizes))
 
 
 class Analysed(NamedTuple):
@@ -79,6 +74,7 @@ class Analysed(NamedTuple):
     positives: Found
     kept: Found
     free: Found  # the hardest negatives that overlap no object, `records.MOST_FREE` of a sample at most
+    free_numbers: NDArray[np.float64]  # (b, FREE_NUMBERS) what is said of their losses
 
 
 class Analyser:
@@ -131,7 +127,7 @@ class Analyser:
         masked = self._mined(rows, mining, rows.loss.size)
         mined.counts[:], mined.sums[:] = masked.counts, masked.sums
         kept = np.flatnonzero(masked.hard_negative_mask)
-        self._tables[0, records.KEPT] += bin_counts(rows.loss[kept])
+        np.add.at(self._tables[0, records.KEPT], bins_of(rows.loss[kept]), 1)
         sweep = _empty_sweep(rows.offsets.size - 1, len(self._ratios))
         for i, ratio in enumerate(self._ratios):
             is_own = ratio == mining.neg_pos_ratio
@@ -159,14 +155,14 @@ class Analyser:
             shape = records.LISTS, size
             self._room = np.empty(shape, np.int64), np.empty(shape, rows.loss.dtype)
         places = np.zeros((workers, records.LISTS, 2), np.int64)
-        num_free = np.zeros(num_samples, np.int64)
+        num_free, free = np.zeros(num_samples, np.int64), np.empty((num_samples, records.FREE_NUMBERS))
         sums = _empty_sweep(num_samples, falling.size)
-        tally = Tally(*sums, self._tables, self._levels, *self._room, places, num_free)
+        tally = Tally(*sums, self._tables, self._levels, *self._room, places, num_free, free)
         self._call.twin.analyse(rows, rule, falling, self._starts, is_free, mined, tally, workers)
         sweep = Sweep(tally.num_kept[:, asked], tally.negative_sum[:, asked], tally.threshold[:, asked])
         positives, kept = mined.counts[records.NUM_POS].copy(), mined.counts[records.NUM_KEPT].copy()
-        found = [_found(tally, listed, counts) for listed, counts in enumerate((positives, kept, num_free))]
-        return Analysed(samples, sweep, *found)
+        lists = [_found(tally, listed, counts) for listed, counts in enumerate((positives, kept, num_free))]
+        return Analysed(samples, sweep, lists[0], lists[1], lists[2], free)
 
 
 def _found(tally: Tally, listed: int, counts: Counts) -> Found:
@@ -203,10 +199,10 @@ def joined(sweeps: list[Sweep], num_ratios: int) -> Sweep:
     return Sweep(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def bin_counts(values: ArrayLike) -> Counts:
-    """Count values (n,) by bin, (BINS,)."""
+def bins_of(values: ArrayLike) -> Counts:
+    """Return the bin of each value, (n,)."""
     with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become inf; some NaN are signalling
         numbers = np.asarray(values).astype(np.float32)
-    bins = numbers.view(np.uint32) >> np.uint32(16)
+    bins = (numbers.view(np.uint32) >> np.uint32(16)).astype(np.int64)
     bins[np.isnan(numbers)] = records.NAN_BIN
-    return np.bincount(bins, minlength=records.BINS).astype(np.int64)
+    return bins

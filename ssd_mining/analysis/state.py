@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_mining.analysis.causes import Explained, Listed, Positives
+from ssd_mining.analysis.causes import Explained, Listed, Objects, Positives
 from ssd_mining.analysis.exact_sums import Totals, by_sample
-from ssd_mining.analysis.one_pass import Analysed, Analyser, bin_counts
+from ssd_mining.analysis.one_pass import Analysed, Analyser, bins_of
 from ssd_mining.analysis.spec import AnalysisSpec
 from ssd_mining.analysis.top_k import TopK
 from ssd_mining.engine.run import Columns, sample_losses
@@ -40,7 +40,7 @@ _OF_A_SAMPLE = {
 # the mean loss of their anchors, false alarms by their probability.
 BY = ("loss", "unrecognised", "false_alarm", "misplaced")
 _OF_OTHERS: dict[str, dict[str, Any]] = {
-    "positives": {"label": np.int64},
+    "positives": {"label": np.int64, "taken_for": np.int64},
     "kept": {"label": np.int64},
     "objects": {"object": np.int64, "num_anchors": np.int64, "label": np.int64, "taken_for": np.int64},
     "alarms": {"loss": np.float64, "label": np.int64},
@@ -87,7 +87,7 @@ class State:
         loss = columns["loss"]
         tables, num_neg = counted.counted()
         self.tables += tables
-        self.tables[SAMPLES] += bin_counts(loss)
+        np.add.at(self.tables[SAMPLES], bins_of(loss), 1)
         self._add_counts(batch, told, columns)
         if self.spec.levels is not None:
             self.totals["level negatives"].add_counts(range(num_neg.size), num_neg)
@@ -105,10 +105,8 @@ class State:
             self._add_tables("kept", told, kept, kept.loss)
             self._add_confusions(kept, np.full(kept.sample.size, told.background), kept.label)
         for alarms in told.alarms:
-            self._list(
-                "alarms", np.where(alarms.is_head, alarms.probability, 0), start, names, alarms.listed._asdict()
-            )
-            self._add_positions(WORST_NEGATIVE, alarms.listed.anchor[alarms.are_worst])
+            self._list("alarms", alarms.probability, start, names, alarms.listed._asdict())
+            self._add_positions(WORST_NEGATIVE, alarms.worst)
         self.labels, self.beside = form_of(batch), told.beside.names
         self.seen.add(start, start + loss.size)
 
@@ -140,23 +138,9 @@ class State:
 
     def _add_positives(self, own: Positives, told: Explained, start: int, names: NDArray[Any]) -> None:
         listed = own.listed
-        self._list("positives", listed.loss, start, names, listed._asdict())
-        worst = self.worst["objects"]
-        chosen = worst.candidates(own.loss)
-        if chosen.size:
-            hardest = own.hardest_anchors(chosen)
-            worst.add(
-                {
-                    "score": own.loss[chosen],
-                    "sample": start + own.sample[chosen],
-                    "id": names[own.sample[chosen]],
-                    "object": own.number[chosen],
-                    "num_anchors": own.num_anchors[chosen],
-                    "anchor": listed.anchor[hardest],
-                    "label": listed.label[hardest],
-                    "taken_for": own.taken_for[hardest],
-                }
-            )
+        self._list("positives", listed.loss, start, names, listed._asdict() | {"taken_for": own.taken_for})
+        if own.objects is not None:
+            self._add_objects(own, own.objects, start, names)
         self._add_tables("positives", told, listed, listed.loss)
         if own.distance is not None:
             self.totals["located"].add(*by_sample(listed.sample, np.zeros_like(listed.sample), own.distance))
@@ -164,6 +148,24 @@ class State:
         self._add_confusions(listed, listed.label, own.taken_for)
         self._add_positions(AS_POSITIVE, listed.anchor)
         self._add_positions(WORST_POSITIVE, listed.anchor[own.are_worst])
+
+    def _add_objects(self, own: Positives, objects: Objects, start: int, names: NDArray[Any]) -> None:
+        worst, listed = self.worst["objects"], own.listed
+        chosen = worst.candidates(objects.loss)
+        if chosen.size:
+            hardest = objects.hardest(chosen, listed.loss)
+            worst.add(
+                {
+                    "score": objects.loss[chosen],
+                    "sample": start + objects.sample[chosen],
+                    "id": names[objects.sample[chosen]],
+                    "object": objects.number[chosen],
+                    "num_anchors": objects.num_anchors[chosen],
+                    "anchor": listed.anchor[hardest],
+                    "label": listed.label[hardest],
+                    "taken_for": own.taken_for[hardest],
+                }
+            )
 
     def _list(
         self, name: str, score: NDArray[Any], start: int, names: NDArray[Any], columns: Mapping[str, NDArray[Any]]

@@ -67,7 +67,7 @@ def summarised(state: State) -> AnalysisResult:
         top_samples=causes.pop("loss"),
         causes=causes,
         top_anchors=_top_anchors(state),
-        top_objects=TopObjects(**_folded(_renamed(state, "objects", "loss"), stuck, state.spec.top)),
+        top_objects=TopObjects(**_folded(_objects(state), stuck, state.spec.top)),
         top_negatives=TopAnchors(**_folded(_anchors(state, "kept"), stuck, state.spec.top)),
         top_false_alarms=TopAlarms(**_folded(_renamed(state, "alarms", "probability"), stuck, state.spec.top)),
         hazards=hazards_of_state(state),
@@ -89,8 +89,18 @@ def _top_samples(state: State, name: str) -> TopSamples:
     return TopSamples(**columns)
 
 
+def _objects(state: State) -> Rows:
+    """Return the worst objects; where no object is known, every positive is one."""
+    if "matched" in (state.beside or ""):
+        return _renamed(state, "objects", "loss")
+    columns = _renamed(state, "positives", "loss")
+    ones = np.ones_like(columns["anchor"])
+    return columns | {"object": -ones, "num_anchors": ones}
+
+
 def _anchors(state: State, name: str) -> Rows:
     columns = _renamed(state, name, "loss")
+    columns.pop("taken_for", None)
     return columns | {"is_positive": np.full(columns["loss"].size, name == "positives")}
 
 

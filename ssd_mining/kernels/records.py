@@ -84,12 +84,18 @@ class Tally(NamedTuple):
     losses: NDArray[Any]  # (LISTS, n) the losses of these anchors
     places: NDArray[np.int64]  # (workers, LISTS, 2) where each worker's part of each list begins and ends
     num_free: NDArray[np.int64]  # (b,) how many free negatives are listed
+    free: NDArray[np.float64]  # (b, FREE_NUMBERS) what is said of their losses; NaN where none is listed
 
 
 # What an analysis lists of every sample: its positives, its kept negatives, and the hardest of its free negatives,
 # those that overlap no object.
 POSITIVE_LIST, KEPT_LIST, FREE_LIST, LISTS = range(4)
-MOST_FREE = 64
+MOST_FREE = 32
+
+# Of the losses of the free negatives that are listed: the largest, NaN if one is NaN; the last of the `WORST_FREE`
+# largest different ones, or the smallest where they are fewer; and the smallest.
+LARGEST_FREE, WORST_CUT, LEAST_FREE, FREE_NUMBERS = range(4)
+WORST_FREE = 5
 
 
 # A loss is counted in the bin that the upper 16 bits of its float32 name; every NaN in NAN_BIN.

@@ -94,8 +94,13 @@ def analyse(
         free = start + np.flatnonzero(negative[start:stop] & (is_free[start:stop] == 1 if is_free.size else True))
         loss = rows.loss[free].astype(np.float64)
         order = np.lexsort((free, np.where(np.isnan(loss), 0, -loss), ~np.isnan(loss)))
-        hardest[free[order[: records.MOST_FREE]]] = True
-        tally.num_free[sample] = min(free.size, records.MOST_FREE)
+        listed = order[: records.MOST_FREE]
+        hardest[free[listed]] = True
+        tally.num_free[sample] = listed.size
+        numbers = np.unique(loss[listed][~np.isnan(loss[listed])])[::-1]
+        worst = numbers[min(records.WORST_FREE, numbers.size) - 1] if numbers.size else np.nan
+        largest = np.nan if np.isnan(loss[listed]).any() or not numbers.size else numbers[0]
+        tally.free[sample] = largest, worst, numbers[-1] if numbers.size else np.nan
     for role, mask in enumerate((masked.pos_mask, masked.hard_negative_mask, hardest)):
         count = np.count_nonzero(mask)
         tally.anchors[role, :count], tally.losses[role, :count] = anchors[mask], rows.loss[mask]

@@ -62,7 +62,7 @@ def by_hand(given, losses, kind):
         for a in np.flatnonzero(labels > 0):
             objects.setdefault(given["matched"][i, a], []).append(float(losses[i, a]))
         free = [a for a in range(labels.size) if labels[a] == 0 and given["overlaps"][i, a] < 0.1]
-        free = sorted(free, key=lambda a: (-losses[i, a], a))[:64]
+        free = sorted(free, key=lambda a: (-losses[i, a], a))[:32]
         chances = {a: probability(given["values"][i, a], kind)[1] for a in free}
         heads = []
         for a in sorted(free, key=lambda a: (-chances[a], a)):

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import ssd_mining as sm
 from ssd_mining.analysis.exact_sums import Totals
 from ssd_mining.analysis.histogram import LossHistogram
-from ssd_mining.analysis.one_pass import bin_counts
+from ssd_mining.analysis.one_pass import bins_of
 from ssd_mining.analysis.state import Intervals
+from ssd_mining.kernels.records import BINS
 from tests.support.analysis import analysed, blocks, dumped
 from tests.support.batches import generated, losses
 
@@ -126,6 +127,10 @@ def hardest(loss, place):
     return (False, 0.0, place) if np.isnan(loss) else (True, -loss, place)
 
 
+def described(values):
+    return LossHistogram.of(np.bincount(bins_of(values), minlength=BINS))
+
+
 def check_histogram(histogram, values):
     assert histogram.count == values.size
     assert histogram.num_nan == np.isnan(values).sum()
@@ -227,27 +232,27 @@ def test_totals_of_groups_far_apart_and_of_parts_that_count_several():
 @given(st.lists(st.floats(width=32), max_size=30))
 def test_every_float32_is_within_the_promise_of_its_bin(numbers):
     values = np.array(numbers, np.float32)
-    check_histogram(LossHistogram.of(bin_counts(values)), values)
+    check_histogram(described(values), values)
 
 
 def test_the_corners_of_the_bins():
     tiny, most = np.finfo(np.float32).tiny, np.finfo(np.float32).max
     nans = np.array([0x7F800001, 0xFF800001, 0x7FC00000, 0xFFFFFFFF], np.uint32).view(np.float32)
     values = np.concatenate([nans, np.float32([0, -0.0, tiny, -tiny, most, -most, np.inf, -np.inf])])
-    histogram = LossHistogram.of(bin_counts(values))
+    histogram = described(values)
     assert (histogram.num_nan, histogram.num_zero, histogram.num_inf, histogram.num_negative) == (4, 2, 2, 3)
     assert histogram.quantile(0) == -np.inf
     assert histogram.quantile(1) == np.inf
     assert not np.signbit(histogram.quantile(0.5))  # of zeros, the sign is not kept
     np.testing.assert_allclose(histogram.values[1:3], [-most, -tiny], rtol=0.004)
-    assert LossHistogram.of(bin_counts(np.array([1e300, -1e300]))).num_inf == 2  # what float32 cannot hold
+    assert described(np.array([1e300, -1e300])).num_inf == 2  # what float32 cannot hold
 
 
 @pytest.mark.parametrize("per_octave", [1, 4, 128])
 def test_logarithmic_bins_hold_every_finite_loss_above_zero(per_octave):
     values = np.random.default_rng(0).gamma(0.3, 1.0, 5000).astype(np.float32)
     values[:7] = [0, -1, np.inf, -np.inf, np.nan, 1.0, 2.0]
-    edges, counts = LossHistogram.of(bin_counts(values)).log_bins(per_octave)
+    edges, counts = described(values).log_bins(per_octave)
     chosen = values[(values > 0) & (values < np.inf)]
     assert counts.sum() == chosen.size
     np.testing.assert_array_equal(counts, np.histogram(chosen, np.append(edges[:-1], np.inf))[0])

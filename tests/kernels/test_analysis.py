@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ssd_mining as sm
-from ssd_mining.analysis.one_pass import bin_counts
+from ssd_mining.analysis.one_pass import bins_of
 from ssd_mining.engine.run import empty_mined
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.inputs.batch import check_losses
@@ -23,6 +23,7 @@ from ssd_mining.kernels.records import (
     DONE,
     EVEN,
     FREE_LIST,
+    FREE_NUMBERS,
     KEPT,
     LISTS,
     MOST_FREE,
@@ -295,10 +296,15 @@ def by_hand(num_workers):
         np.full((LISTS, ROOM), np.nan, np.float32),
         np.zeros((num_workers, LISTS, 2), np.int64),
         np.zeros(7, np.int64),
+        np.empty((7, FREE_NUMBERS)),
     )
     is_free = read_only((np.arange(2100) % 7 != 0).astype(np.uint8))
     cpu_analysis.analyse(rows, Mining().rule, RATIOS, LEVELS, is_free, mined, tally, num_workers)
     return rows, mined, tally
+
+
+def counted(values):
+    return np.bincount(bins_of(values), minlength=BINS)
 
 
 def found(array, tally, role):
@@ -310,9 +316,9 @@ def test_both_drivers_say_the_same_with_any_number_of_workers():
     rows, mined, tally = by_hand(1)
     positive = rows.labels != rows.codes[0]
     tables = tally.tables[0]
-    np.testing.assert_array_equal(tables[EVEN] + tables[ODD], bin_counts(rows.loss[~positive]))
-    np.testing.assert_array_equal(tables[POSITIVES], bin_counts(rows.loss[positive]))
-    np.testing.assert_array_equal(tables[KEPT], bin_counts(found(tally.losses, tally, 1)))
+    np.testing.assert_array_equal(tables[EVEN] + tables[ODD], counted(rows.loss[~positive]))
+    np.testing.assert_array_equal(tables[POSITIVES], counted(rows.loss[positive]))
+    np.testing.assert_array_equal(tables[KEPT], counted(found(tally.losses, tally, 1)))
     np.testing.assert_array_equal(found(tally.anchors, tally, 0), np.flatnonzero(positive) % 300)
     np.testing.assert_array_equal(
         tally.levels[0], np.add.reduceat(~positive.reshape(7, 300), [0, 200], axis=1).sum(0)

@@ -6,8 +6,8 @@ Everything happens in one visit, while the sample is in the cache:
 2. `_count_all` counts every loss by its bin, whatever its label, without a branch; `_take_back` then removes the few
    that are not negatives. Two tables take turns, because equal losses often follow each other and one counter would
    have to wait for its last increment.
-3. The selection runs once, for the largest ratio. What smaller ratios keep is found among the compacted values.
-4. It runs once more for the hardest negatives that overlap no object, whatever the quota.
+3. The selection runs once, for the largest ratio, or for as many negatives as are listed whatever the quota. What
+   smaller ratios keep is found among the compacted values. Where overlaps say what is listed, it runs once more.
 """
 
 from typing import Any
@@ -140,28 +140,67 @@ def _list_hardest(loss: Row, reaching: Row, threshold: float, num_ties: int, anc
 
 
 @helper
-def _list_free(
-    rows: Rows, is_free: Row, negatives: Row, tally: Tally, worker: int, sample: int, values: Row, places: Row
-) -> None:
-    """List the hardest of the negatives that are free, `MOST_FREE` at most. The words become those of the free."""
-    loss = mining.row(rows.loss, rows, sample)
-    free = mining.row(is_free, rows, sample) if is_free.shape[0] > 0 else is_free
+def _free_words(loss: Row, free: Row, negatives: Row) -> tuple[int, int]:
+    """Leave the words of the free negatives. Return how many they are, and how many of these are NaN."""
     infinity = loss.dtype.type(np.inf)  # only NaN is above it
     num_free = num_nan = 0
     for block in range(negatives.shape[0]):
-        if free.shape[0] > 0:
-            negatives[block] &= lanes.equal(free, block * LANES, np.uint8(1))
+        negatives[block] &= lanes.equal(free, block * LANES, np.uint8(1))
         num_free += lanes.count(negatives[block])
         num_nan += lanes.count(lanes.above(loss, block * LANES, infinity) & negatives[block])
-    num_listed = min(num_free, records.MOST_FREE)
-    threshold, num_ties = np.nan, num_listed
-    if num_listed > num_nan:
-        threshold, stop = mining.select(loss, negatives, num_listed, values)
-        _, num_ties = mining.sum_kept(values[:stop], threshold, num_listed)
-    num_reaching = _reaching(loss, negatives, threshold, places) if num_listed > 0 else 0
+    return num_free, num_nan
+
+
+@helper
+def _list_free(
+    loss: Row, free: Row, num_listed: int, threshold: float, num_ties: int, tally: Tally, worker: int, sample: int,
+    places: Row,
+) -> None:  # fmt: skip
+    """List the free negatives, those of the words `free`, that are hardest."""
+    num_reaching = _reaching(loss, free, threshold, places) if num_listed > 0 else 0
     anchors, losses = _room(tally, worker, records.FREE_LIST, num_listed)
-    _list_hardest(loss, places[:num_reaching], threshold, num_ties, anchors, losses)
+    count = _list_hardest(loss, places[:num_reaching], threshold, num_ties, anchors, losses)
     tally.num_free[sample] = num_listed
+    numbers, has_nan = tally.free[sample], False
+    numbers[:] = np.nan
+    for place in range(count):
+        has_nan |= losses[place] != losses[place]
+    for rank in range(records.WORST_FREE):
+        largest = -np.inf
+        for place in range(count):
+            value = np.float64(losses[place])
+            if value > largest and not value >= numbers[records.WORST_CUT]:
+                largest = value
+            if rank == 0 and not value >= numbers[records.LEAST_FREE]:
+                numbers[records.LEAST_FREE] = value
+        if rank == 0:
+            numbers[records.LARGEST_FREE] = np.nan if has_nan else largest
+        if largest > -np.inf:
+            numbers[records.WORST_CUT] = largest
+
+
+@helper
+def _select_and_list(
+    loss: Row, free: Row, num_nan: int, num_listed: int, most: int, tally: Tally, worker: int, sample: int,
+    values: Row, places: Row,
+) -> tuple[float, int, int]:  # fmt: skip
+    """List the hardest of the free negatives, those of the words `free`, and select as many as `most` on the way.
+
+    Return the threshold of these, the end of the blocks of `values` that hold all losses above it, and how many these
+    are; -1 if NaN leave nothing to select.
+    """
+    if num_listed <= num_nan:
+        _list_free(loss, free, num_listed, np.nan, num_listed, tally, worker, sample, places)
+        return np.nan, 0, -1
+    most = max(most, num_listed)
+    threshold, stop = mining.select(loss, free, most, values)
+    _, num_ties = mining.sum_kept(values[:stop], threshold, most)
+    count, cut = most - num_ties, threshold
+    if num_listed <= count:
+        cut = mining.kth_largest(values[:stop], num_listed, threshold)
+    _, num_ties = mining.sum_kept(values[:stop], cut, num_listed)
+    _list_free(loss, free, num_listed, cut, num_ties, tally, worker, sample, places)
+    return threshold, stop, count
 
 
 @helper
@@ -181,28 +220,32 @@ def _analyse_sample(
     ratio: float, round_up: bool, extra: int, min_negatives: int, min_always: bool, max_negatives: int, omit_nan: bool,
     counts: Row, sums: Row, pos_mask: Row, hard_negative_mask: Row,
     kept: Row, sums_of_kept: Row, thresholds: Row, tables: Row, levels: Row, anchors: Row, losses: Row, ends: Row,
-    num_free: Row,
+    num_free: Row, free: Row,
     ratios: Row, level_starts: Row,  # descending, with the rule's own; where each feature map begins, and the end
     is_free: Row, words: Row, values: Row, places: Row,
 ) -> None:  # fmt: skip
     rows = Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
     rule = Rule(ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan)
     mined = Mined(counts, sums, pos_mask, hard_negative_mask)
-    tally = Tally(kept, sums_of_kept, thresholds, tables, levels, anchors, losses, ends, num_free)
+    tally = Tally(kept, sums_of_kept, thresholds, tables, levels, anchors, losses, ends, num_free, free)
     own = (
         words[worker, : (offsets[sample + 1] - offsets[sample] + LANES - 1) // LANES],
         values[worker],
         places[worker],
     )
-    _tally_sample(worker, sample, rows, rule, mined, tally, ratios, level_starts, *own)
-    _list_free(rows, is_free, own[0], tally, worker, sample, own[1], own[2])
+    _tally_sample(worker, sample, rows, rule, mined, tally, ratios, level_starts, is_free, *own)
+    if is_free.shape[0] > 0:
+        row = mining.row(loss, rows, sample)
+        total, num_nan = _free_words(row, mining.row(is_free, rows, sample), own[0])
+        listed = min(total, records.MOST_FREE)
+        _select_and_list(row, own[0], num_nan, listed, listed, tally, worker, sample, own[1], own[2])
     counts[records.DONE, sample] = 1
 
 
 @helper
 def _tally_sample(
     worker: int, sample: int, rows: Rows, rule: Rule, mined: Mined, tally: Tally, ratios: Row, level_starts: Row,
-    negatives: Row, values: Row, places: Row,
+    is_free: Row, negatives: Row, values: Row, places: Row,
 ) -> None:  # fmt: skip
     loss, tables = mining.row(rows.loss, rows, sample), tally.tables[worker]
     num_nan = mining.stage(rows, rule, mined, negatives, sample)
@@ -213,8 +256,14 @@ def _tally_sample(
     if mined.counts[records.NUM_NAN, sample] > 0:
         _gather_nan(loss, negatives, tables[records.EVEN])
     _count_levels(negatives, level_starts, tally.levels[worker])
-    threshold, stop, count = np.nan, 0, -1  # nothing is compacted yet
     explicit = mining.explicit_quota(rows, sample)
+    threshold, stop, count = np.nan, 0, -1  # nothing is compacted yet
+    if is_free.shape[0] == 0:
+        by_ratio = mining.whole_number(ratios[0], num_pos, rule.round_up)
+        listed, most = min(num_neg, records.MOST_FREE), mining.quota(by_ratio, num_pos, num_neg, explicit, rule)
+        threshold, stop, count = _select_and_list(
+            loss, negatives, num_nan, listed, most, tally, worker, sample, values, places
+        )
     for i in range(ratios.shape[0]):  # ratios descend, and so does the number kept
         own = Rule(
             ratios[i], rule.round_up, rule.extra, rule.min_negatives, rule.min_always, rule.max_negatives, False
