@@ -16,24 +16,10 @@ from ssd_mining.analysis.one_pass import bins_of
 from ssd_mining.engine.run import empty_mined
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.inputs.batch import check_losses
+from ssd_mining.kernels import records
 from ssd_mining.kernels.cpu import analysis as cpu_analysis
 from ssd_mining.kernels.cpu import mining as cpu
-from ssd_mining.kernels.records import (
-    BINS,
-    DONE,
-    EVEN,
-    FREE_LIST,
-    FREE_NUMBERS,
-    KEPT,
-    LISTS,
-    MOST_FREE,
-    NEGATIVE_SUM,
-    NUM_KEPT,
-    ODD,
-    POSITIVES,
-    TABLES,
-    Tally,
-)
+from ssd_mining.kernels.records import BINS, DONE, EVEN, KEPT, NEGATIVE_SUM, NUM_KEPT, ODD, POSITIVES, TABLES, Tally
 from ssd_mining.mining_rule import Mining
 from tests.support.analysis import analysed, blocks, dumped
 from tests.support.batches import LOSSES, REAL_FILES, ROOT, batches, generated, load_real, losses
@@ -292,11 +278,11 @@ def by_hand(num_workers):
         *np.empty((2, 7, 3)),
         np.zeros((num_workers, TABLES, BINS), np.int64),
         np.zeros((num_workers, 2), np.int64),
-        np.full((LISTS, ROOM), -7),
-        np.full((LISTS, ROOM), np.nan, np.float32),
-        np.zeros((num_workers, LISTS, 2), np.int64),
+        np.full((records.LISTS, ROOM), -7),
+        np.full((records.LISTS, ROOM), np.nan, np.float32),
+        np.zeros((num_workers, records.LISTS, 2), np.int64),
         np.zeros(7, np.int64),
-        np.empty((7, FREE_NUMBERS)),
+        np.empty((7, records.FREE_NUMBERS)),
     )
     is_free = read_only((np.arange(2100) % 7 != 0).astype(np.uint8))
     cpu_analysis.analyse(rows, Mining().rule, RATIOS, LEVELS, is_free, mined, tally, num_workers)
@@ -332,7 +318,7 @@ def test_both_drivers_say_the_same_with_any_number_of_workers():
         np.testing.assert_array_equal(got.tables[:, : ODD + 1].sum(axis=(0, 1)), tables[EVEN] + tables[ODD])
         np.testing.assert_array_equal(got.levels.sum(axis=0), tally.levels[0])
         np.testing.assert_array_equal(got.num_free, tally.num_free)
-        for role in range(LISTS):
+        for role in range(records.LISTS):
             for one, another in ((tally.anchors, got.anchors), (tally.losses, got.losses)):
                 np.testing.assert_array_equal(found(one, tally, role), found(another, got, role))
 
@@ -354,8 +340,8 @@ def test_the_hardest_free_negatives_are_listed():
     rows, _, tally = by_hand(1)
     loss, negative = rows.loss.reshape(7, 300), (rows.labels == rows.codes[0]).reshape(7, 300)
     ranks = np.where(negative & (np.arange(2100) % 7 != 0).reshape(7, 300), -loss, 1)
-    expected = np.sort(np.argsort(ranks, axis=1, kind="stable")[:, :MOST_FREE], axis=1)
-    np.testing.assert_array_equal(found(tally.anchors, tally, FREE_LIST), expected.ravel())
+    expected = np.sort(np.argsort(ranks, axis=1, kind="stable")[:, : records.MOST_FREE], axis=1)
+    np.testing.assert_array_equal(found(tally.anchors, tally, records.FREE_LIST), expected.ravel())
 
 
 def called_by_a_kernel(helper, *arguments):
