@@ -1,10 +1,8 @@
 """Checks of single values, and the errors and warnings of this package."""
 
-import difflib
 import numbers
 import sys
 import warnings
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -179,10 +177,3 @@ def set_fields(frozen: object, **fields: Any) -> None:
     """Set fields of a frozen dataclass to their checked values, as its constructor does."""
     for name, value in fields.items():
         object.__setattr__(frozen, name, value)
-
-
-def nearest_of(word: str, names: Iterable[str]) -> str:
-    """Return "; did you mean ...?" for a mistyped name; nothing where none of `names` is near."""
-    known = sorted(names)
-    near = difflib.get_close_matches(word, known) or [name for name in known if word in name]
-    return f"; did you mean {near[0]}?" if near else ""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssd_mining.checks import check_choice, check_int, check_number, nearest_of, refuse, set_fields
+from ssd_mining.checks import check_choice, check_int, check_number, refuse, set_fields
 from ssd_mining.choices import (
     CHOICES,
     AllZeroRows,
@@ -20,6 +20,7 @@ from ssd_mining.choices import (
     Rounding,
     Scope,
     TiePolicy,
+    nearest_of,
 )
 from ssd_mining.kernels.records import Rule
 from ssd_mining.kernels.rules import whole_number

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import HazardWarning, check_class_axis, check_int, nearest_of, refuse, warn
+from ssd_mining.checks import HazardWarning, check_class_axis, check_int, refuse, warn
+from ssd_mining.choices import nearest_of
 from ssd_mining.classification import Softmax
 from ssd_mining.cross_entropy import softmax_cross_entropy
 from ssd_mining.engine.hazards import hazards_of

@@ -10,11 +10,13 @@ from ssd_mining.cli import mine, options, synthetic
 from ssd_mining.files import output
 from ssd_mining.files.text import shown, write_text
 
+FILES = {"losses.npy", "labels.npy", "default_boxes.npy", "README.txt"}
+
 
 def run(args: argparse.Namespace) -> str:
     """Write the data set into a new directory, and mine it."""
     out = Path(args.out)
-    with output.atomic_directory(out) as folder:
+    with output.atomic_directory(out, FILES if args.overwrite else ()) as folder:
         _write_arrays(folder, args.samples, args.seed)
         readme = synthetic.README.format(samples=args.samples, seed=args.seed)
         write_text(folder / "README.txt", readme)

@@ -22,6 +22,8 @@ OPTIONAL = {
     "h5py": "hdf5",
     "dask": "dask",
 }
+# Packages whose arrays, models or threads we take where they are there; no extra of ours installs them.
+OTHERS = ("torch", "torchvision", "tbb")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> str:
     directory, refusal = None, cache.refusal()
     with contextlib.suppress(RuntimeError):  # a user without a home
         directory = str(cache.directory())
-    optional = {name: version_of(name) for name in OPTIONAL}
+    optional = {name: version_of(name) for name in (*OPTIONAL, *OTHERS)}
     cuda = _cuda()
     hints = {name: f"pip install 'ssd_mining[{OPTIONAL[name]}]'" for name in OPTIONAL if optional[name] is None}
     if args.json:
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> str:
         f"{'threads':14}{count}, {layer or problem}",
         f"{'cache':14}{directory or 'none'}, {refusal or 'writable'}",
         "",
-        *(f"{name:14}{version or f'not installed; {hints[name]}'}" for name, version in optional.items()),
+        *(f"{name:14}{optional[name] or f'not installed; {hints[name]}'}" for name in OPTIONAL),
+        *(f"{name:14}{optional[name] or 'not installed'}" for name in OTHERS),
         f"{'numba-cuda':14}{cuda or version_of('numba-cuda')}",
     ]
     return "\n".join(lines)

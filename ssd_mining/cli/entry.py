@@ -65,14 +65,15 @@ def _ended(args: argparse.Namespace) -> int:
 
         warnings.simplefilter("error" if getattr(args, "strict", False) else "always", HazardWarning)
         return _say(_run(args))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        say(f"ssd-mining: interrupted; {str(stop) or 'nothing was written'}", sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         return 0
     except options.OptionError as error:
         return _failed(2, error)
     except FileExistsError as error:
-        return _failed(2, f"{error}; name another with --out")
+        return _failed(2, f"{error}; name another with --out{'' if args.overwrite else ', or add --overwrite'}")
     except (InputError, InputTypeError) as error:
         culprit = options.in_users_words(args, error)
         if culprit is None:

@@ -29,6 +29,7 @@ from ssd_mining.mining_rule import Extras
 # What mining takes per anchor at the worst, beside its loss and its labels: two masks, and where every negative is
 # kept, its place in the indices and the keys that sort them. What is kept of a sample takes less than one anchor.
 MINING_BYTES = 64
+FILES = {"per_sample.csv", "summary.json", "offsets.npy", "anchors.npy", "hard_negative_mask.npy"}
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,11 @@ def run(args: argparse.Namespace) -> str:
         mining = mining_of(args)
         if losses.ndim != 2:
             hint = "logits go to `ssd-mining report`" if losses.ndim == 3 else ""
-            refuse("conf_loss", "a (B, A) array", f"shape {losses.shape}", hint=hint)
+            refuse("conf_loss", "(N, A) losses", f"shape {losses.shape}", hint=hint)
         check_losses(losses.outline, labels.outline, mining)
         stamps = losses.stamp(), labels.stamp()
-        folder = files.enter_context(output.atomic_directory(args.out)) if args.out else None
+        replaced = FILES if args.overwrite else ()
+        folder = files.enter_context(output.atomic_directory(args.out, replaced)) if args.out else None
         with _keeper(folder, args.save, losses.shape[1]) as keep:
             columns, num_empty = _mine_blocks(args, mining, losses, labels, keep)
         losses.check_unchanged(stamps[0])

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 from dataclasses import asdict
+from pathlib import Path
 
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.analysis.loss_analysis import RATIOS
@@ -22,28 +23,58 @@ from ssd_mining.report.loss_page import loss_page
 from ssd_mining.report.saved_report import SCHEMA
 
 SHARD_FILE = "shard.npz"
+FILES = {"report.html", "summary.json", "per_sample.csv", "top_losses.csv", "top_anchors.csv"}
 _CLASSIFICATIONS = {"softmax": Softmax, "sigmoid": Sigmoid}
 
 
 def run(args: argparse.Namespace) -> str:
     """Analyse the data and write the report, or one shard of it; return the summary."""
+    if args.shard and not args.out:
+        raise OptionError("--shard: expected --out DIR beside it, got none")
+    replaced = ({SHARD_FILE} if args.shard else FILES) if args.overwrite else ()
+    if args.out:
+        output.refuse_used(args.out, replaced)
     if not args.shard:
         check_page(args)
-    output.refuse_used(args.out)
     with contextlib.ExitStack() as files:
         data = _opened(args, files)
         span = parts.shard_span(data.values.shape[0], *(args.shard or (1, 1)))
-        with parts.kept_parts(args.out, asdict(data.run), data.stamps, span) as folder:
-            spans = parts.cut(span, data.values.row_bytes + data.labels.row_bytes)
-            with progress(parts.samples_left(folder, spans), "samples") as advance:
-                whole = parts.merged(parts.resumed(folder, spans, lambda each: parts.analysed(data, each, advance)))
-            data.check_unchanged()
-            if not args.shard:
-                return finish(args, whole)
-            with output.atomic_directory(args.out) as shard:
-                whole.save(shard / SHARD_FILE)
+        identity = asdict(data.run), data.stamps, span
+        folder = files.enter_context(parts.kept_parts(args.out, *identity)) if args.out else None
+        whole = _analysed(args, data, span, folder)
+        data.check_unchanged()
+        if not args.shard:
+            return finish(args, whole)
+        with output.atomic_directory(args.out, replaced) as shard:
+            whole.save(shard / SHARD_FILE)
     where = f"{span.stop - span.start:,} of {len(data.values):,} samples, from sample {span.start:,}"
     return f"{where}, written to {shown(args.out)}; see ssd-mining merge --help"
+
+
+def _analysed(args: argparse.Namespace, data: parts.DataSet, span: parts.Span, folder: Path | None) -> parts.Part:
+    """Analyse the samples of a span, part by part; a folder keeps the finished ones, and may hold some already."""
+    spans = parts.cut(span, data.values.row_bytes + data.labels.row_bytes)
+    left = span.stop - span.start if folder is None else parts.samples_left(folder, spans)
+    with progress(left, "samples") as advance:
+
+        def compute(each: parts.Span) -> parts.Part:
+            part = parts.analysed(data, each, advance)
+            _check_class_names(args, len(data.run.class_names), part.analysis)
+            return part
+
+        try:
+            return parts.merged(map(compute, spans) if folder is None else parts.resumed(folder, spans, compute))
+        except KeyboardInterrupt:
+            done = 0 if folder is None else span.stop - span.start - parts.samples_left(folder, spans)
+            kept = f"{done:,} samples are done and kept: the same command takes the run up from there"
+            raise KeyboardInterrupt(*[kept] if done else []) from None
+
+
+def _check_class_names(args: argparse.Namespace, count: int, analysis: LossAnalysis) -> None:
+    """Refuse too few names; of losses with class numbers, only the labels tell how many classes there are."""
+    most = max(analysis.state.totals["class positives"].groups, default=-1)
+    if 0 < count <= most:
+        raise DataError(f"{args.class_names or args.boxes}: expected a name for each class, 0 to {most}, got {count}")
 
 
 def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.DataSet:
@@ -110,26 +141,29 @@ def _check_shapes(args: argparse.Namespace, values: ArraySource, labels: ArraySo
         raise DataError(f"{args.values}: expected (N, A) losses or (N, A, C) logits, got shape {values.shape}")
     if values.ndim == 2 and args.classification:
         raise OptionError(f"--classification: expected none beside losses, got {args.classification}")
-    if labels.shape[0] != values.shape[0]:
-        expected = f"labels of the {values.shape[0]:,} samples of {args.values}"
-        raise DataError(f"{labels.name}: expected {expected}, got those of {labels.shape[0]:,}")
+    for of_values, of_labels, what in zip(values.shape, labels.shape, ("samples", "anchors"), strict=False):
+        if of_labels != of_values:
+            expected = f"labels of the {of_values:,} {what} of {args.values}"
+            raise DataError(f"{labels.name}: expected {expected}, got those of {of_labels:,}")
 
 
 def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
     """Refuse to begin a page that the installed packages cannot make."""
-    missing = [] if args.no_page else page.missing_packages()
+    missing = [] if args.no_page or not args.out else page.missing_packages()
     if missing:
         hint = "pip install 'ssd_mining[report]', or leave the page out with --no-page"
         raise OptionError(f"{name}: expected {' and '.join(missing)}, to make it, got none installed; {hint}")
 
 
 def finish(args: argparse.Namespace, whole: parts.Part) -> str:
-    """Write the report of all parts; return its summary."""
+    """Write the report of all parts, if it goes anywhere; return its summary."""
     result = whole.analysis.result()
     tables = {"top_losses.csv": result.top_samples.to_dict(), "top_anchors.csv": result.top_anchors.to_dict()}
     arguments = asdict(whole.run.arguments)
     as_json = output.json_text({"schema": SCHEMA, "versions": versions(), "arguments": arguments, **result.to_dict()})
-    with output.atomic_directory(args.out) as folder:
+    if not args.out:
+        return as_json if args.json else _report_text(result)
+    with output.atomic_directory(args.out, FILES if args.overwrite else ()) as folder:
         for name, columns in ({"per_sample.csv": whole.columns} | tables).items():
             write_csv(folder / name, columns)
         write_text(folder / "summary.json", f"{as_json}\n")

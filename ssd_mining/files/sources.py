@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ssd_mining.checks import DataError, InputError, warn
 from ssd_mining.files import stores
 from ssd_mining.files.chunks import ChunkedRows, check_chunks, chunks_of
+from ssd_mining.files.conversions import conversion_of
 
 Array = NDArray[Any]
 Dtype = np.dtype[Any]
@@ -255,7 +256,7 @@ def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[
     name = os.fspath(name)
     found = array_name(name)
     if found is None:
-        raise DataError(f"{name}: expected a name that ends in {KNOWN}, got another")
+        raise DataError(f"{name}: expected a name that ends in {KNOWN}, got another{conversion_of(name)}")
     with contextlib.ExitStack() as files:
         with explained(name):
             source = _OPENERS[found.suffix](name, found.path, found.key, files)

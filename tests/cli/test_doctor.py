@@ -64,6 +64,18 @@ def test_a_package_that_is_missing_comes_with_the_extra_that_installs_it(monkeyp
     assert f"{missing:14}1.2.3" not in page
 
 
+def test_frameworks_are_listed_without_a_hint(monkeypatch, capsys):
+    def version(name):
+        if name == "tbb":
+            raise metadata.PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert cli.main(["doctor"]) == 0
+    page = capsys.readouterr().out.splitlines()
+    assert {f"{'torch':14}1.2.3", f"{'torchvision':14}1.2.3", f"{'tbb':14}not installed"} <= set(page)
+
+
 def test_every_extra_that_is_hinted_at_installs_its_package():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for package, extra in doctor.OPTIONAL.items():

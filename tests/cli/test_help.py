@@ -15,8 +15,8 @@ from tests.support.commands import run, shell
 USAGES = {
     "demo": "demo",
     "mine": "mine LOSSES LABELS",
-    "report": "report LOSSES-or-LOGITS LABELS --out DIR",
-    "merge": "merge DIR [DIR ...] --out DIR",
+    "report": "report LOSSES-or-LOGITS LABELS",
+    "merge": "merge DIR [DIR ...]",
     "compare": "compare A B",
     "doctor": "doctor",
 }
