@@ -1,8 +1,11 @@
 """Checks of single values, and the errors and warnings of this package."""
 
+import contextlib
 import numbers
+import shlex
 import sys
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -92,6 +95,14 @@ class HazardWarning(UserWarning):
 
 class DataError(ValueError):
     """A file is missing or damaged, does not hold what is expected of it, or cannot be written."""
+
+
+def install_command(*packages: str) -> str:
+    """Return the command that installs packages for this very Python, whose environment need not be active."""
+    python = Path(sys.executable)
+    with contextlib.suppress(ValueError):  # it lies elsewhere
+        python = python.relative_to(Path.cwd())
+    return shlex.join([str(python), "-m", "pip", "install", *packages])
 
 
 def warn(message: str) -> None:

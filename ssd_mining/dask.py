@@ -13,7 +13,7 @@ import numpy as np
 
 from ssd_mining.analysis.loss_analysis import RATIOS, LossAnalysis
 from ssd_mining.analysis.spec import check_by_sample
-from ssd_mining.checks import refuse
+from ssd_mining.checks import install_command, refuse
 from ssd_mining.classification import Classification
 from ssd_mining.engine.run import Backend
 from ssd_mining.mining import MiningResult, mine_logits
@@ -215,6 +215,6 @@ def _dask_array() -> Any:
     try:
         import dask.array
     except ImportError as error:
-        msg = "dask: expected to be installed, got none; pip install 'ssd_mining[dask]'"
+        msg = f"dask: expected to be installed, got none; {install_command('dask')}"
         raise ImportError(msg) from error
     return dask.array

@@ -8,6 +8,7 @@ from pathlib import Path
 from ssd_mining.checks import DataError
 from ssd_mining.cli.mine import mining_bytes
 from ssd_mining.cli.options import OptionError
+from ssd_mining.cli.program import command
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.report import SHARD_FILE, check_page
 from ssd_mining.files import output
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> str:
     check_page(args, "comparison.html")
     for name in (args.a, args.b):
         if (Path(name) / SHARD_FILE).exists():
-            raise DataError(f"{name}: expected a report, got a shard of one; see ssd-mining merge --help")
+            raise DataError(f"{name}: expected a report, got a shard of one; see {command('merge', '--help')}")
     a, b = saved_report.load(args.a, args.inputs_a), saved_report.load(args.b, args.inputs_b)
     pairs = paired(a, b)
     changes = changes_of(a, b, pairs)

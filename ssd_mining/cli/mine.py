@@ -12,6 +12,7 @@ from ssd_mining import Mining, MiningResult
 from ssd_mining.checks import refuse, warn
 from ssd_mining.cli.labels import labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
+from ssd_mining.cli.program import command
 from ssd_mining.cli.progress import progress
 from ssd_mining.engine.hazards import hazards_of
 from ssd_mining.engine.run import Columns, call_of, empty_mined, joined, sample_losses, sample_table
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> str:
             labels = labels_of_boxes(args)
         mining = mining_of(args)
         if losses.ndim != 2:
-            hint = "logits go to `ssd-mining report`" if losses.ndim == 3 else ""
+            hint = f"logits go to `{command('report')}`" if losses.ndim == 3 else ""
             refuse("conf_loss", "(N, A) losses", f"shape {losses.shape}", hint=hint)
         check_losses(losses.outline, labels.outline, mining)
         stamps = losses.stamp(), labels.stamp()

@@ -8,9 +8,10 @@ from pathlib import Path
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.analysis.loss_analysis import RATIOS
 from ssd_mining.analysis.result import AnalysisResult
-from ssd_mining.checks import DataError
+from ssd_mining.checks import DataError, install_command
 from ssd_mining.cli.labels import MatchedLabels, labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
+from ssd_mining.cli.program import command
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.versions import versions
 from ssd_mining.files import output
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> str:
         with output.atomic_directory(args.out, replaced) as shard:
             whole.save(shard / SHARD_FILE)
     where = f"{span.stop - span.start:,} of {len(data.values):,} samples, from sample {span.start:,}"
-    return f"{where}, written to {shown(args.out)}; see ssd-mining merge --help"
+    return f"{where}, written to {shown(args.out)}; see {command('merge', '--help')}"
 
 
 def _analysed(args: argparse.Namespace, data: parts.DataSet, span: parts.Span, folder: Path | None) -> parts.Part:
@@ -151,7 +152,7 @@ def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
     """Refuse to begin a page that the installed packages cannot make."""
     missing = [] if args.no_page or not args.out else page.missing_packages()
     if missing:
-        hint = "pip install 'ssd_mining[report]', or leave the page out with --no-page"
+        hint = f"{install_command(*missing)}, or leave the page out with --no-page"
         raise OptionError(f"{name}: expected {' and '.join(missing)}, to make it, got none installed; {hint}")
 
 
@@ -170,7 +171,8 @@ def finish(args: argparse.Namespace, whole: parts.Part) -> str:
         if not args.no_page:
             html = page.render(loss_page(result, whole.columns, whole.run, versions()))
             write_text(folder / "report.html", html)
-    return as_json if args.json else f"{_report_text(result)}\n\nwritten to {shown(args.out)}"
+    page_or_not = "" if args.no_page else f"; open {shown(Path(args.out) / 'report.html')}"
+    return as_json if args.json else f"{_report_text(result)}\n\nwritten to {shown(args.out)}{page_or_not}"
 
 
 def _report_text(result: AnalysisResult) -> str:

@@ -342,14 +342,14 @@ def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStac
 
 
 def _open_zarr(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    zarr = stores.package("zarr", name, "zarr")
+    zarr = stores.package("zarr", name)
     Path(path).stat()  # a clearer error than the package's where there is nothing
     with anything_explained(name):
         return _Chunked(name, path, stores.open_zarr(zarr, name, path, key, files))
 
 
 def _open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    h5py = stores.package("h5py", name, "hdf5")
+    h5py = stores.package("h5py", name)
     Path(path).open("rb").close()
     with anything_explained(name):
         return _Chunked(name, path, stores.open_hdf5(h5py, name, path, key, files))

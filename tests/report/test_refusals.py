@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ssd_mining.checks import install_command
 from ssd_mining.report import page
 from tests.support.commands import run
 from tests.support.reports import TABLES, refused, report, words
@@ -93,7 +94,7 @@ def test_a_page_that_cannot_be_made_is_refused_before_anything_is_computed(data,
     code, out, err = run(
         "report", folder / "losses.npy", folder / "labels.npy", "--background", 0, "--out", folder / "o"
     )
-    hint = "pip install 'ssd_mining[report]', or leave the page out with --no-page"
+    hint = f"{install_command('jinja2', 'matplotlib')}, or leave the page out with --no-page"
     missing = f"report.html: expected jinja2 and matplotlib, to make it, got none installed; {hint}"
     assert (code, out, err) == (2, "", f"ssd-mining: error: {missing}\n")
     assert set(report(folder, "o", "--no-page")) == TABLES
