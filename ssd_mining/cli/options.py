@@ -25,6 +25,8 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Refuse a command, or the value of an option, that is none of the choices."""
+        if value == []:  # argparse asks about no words at all, too
+            return
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
@@ -179,12 +181,16 @@ def doctor(parser: Parser) -> None:
 
 
 def warmup(parser: Parser) -> None:
-    """Add the options of ``warmup``, which has none."""
+    """Add the options of ``warmup``."""
+    parser.description = "Compile the kernels now and keep them in the cache, so that no later run has to wait."
     parser.set_defaults(out="the cache")
+    what = "what to compile (default all): mining of losses, losses of logits, reports and analyses, matching"
+    parser.add_argument("parts", metavar="PART", nargs="*", choices=PARTS, help=f"{', '.join(PARTS)}: {what}")
 
 
 # What several commands share
 
+PARTS = ("mining", "logits", "analysis", "matching")
 _ARRAY = "file.npy, file.npz:key, file.safetensors:tensor, store.zarr:path or file.h5:dataset"
 _BOXES = "COCO's instances.json, a directory of YOLO's text files, or file.npz with boxes, classes and box_offsets"
 _ANCHORS = f"(A, 4) in a file, or one of {', '.join(GEOMETRIES)}"
