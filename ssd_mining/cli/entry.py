@@ -41,6 +41,7 @@ COMMANDS = {
     "report": _Command("analyse a whole data set; write tables and a page", options.report),
     "merge": _Command("make one report of its shards", options.merge),
     "compare": _Command("say what changed between two reports", options.compare),
+    "recipes": _Command("say which known system would print a loss", options.recipes),
     "doctor": _Command("say what this machine and this installation have", options.doctor),
     "warmup": _Command("compile the kernels ahead", options.warmup),
 }
@@ -124,6 +125,8 @@ def _run(args: argparse.Namespace) -> str:
             from ssd_mining.cli.merge import run
         case "compare":
             from ssd_mining.cli.compare import run
+        case "recipes":
+            from ssd_mining.cli.recipes import run
         case "doctor":
             from ssd_mining.cli.doctor import run
         case _:

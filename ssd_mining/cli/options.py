@@ -173,6 +173,25 @@ def compare(parser: Parser) -> None:
     option("--no-page", action="store_true", help="leave out comparison.html, which needs matplotlib and jinja2")
 
 
+def recipes(parser: Parser) -> None:
+    """Add the options of ``recipes``."""
+    parser.usage = "%(prog)s LOGITS LABELS [options]"
+    parser.description = "Say what each known system would print as the loss of a batch: which of them is yours?"
+    parser.set_defaults(arguments={"loc_pred": "locations", "loc_target": "locations"}, out=None)
+    option = parser.add_argument
+    option("logits", metavar="LOGITS", help=f"(B, A, C) scores before softmax, in {_ARRAY}")
+    option("labels", metavar="LABELS", help="(B, A) class numbers")
+    option("--loss", metavar="X", help="what a trainer printed for this batch, with all its digits")
+    option("--background", metavar="C", type=int, help="background class of LABELS; -1 is the last one")
+    option("--ignore-index", metavar="C", type=int, help="label of anchors to ignore (default none)")
+    predicted = "predicted and target offsets (B, A, 4): their loss is added (default none)"
+    option("--locations", nargs=2, metavar=("PREDICTED", "TARGET"), help=predicted)
+    option("--recipes", metavar="NAME,NAME,...", type=_names, help="which ones to compare (default all)")
+    option("--num-threads", metavar="N", type=_at_least(1), help="threads to use (default all)")
+    option("--strict", action="store_true", help="end with an error where there would be a warning about the data")
+    option("--json", action="store_true", help="print the result as JSON instead of a table")
+
+
 def doctor(parser: Parser) -> None:
     """Add the options of ``doctor``."""
     parser.description = "Say which versions, processors, threads, cache and optional packages are there."
@@ -299,7 +318,7 @@ def _users_word(args: argparse.Namespace, argument: str) -> str | None:
     name = getattr(args, "arguments", {}).get(argument, argument)
     if name not in vars(args):
         return None
-    if name in ("losses", "values", "labels", "boxes", "anchors"):
+    if name in ("losses", "values", "logits", "labels", "boxes", "anchors"):
         return str(getattr(args, name) or args.boxes)
     return f"--{name.replace('_', '-')}"
 
@@ -346,6 +365,10 @@ def _several(kind: type[float], what: str) -> Callable[[str], tuple[float, ...]]
             raise argparse.ArgumentTypeError(msg) from None
 
     return parse
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ USAGES = {
     "report": "report LOSSES-or-LOGITS LABELS",
     "merge": "merge DIR [DIR ...]",
     "compare": "compare A B",
+    "recipes": "recipes LOGITS LABELS",
     "doctor": "doctor",
 }
 
