@@ -1,10 +1,11 @@
 """Checks of single values, and the errors and warnings of this package."""
 
-import difflib
+import contextlib
 import numbers
+import shlex
 import sys
 import warnings
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -96,6 +97,14 @@ class DataError(ValueError):
     """A file is missing or damaged, does not hold what is expected of it, or cannot be written."""
 
 
+def install_command(*packages: str) -> str:
+    """Return the command that installs packages for this very Python, whose environment need not be active."""
+    python = Path(sys.executable)
+    with contextlib.suppress(ValueError):  # it lies elsewhere
+        python = python.relative_to(Path.cwd())
+    return shlex.join([str(python), "-m", "pip", "install", *packages])
+
+
 def warn(message: str) -> None:
     """Warn of a hazard, at the line of the caller of this package."""
     frame, level = sys._getframe(1), 2  # noqa: SLF001 - skip_file_prefixes came with Python 3.12
@@ -179,10 +188,3 @@ def set_fields(frozen: object, **fields: Any) -> None:
     """Set fields of a frozen dataclass to their checked values, as its constructor does."""
     for name, value in fields.items():
         object.__setattr__(frozen, name, value)
-
-
-def nearest_of(word: str, names: Iterable[str]) -> str:
-    """Return "; did you mean ...?" for a mistyped name; nothing where none of `names` is near."""
-    known = sorted(names)
-    near = difflib.get_close_matches(word, known) or [name for name in known if word in name]
-    return f"; did you mean {near[0]}?" if near else ""

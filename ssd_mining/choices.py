@@ -1,5 +1,7 @@
 """The words that an option can be: each list is written here once, without NumPy, so that ``--help`` is quick."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 Scope = Literal["sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"]
@@ -50,3 +52,10 @@ MATCHING_RULES = (
     "mmdetection_retinanet",
     "tf_object_detection",
 )
+
+
+def nearest_of(word: str, names: Iterable[str], prefix: str = "") -> str:
+    """Return "; did you mean ...?" for a mistyped name; nothing where none of `names` is near."""
+    known = sorted(names)
+    near = difflib.get_close_matches(word, known) or [name for name in known if word in name]
+    return f"; did you mean {prefix}{near[0]}?" if near else ""

@@ -13,12 +13,12 @@ import numpy as np
 
 from ssd_mining.analysis.loss_analysis import RATIOS, LossAnalysis
 from ssd_mining.analysis.spec import check_by_sample
-from ssd_mining.checks import refuse
+from ssd_mining.checks import install_command, refuse
 from ssd_mining.classification import Classification
 from ssd_mining.engine.run import Backend
 from ssd_mining.mining import MiningResult, mine_logits
 from ssd_mining.mining import mine_hard_negatives as mine_losses
-from ssd_mining.mining_rule import Extras, Mining, Selection, resolve
+from ssd_mining.mining_rule import Extras, Mining, Selection, named_keywords, resolve
 
 MERGED_AT_ONCE = 8
 
@@ -39,6 +39,7 @@ class DaskMining(NamedTuple):
 _DTYPES = (np.bool_, np.bool_, np.int64, np.int64, np.int64, np.float64, np.float64, np.float64)
 
 
+@named_keywords(Mining)
 def mine_hard_negatives(
     values: Any,
     labels: Any,
@@ -116,6 +117,7 @@ def _mine_chunk(
     return tuple(getattr(mined, name) for name in DaskMining._fields)
 
 
+@named_keywords(Mining)
 def analyse(
     values: Any,
     labels: Any,
@@ -215,6 +217,6 @@ def _dask_array() -> Any:
     try:
         import dask.array
     except ImportError as error:
-        msg = "dask: expected to be installed, got none; pip install 'ssd_mining[dask]'"
+        msg = f"dask: expected to be installed, got none; {install_command('dask')}"
         raise ImportError(msg) from error
     return dask.array

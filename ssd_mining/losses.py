@@ -16,7 +16,7 @@ from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
 from ssd_mining.kernels.records import NEGATIVE_SUM, POSITIVE_SUM, Divisor
-from ssd_mining.mining_rule import Keywords, Mining, resolve
+from ssd_mining.mining_rule import Keywords, Mining, named_keywords, resolve
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,6 +53,7 @@ class ConfidenceLoss(Result):
     num_kept: NDArray[np.int64]
 
 
+@named_keywords(Mining)
 def confidence_loss(
     conf_loss: ArrayLike,
     labels: ArrayLike,

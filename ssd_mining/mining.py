@@ -19,7 +19,7 @@ from ssd_mining.inputs.counts import check_counts
 from ssd_mining.inputs.labels import check_relabelled
 from ssd_mining.kernels.records import NUM_KEPT
 from ssd_mining.kernels.rules import quota_of
-from ssd_mining.mining_rule import Keywords, Mining, Selection, resolve
+from ssd_mining.mining_rule import Keywords, Mining, Selection, named_keywords, resolve
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,8 +82,7 @@ class MiningResult(Result):
         is_number = ~np.isnan(kept.ranks)
         descending = np.where(is_number, -kept.ranks, 0)
         order = np.lexsort((descending, is_number, samples))  # stable: equal ranks stay in anchor order
-        offsets = np.zeros(kept.num_kept.size + 1, np.int64)
-        np.cumsum(kept.num_kept, out=offsets[1:])
+        offsets = np.concatenate([[0], np.cumsum(kept.num_kept)])
         return offsets, kept.anchors[order]
 
     def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
@@ -133,6 +132,7 @@ class MiningResult(Result):
         return relabelled
 
 
+@named_keywords(Mining)
 def mine_hard_negatives(
     conf_loss: ArrayLike,
     labels: ArrayLike,
@@ -228,6 +228,7 @@ def mine_hard_negatives(
     return result
 
 
+@named_keywords(Mining)
 def mine_logits(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -321,6 +322,7 @@ def _resident_result(resident: Any) -> MiningResult:
     return MiningResult(mined.hard_negative_mask, mined.pos_mask, **sample_columns(mined), _kept=resident)
 
 
+@named_keywords(Mining)
 def hard_negative_mask(
     conf_loss: ArrayLike,
     labels: ArrayLike,
@@ -352,6 +354,7 @@ def hard_negative_mask(
     return mine_batch(batch, call_of(backend, num_threads), masks=True).hard_negative_mask.reshape(batch.mask_shape)
 
 
+@named_keywords(Mining)
 def negative_quota(
     num_pos: ArrayLike,
     num_neg: ArrayLike,

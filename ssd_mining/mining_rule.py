@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssd_mining.checks import check_choice, check_int, check_number, nearest_of, refuse, set_fields
+from ssd_mining.checks import check_choice, check_int, check_number, refuse, set_fields
 from ssd_mining.choices import (
     CHOICES,
     AllZeroRows,
@@ -20,11 +22,34 @@ from ssd_mining.choices import (
     Rounding,
     Scope,
     TiePolicy,
+    nearest_of,
 )
 from ssd_mining.kernels.records import Rule
 from ssd_mining.kernels.rules import whole_number
 
 Rng = np.random.Generator | int
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def named_keywords(spec: type) -> Callable[[F], F]:
+    """Show the keywords of a function's ``**keywords: Unpack[...]`` by name to `help`, `inspect` and completion.
+
+    They have the defaults of the frozen dataclass `spec`; None where it has no such field.
+    """
+
+    def show(function: F) -> F:
+        signature = inspect.signature(function)
+        *named, rest = signature.parameters.values()
+        known = function.__globals__[rest.annotation.removeprefix("Unpack[").removesuffix("]")]
+        defaults = {field.name: field.default for field in fields(spec)}
+        for name, kind in known.__annotations__.items():
+            annotation = getattr(kind, "__forward_arg__", kind)  # as it is written
+            named.append(rest.replace(name=name, kind=rest.KEYWORD_ONLY, annotation=annotation))
+            named[-1] = named[-1].replace(default=defaults.get(name))
+        function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+        return function
+
+    return show
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from ssd_mining.inputs.logits import Logits
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, loss_shares, normalized_loss, selected_smooth_l1
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_POS, POSITIVE_SUM, Mined
 from ssd_mining.losses import check_words, refuse_no_divisor
-from ssd_mining.mining_rule import Keywords, Mining, resolve
+from ssd_mining.mining_rule import Keywords, Mining, named_keywords, resolve
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,10 +67,12 @@ class MultiboxLoss(Result):
     num_pos: NDArray[np.int64]
     num_neg: NDArray[np.int64]
     num_kept: NDArray[np.int64]
-    logits_gradient: NDArray[Any] | None = None
-    loc_gradient: NDArray[Any] | None = None
+    # Any, or a type checker would ask for a test of None after every call that asks for gradients.
+    logits_gradient: NDArray[Any] | Any = None
+    loc_gradient: NDArray[Any] | Any = None
 
 
+@named_keywords(Mining)
 def multibox_loss(
     logits: ArrayLike,
     labels: ArrayLike,

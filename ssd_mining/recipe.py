@@ -37,7 +37,7 @@ class Recipe(Mapping[str, Any]):
     'torchvision'
     >>> print(recipe.quirks)
     Where the quota exceeds the negatives, positives are summed twice there.
-    >>> out = sm.multibox_loss([[[0.0, 3.0], [1.0, 0.0]]], [[1, 0]], **{**recipe, "neg_pos_ratio": 1})
+    >>> out = sm.multibox_loss([[[0.0, 3.0], [1.0, 0.0]]], [[1, 0]], **dict(recipe, neg_pos_ratio=1))
     >>> round(out.loss, 4)
     0.3618
     """

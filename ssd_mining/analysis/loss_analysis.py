@@ -18,7 +18,7 @@ from ssd_mining.analysis.summary import summarised
 from ssd_mining.checks import check_int, refuse, warn
 from ssd_mining.classification import Classification
 from ssd_mining.engine.run import Backend, Columns, sample_columns, sample_losses, sample_table
-from ssd_mining.mining_rule import NO_EXTRAS, BatchKeywords, Mining, Selection, resolve
+from ssd_mining.mining_rule import NO_EXTRAS, BatchKeywords, Mining, Selection, named_keywords, resolve
 
 STATE_SCHEMA = 2
 RATIOS = (1, 2, 3, 5, 10)
@@ -75,6 +75,7 @@ class LossAnalysis:
     (2, 5.825, array([0, 1]))
     """
 
+    @named_keywords(Mining)
     def __init__(
         self,
         *,
@@ -114,6 +115,7 @@ class LossAnalysis:
     def _analyser(self) -> Analyser:  # what only merges and reports needs none
         return Analyser(self.spec.ratios, self.spec.levels, self._call)
 
+    @named_keywords(Mining)
     def update(
         self,
         values: ArrayLike,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,9 +25,10 @@ from ssd_mining.inputs.batch import check_losses
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
 from ssd_mining.kernels.records import NUM_KEPT, NUM_NEG, NUM_POS, POSITIVE_SUM
 from ssd_mining.losses import check_words, refuse_no_divisor
-from ssd_mining.mining_rule import Keywords, Mining, resolve
+from ssd_mining.mining_rule import Keywords, Mining, named_keywords, resolve
 
-By = Literal["sample", "anchor"]
+OfSamples = Literal["sample", "unrecognised", "false_alarm", "misplaced"]
+By = OfSamples | Literal["anchor"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,6 +79,7 @@ class RatioSweep(Result):
         }
 
 
+@named_keywords(Mining)
 def ratio_sweep(
     conf_loss: ArrayLike,
     labels: ArrayLike,
@@ -167,6 +169,43 @@ def ratio_sweep(
     )
 
 
+@overload
+def top_losses(
+    conf_loss: ArrayLike,
+    labels: ArrayLike,
+    k: int,
+    *,
+    by: OfSamples = "sample",
+    ids: Sequence[Any] | NDArray[Any] | None = None,
+    matched: ArrayLike | None = None,
+    loc_pred: ArrayLike | None = None,
+    loc_target: ArrayLike | None = None,
+    mining: Mining | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> TopSamples: ...
+
+
+@overload
+def top_losses(
+    conf_loss: ArrayLike,
+    labels: ArrayLike,
+    k: int,
+    *,
+    by: Literal["anchor"],
+    ids: Sequence[Any] | NDArray[Any] | None = None,
+    matched: ArrayLike | None = None,
+    loc_pred: ArrayLike | None = None,
+    loc_target: ArrayLike | None = None,
+    mining: Mining | None = None,
+    backend: Backend | None = None,
+    num_threads: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> TopAnchors: ...
+
+
+@named_keywords(Mining)
 def top_losses(
     conf_loss: ArrayLike,
     labels: ArrayLike,
@@ -174,6 +213,9 @@ def top_losses(
     *,
     by: By = "sample",
     ids: Sequence[Any] | NDArray[Any] | None = None,
+    matched: ArrayLike | None = None,
+    loc_pred: ArrayLike | None = None,
+    loc_target: ArrayLike | None = None,
     mining: Mining | None = None,
     backend: Backend | None = None,
     num_threads: int | None = None,
@@ -187,10 +229,13 @@ def top_losses(
         As in `mine_hard_negatives`.
     k : int
         How many to return, at most.
-    by : {"sample", "anchor"}
-        Samples by their confidence loss, or positives and kept negatives by their own loss.
+    by : {"sample", "unrecognised", "false_alarm", "misplaced", "anchor"}
+        Samples by their confidence loss, or by one of the causes (docs/analysis.md): the least recognised object, the
+        surest false alarm, or, with locations, misplaced boxes. Or positives and kept negatives by their own loss.
     ids : sequence of str or int, (B,), optional
         Names of the samples.
+    matched, loc_pred, loc_target : array_like, optional
+        As in `LossAnalysis.update`.
     mining, backend, num_threads, **keywords
         As in `mine_hard_negatives`, except `scope` and `pool_size`; see `LossAnalysis`.
 
@@ -212,19 +257,27 @@ def top_losses(
     >>> losses, labels = [[9.0, 0.5, 0.25], [1.0, 8.0, 0.25]], [[1, 0, 0], [1, 0, 0]]
     >>> sm.top_losses(losses, labels, 1, background=0, ids=["cat.jpg", "dog.jpg"]).id
     array(['cat.jpg'], dtype='<U7')
+    >>> sm.top_losses(losses, labels, 1, background=0, by="false_alarm").sample
+    array([1])
     >>> top = sm.top_losses(losses, labels, 2, by="anchor", background=0)
     >>> top.sample, top.anchor, top.is_positive
     (array([0, 1]), array([0, 1]), array([ True, False]))
     """
-    check_choice("by", by, ("sample", "anchor"))
+    check_choice("by", by, ("sample", "unrecognised", "false_alarm", "misplaced", "anchor"))
+    if by == "misplaced" and loc_pred is None:
+        refuse("loc_pred", "an array, for by='misplaced' is given", "None", TypeError)
     k = check_int("k", k, lowest=0)
     spec, extras = resolve(mining, keywords)
     analysis = LossAnalysis(ratios=(), top=k, mining=spec, backend=backend, num_threads=num_threads)
-    analysis.update(conf_loss, labels, ids=ids, **extras.given)
+    beside: Any = {"matched": matched, "loc_pred": loc_pred, "loc_target": loc_target}
+    analysis.update(conf_loss, labels, ids=ids, **beside, **extras.given)
     result = analysis.result()
-    return result.top_samples if by == "sample" else result.top_anchors
+    if by == "anchor":
+        return result.top_anchors
+    return result.top_samples if by == "sample" else result.causes[by]
 
 
+@named_keywords(Mining)
 def class_table(
     values: ArrayLike,
     labels: ArrayLike,
@@ -295,6 +348,7 @@ def class_table(
     return cast("ClassTable", analysis.result().classes)
 
 
+@named_keywords(Mining)
 def level_table(
     conf_loss: ArrayLike,
     labels: ArrayLike,

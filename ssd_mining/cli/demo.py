@@ -1,20 +1,22 @@
 """``ssd-mining demo``: synthetic data to try the package on."""
 
 import argparse
-import shlex
 from pathlib import Path
 
 import numpy as np
 
 from ssd_mining.cli import mine, options, synthetic
+from ssd_mining.cli.program import command
 from ssd_mining.files import output
 from ssd_mining.files.text import shown, write_text
+
+FILES = {"losses.npy", "labels.npy", "default_boxes.npy", "README.txt"}
 
 
 def run(args: argparse.Namespace) -> str:
     """Write the data set into a new directory, and mine it."""
     out = Path(args.out)
-    with output.atomic_directory(out) as folder:
+    with output.atomic_directory(out, FILES if args.overwrite else ()) as folder:
         _write_arrays(folder, args.samples, args.seed)
         readme = synthetic.README.format(samples=args.samples, seed=args.seed)
         write_text(folder / "README.txt", readme)
@@ -22,11 +24,13 @@ def run(args: argparse.Namespace) -> str:
     parser = options.Parser()
     options.mine(parser)
     table = mine.run(parser.parse_args(words))
-    command = shown(shlex.join(["ssd-mining", "mine", *words, "--out", str(out / "mined")]))
     return (
         f"Synthetic data (seed {args.seed}), which no detector ever saw, written to {shown(args.out)}. Mined, it"
         " gives:\n\n"
-        f"{table}\n\nMine it yourself, and keep the hard negatives:\n\n  {command}"
+        f"{table}\n\nMine it yourself, and keep the hard negatives:\n\n"
+        f"  {command('mine', *words, '--out', str(out / 'mined'))}\n\n"
+        "Analyse it, and look at the page:\n\n"
+        f"  {command('report', *words, '--out', str(out / 'report'))}"
     )
 
 

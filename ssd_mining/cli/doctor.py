@@ -9,19 +9,15 @@ import sys
 import llvmlite.binding
 import numba
 
+from ssd_mining.checks import install_command
 from ssd_mining.cli.versions import version_of, versions
 from ssd_mining.files.output import json_text
 from ssd_mining.kernels.cpu import cache
 
-# Packages that some commands and files need, and the extra of ours that installs each.
-OPTIONAL = {
-    "rich": "cli",
-    "matplotlib": "report",
-    "jinja2": "report",
-    "zarr": "zarr",
-    "h5py": "hdf5",
-    "dask": "dask",
-}
+# Packages that some commands and files need; an extra of ours installs each.
+OPTIONAL = ("rich", "matplotlib", "jinja2", "zarr", "h5py", "dask")
+# Packages whose arrays, models or threads we take where they are there; no extra of ours installs them.
+OTHERS = ("torch", "torchvision", "tbb")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -36,9 +32,10 @@ def run(args: argparse.Namespace) -> str:
     directory, refusal = None, cache.refusal()
     with contextlib.suppress(RuntimeError):  # a user without a home
         directory = str(cache.directory())
-    optional = {name: version_of(name) for name in OPTIONAL}
+    optional = {name: version_of(name) for name in (*OPTIONAL, *OTHERS)}
     cuda = _cuda()
-    hints = {name: f"pip install 'ssd_mining[{OPTIONAL[name]}]'" for name in OPTIONAL if optional[name] is None}
+    missing = [name for name in OPTIONAL if optional[name] is None]
+    hint = install_command(*missing) if missing else None
     if args.json:
         found = {
             "versions": versions(),
@@ -51,7 +48,7 @@ def run(args: argparse.Namespace) -> str:
             "threads": {"count": count, "layer": layer, "problem": problem},
             "cache": {"directory": directory, "writable": refusal is None, "problem": refusal},
             "optional": optional,
-            "hints": hints,
+            "hint": hint,
             "cuda": {"version": version_of("numba-cuda"), "problem": cuda},
         }
         return json_text(found)
@@ -63,10 +60,10 @@ def run(args: argparse.Namespace) -> str:
         f"{'threads':14}{count}, {layer or problem}",
         f"{'cache':14}{directory or 'none'}, {refusal or 'writable'}",
         "",
-        *(f"{name:14}{version or f'not installed; {hints[name]}'}" for name, version in optional.items()),
+        *(f"{name:14}{version or 'not installed'}" for name, version in optional.items()),
         f"{'numba-cuda':14}{cuda or version_of('numba-cuda')}",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"install what some commands and files need: {hint}"] if hint else lines)
 
 
 def _cuda() -> str | None:

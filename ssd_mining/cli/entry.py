@@ -41,6 +41,7 @@ COMMANDS = {
     "report": _Command("analyse a whole data set; write tables and a page", options.report),
     "merge": _Command("make one report of its shards", options.merge),
     "compare": _Command("say what changed between two reports", options.compare),
+    "recipes": _Command("say which known system would print a loss", options.recipes),
     "doctor": _Command("say what this machine and this installation have", options.doctor),
     "warmup": _Command("compile the kernels ahead", options.warmup),
 }
@@ -65,14 +66,15 @@ def _ended(args: argparse.Namespace) -> int:
 
         warnings.simplefilter("error" if getattr(args, "strict", False) else "always", HazardWarning)
         return _say(_run(args))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        say(f"ssd-mining: interrupted; {str(stop) or 'nothing was written'}", sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         return 0
     except options.OptionError as error:
         return _failed(2, error)
     except FileExistsError as error:
-        return _failed(2, f"{error}; name another with --out")
+        return _failed(2, f"{error}; name another with --out{'' if args.overwrite else ', or add --overwrite'}")
     except (InputError, InputTypeError) as error:
         culprit = options.in_users_words(args, error)
         if culprit is None:
@@ -123,6 +125,8 @@ def _run(args: argparse.Namespace) -> str:
             from ssd_mining.cli.merge import run
         case "compare":
             from ssd_mining.cli.compare import run
+        case "recipes":
+            from ssd_mining.cli.recipes import run
         case "doctor":
             from ssd_mining.cli.doctor import run
         case _:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from ssd_mining import Matching, MatchResult, default_boxes, encode_boxes, match_anchors
 from ssd_mining.checks import DataError
-from ssd_mining.choices import GEOMETRIES, BoxFormat
+from ssd_mining.choices import GEOMETRIES, BoxFormat, nearest_of
 from ssd_mining.cli.options import OptionError
 from ssd_mining.files.annotations import Annotations, files_of, read_annotations
 from ssd_mining.files.blocks import BLOCK_BYTES
 from ssd_mining.files.names import read_ids
-from ssd_mining.files.sources import ArraySource, open_array
+from ssd_mining.files.sources import ArraySource, array_name, open_array
 from ssd_mining.inputs.boxes import to_corners
 from ssd_mining.matching.rule import resolve_matching
 
@@ -140,6 +140,9 @@ def read_anchors(name: str, box_format: BoxFormat | None, image: NDArray[np.int6
             pixels = default_boxes(name, image_size=(height, width), dtype=np.float64)
             return NamedAnchors(name, (pixels / image).astype(np.float32), "xyxy")
         return NamedAnchors(name, default_boxes(name), "xyxy")
+    if array_name(name) is None and not Path(name).exists():
+        expected = f"anchors in a file, (A, 4), or one of {', '.join(GEOMETRIES)}"
+        raise DataError(f"{name}: expected {expected}, got neither{nearest_of(name, GEOMETRIES)}")
     with open_array(name) as source:
         if source.ndim != 2 or source.shape[1] != 4 or source.dtype.kind not in "iuf":
             got = f"dtype {source.dtype} of shape {source.shape}"

@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ssd_mining.files import output
 from ssd_mining.files.annotations import Annotations
 from ssd_mining.files.text import shown, write_text
 
+FILES = {"labels.npy", "matched.npy", "overlaps.npy", "ids.txt", "class_names.txt"}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # The sizes of objects: the square root of the area, as a share of the side of the image.
 SIZES = {"below 1/16": 1 / 16, "1/16 to 1/8": 1 / 8, "1/8 to 1/4": 1 / 4, "1/4 to 1/2": 1 / 2, "1/2 and more": np.inf}
@@ -80,11 +81,11 @@ class Found:
 
 def run(args: argparse.Namespace) -> str:
     """Match, write the files that are asked for, and return the summary."""
-    if args.out and args.out.endswith(".npy") and Path(args.out).exists():
+    if args.out and args.out.endswith(".npy") and Path(args.out).exists() and not args.overwrite:
         msg = f"{args.out}: expected a new name, got one that is in use"
         raise FileExistsError(msg)
     source = matched_labels(args)
-    with _keeper(args.out, source) as keep:
+    with _keeper(args.out, FILES if args.overwrite else (), source) as keep:
         found = _matched(args, source, keep)
     summary = _summary(args, source, found)
     if args.json:
@@ -93,7 +94,9 @@ def run(args: argparse.Namespace) -> str:
 
 
 @contextlib.contextmanager
-def _keeper(out: str | None, source: MatchedLabels) -> Iterator[Callable[[MatchResult], None]]:
+def _keeper(
+    out: str | None, replaced: Collection[str], source: MatchedLabels
+) -> Iterator[Callable[[MatchResult], None]]:
     """Yield a function that writes a block of results: labels to a file, or all of them to a new directory."""
     width = source.shape[1:]
     if out is None:
@@ -102,7 +105,7 @@ def _keeper(out: str | None, source: MatchedLabels) -> Iterator[Callable[[MatchR
         with output.atomic_file(Path(out)) as partial, output.array_writer(partial, source.dtype, width) as append:
             yield lambda result: append(result.labels.astype(source.dtype))
     else:
-        with output.atomic_directory(out) as folder:
+        with output.atomic_directory(out, replaced) as folder:
             with (
                 output.array_writer(folder / "labels.npy", source.dtype, width) as append_labels,
                 output.array_writer(folder / "matched.npy", np.int32, width) as append_matched,

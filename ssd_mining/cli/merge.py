@@ -5,15 +5,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ssd_mining.checks import DataError
-from ssd_mining.cli.report import SHARD_FILE, check_page, finish
+from ssd_mining.cli.report import FILES, SHARD_FILE, check_page, finish
 from ssd_mining.files import output
 from ssd_mining.report.parts import Part, merged
 
 
 def run(args: argparse.Namespace) -> str:
     """Check that the shards make up one data set, write the report, and return its summary."""
+    if args.out:
+        output.refuse_used(args.out, FILES if args.overwrite else ())
     check_page(args)
-    output.refuse_used(args.out)
+    for name in args.shards:
+        if not (Path(name) / SHARD_FILE).exists() and (Path(name) / "summary.json").exists():
+            raise DataError(
+                f"{name}: expected what report --shard writes, got a finished report: nothing is to merge"
+            )
     shards = {name: Part.load(Path(name) / SHARD_FILE) for name in args.shards}
     return finish(args, merged(_in_order(shards)))
 

@@ -12,6 +12,7 @@ from ssd_mining import Mining, MiningResult
 from ssd_mining.checks import refuse, warn
 from ssd_mining.cli.labels import labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
+from ssd_mining.cli.program import command
 from ssd_mining.cli.progress import progress
 from ssd_mining.engine.hazards import hazards_of
 from ssd_mining.engine.run import Columns, call_of, empty_mined, joined, sample_losses, sample_table
@@ -29,6 +30,7 @@ from ssd_mining.mining_rule import Extras
 # What mining takes per anchor at the worst, beside its loss and its labels: two masks, and where every negative is
 # kept, its place in the indices and the keys that sort them. What is kept of a sample takes less than one anchor.
 MINING_BYTES = 64
+FILES = {"per_sample.csv", "summary.json", "offsets.npy", "anchors.npy", "hard_negative_mask.npy"}
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ def run(args: argparse.Namespace) -> str:
             labels = labels_of_boxes(args)
         mining = mining_of(args)
         if losses.ndim != 2:
-            hint = "logits go to `ssd-mining report`" if losses.ndim == 3 else ""
-            refuse("conf_loss", "a (B, A) array", f"shape {losses.shape}", hint=hint)
+            hint = f"logits go to `{command('report')}`" if losses.ndim == 3 else ""
+            refuse("conf_loss", "(N, A) losses", f"shape {losses.shape}", hint=hint)
         check_losses(losses.outline, labels.outline, mining)
         stamps = losses.stamp(), labels.stamp()
-        folder = files.enter_context(output.atomic_directory(args.out)) if args.out else None
+        replaced = FILES if args.overwrite else ()
+        folder = files.enter_context(output.atomic_directory(args.out, replaced)) if args.out else None
         with _keeper(folder, args.save, losses.shape[1]) as keep:
             columns, num_empty = _mine_blocks(args, mining, losses, labels, keep)
         losses.check_unchanged(stamps[0])

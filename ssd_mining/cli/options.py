@@ -4,10 +4,11 @@ Only the options of the command that is asked for are built. Nothing here loads 
 """
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from ssd_mining.choices import BOX_FORMATS, CHOICES, FORCE, GEOMETRIES, MATCHING_RULES, NORMALIZE
+from ssd_mining.choices import BOX_FORMATS, CHOICES, FORCE, GEOMETRIES, MATCHING_RULES, NORMALIZE, nearest_of
 from ssd_mining.files.text import shown
 
 if TYPE_CHECKING:
@@ -18,9 +19,19 @@ _PAIR = ("LOSSES-or-LOGITS", "LABELS")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that tells the words that it could not read as they may be seen."""
+    """A parser that tells the words that it could not read as they may be seen, and what may have been meant."""
 
     labels: argparse.Action | None = None  # the argument LABELS, which --boxes replaces
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Refuse a command, or the value of an option, that is none of the choices."""
+        if value == []:  # argparse asks about no words at all, too
+            return
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += nearest_of(str(value), action.choices or ())
+            raise
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End the program."""
@@ -39,7 +50,13 @@ class CommandParser(Parser):
         self.add_options(self)
         if self.labels is not None and any(word.partition("=")[0] == "--boxes" for word in args or ()):
             self.labels.nargs = "?"  # for both: an argument that may be missing is never found after an option
-        return super().parse_known_args(args, namespace)
+        known, others = super().parse_known_args(args, namespace)
+        if others:
+            flags = [flag.removeprefix("--") for flag in self._option_string_actions]
+            word = next((word.partition("=")[0] for word in others if word.startswith("--")), "")
+            near = nearest_of(word.removeprefix("--"), flags, "--") if word else ""
+            self.error(f"unrecognized arguments: {' '.join(others)}{near}")
+        return known, others
 
 
 class OptionError(Exception):
@@ -50,7 +67,7 @@ def demo(parser: Parser) -> None:
     """Add the options of ``demo``."""
     parser.description = "Write synthetic losses and labels with the geometry of SSD300, then mine them."
     option = parser.add_argument
-    option("--out", metavar="DIR", default="ssd-mining-demo", help="a new directory (default %(default)s)")
+    _add_out(option, "DIR", "a new directory (default %(default)s)", default="ssd-mining-demo")
     option("--samples", metavar="N", type=_at_least(1), default=64, help="how many (default %(default)s)")
     option("--seed", metavar="N", type=_at_least(0), default=0, help="seed of the data (default %(default)s)")
 
@@ -73,7 +90,7 @@ def match(parser: Parser) -> None:
     option("--top", metavar="N", type=_at_least(0), default=5, help="unmatched objects to list (default %(default)s)")
     option("--json", action="store_true", help="print the summary as JSON instead of a table")
     written = "FILE.npy for the labels (N, A), or a new directory for labels, matched and overlaps"
-    option("--out", metavar="FILE-or-DIR", help=written)
+    _add_out(option, "FILE-or-DIR", written)
 
 
 def mine(parser: Parser) -> None:
@@ -82,7 +99,7 @@ def mine(parser: Parser) -> None:
     parser.description = "Keep the hardest negatives of every sample, and sum up the losses. --boxes replaces LABELS."
     parser.set_defaults(arguments={"conf_loss": "losses", "classes": "boxes"})
     option = parser.add_argument
-    option("losses", metavar="LOSSES", help="(N, A) losses in nats: file.npy, or file.npz:key")
+    option("losses", metavar="LOSSES", help=f"(N, A) losses in nats, in {_ARRAY}")
     _add_labels(parser, "(N, A) class numbers, or bools for positives; or (N, A, C) one-hot")
     parser.add_argument("--ids", metavar="FILE", help=_IDS)
 
@@ -95,19 +112,19 @@ def mine(parser: Parser) -> None:
     option = parser.add_argument_group("what is shown and written").add_argument
     option("--top", metavar="N", type=_at_least(0), default=5, help="worst samples to list (default %(default)s)")
     option("--json", action="store_true", help="print the summary as JSON instead of a table")
-    option("--out", metavar="DIR", help="new directory for per_sample.csv, summary.json and what --save says")
+    _add_out(option, "DIR", "new directory for per_sample.csv, summary.json and what --save says")
     saved = "hard negatives as offsets.npy and anchors.npy, or as hard_negative_mask.npy (default indices)"
     option("--save", choices=("indices", "masks"), help=saved)
 
 
 def report(parser: Parser) -> None:
     """Add the options of ``report``."""
-    parser.usage = "%(prog)s LOSSES-or-LOGITS LABELS --out DIR [options]"
+    parser.usage = "%(prog)s LOSSES-or-LOGITS LABELS [options]"
     parser.description = "Analyse the losses of a whole data set: what is hard, how hard, and what mining selects."
     named = {"conf_loss": "values", "logits": "values", "ratios": "ratio_sweep", "classes": "boxes"}
     parser.set_defaults(arguments=named)
     option = parser.add_argument
-    option("values", metavar="LOSSES-or-LOGITS", help="(N, A) losses in nats, or (N, A, C) logits")
+    option("values", metavar="LOSSES-or-LOGITS", help=f"(N, A) losses in nats, or (N, A, C) logits, in {_ARRAY}")
     _add_labels(parser, "(N, A) class numbers, or bools for losses; or (N, A, C) one-hot")
     option("--ids", metavar="FILE", help="what the samples are called: text, a line for each, or an array of names")
 
@@ -137,7 +154,7 @@ def report(parser: Parser) -> None:
 
 def merge(parser: Parser) -> None:
     """Add the options of ``merge``."""
-    parser.usage = "%(prog)s DIR [DIR ...] --out DIR [options]"
+    parser.usage = "%(prog)s DIR [DIR ...] [options]"
     parser.description = "Make the report that one run would have made from what --shard runs have written."
     parser.add_argument("shards", metavar="DIR", nargs="+", help="what report --shard I/N has written, in any order")
     _add_report_output(parser)
@@ -160,8 +177,27 @@ def compare(parser: Parser) -> None:
 
     option = parser.add_argument_group("what is shown and written").add_argument
     option("--json", action="store_true", help="print the comparison as JSON instead of a table")
-    option("--out", metavar="DIR", help="a new directory for comparison.json, changes.csv and comparison.html")
+    _add_out(option, "DIR", "a new directory for comparison.json, changes.csv and comparison.html")
     option("--no-page", action="store_true", help="leave out comparison.html, which needs matplotlib and jinja2")
+
+
+def recipes(parser: Parser) -> None:
+    """Add the options of ``recipes``."""
+    parser.usage = "%(prog)s LOGITS LABELS [options]"
+    parser.description = "Say what each known system would print as the loss of a batch: which of them is yours?"
+    parser.set_defaults(arguments={"loc_pred": "locations", "loc_target": "locations"}, out=None)
+    option = parser.add_argument
+    option("logits", metavar="LOGITS", help=f"(B, A, C) scores before softmax, in {_ARRAY}")
+    option("labels", metavar="LABELS", help="(B, A) class numbers")
+    option("--loss", metavar="X", help="what a trainer printed for this batch, with all its digits")
+    option("--background", metavar="C", type=int, help="background class of LABELS; -1 is the last one")
+    option("--ignore-index", metavar="C", type=int, help="label of anchors to ignore (default none)")
+    predicted = "predicted and target offsets (B, A, 4): their loss is added (default none)"
+    option("--locations", nargs=2, metavar=("PREDICTED", "TARGET"), help=predicted)
+    option("--recipes", metavar="NAME,NAME,...", type=_names, help="which ones to compare (default all)")
+    option("--num-threads", metavar="N", type=_at_least(1), help="threads to use (default all)")
+    option("--strict", action="store_true", help="end with an error where there would be a warning about the data")
+    option("--json", action="store_true", help="print the result as JSON instead of a table")
 
 
 def doctor(parser: Parser) -> None:
@@ -172,12 +208,17 @@ def doctor(parser: Parser) -> None:
 
 
 def warmup(parser: Parser) -> None:
-    """Add the options of ``warmup``, which has none."""
+    """Add the options of ``warmup``."""
+    parser.description = "Compile the kernels now and keep them in the cache, so that no later run has to wait."
     parser.set_defaults(out="the cache")
+    what = "what to compile (default all): mining of losses, losses of logits, reports and analyses, matching"
+    parser.add_argument("parts", metavar="PART", nargs="*", choices=PARTS, help=f"{', '.join(PARTS)}: {what}")
 
 
 # What several commands share
 
+PARTS = ("mining", "logits", "analysis", "matching")
+_ARRAY = "file.npy, file.npz:key, file.safetensors:tensor, store.zarr:path or file.h5:dataset"
 _BOXES = "COCO's instances.json, a directory of YOLO's text files, or file.npz with boxes, classes and box_offsets"
 _ANCHORS = f"(A, 4) in a file, or one of {', '.join(GEOMETRIES)}"
 _IDS = "which samples of BOXES, in which order: text, a line for each, or an array of names"
@@ -265,12 +306,29 @@ def in_users_words(args: argparse.Namespace, error: "InputError | InputTypeError
     None where the argument is neither: then the fault is ours. ``args.arguments`` says which argument of the library
     the user knows by another name.
     """
-    name = getattr(args, "arguments", {}).get(error.argument, error.argument)
+    culprit = _users_word(args, error.argument)
+    if culprit is None:
+        return None
+
+    def renamed(found: re.Match[str]) -> str:
+        word = _users_word(args, found["name"]) if found["value"] or "_" in found["name"] else None
+        return found[0] if word is None else " ".join(filter(None, (word, found["value"])))
+
+    return 2 if culprit.startswith("--") else 3, f"{culprit}: {_ARGUMENT.sub(renamed, error.problem)}"
+
+
+# How messages of the library speak of an argument: nan_policy="omit", max_negatives.
+_ARGUMENT = re.compile(r"""\b(?P<name>[a-z_]+)\b(?:=["']?(?P<value>[\w.-]+)["']?)?""")
+
+
+def _users_word(args: argparse.Namespace, argument: str) -> str | None:
+    """Return the file or the option that became an argument of the library; None where there is none."""
+    name = getattr(args, "arguments", {}).get(argument, argument)
     if name not in vars(args):
         return None
-    if name in ("losses", "values", "labels", "boxes", "anchors"):
-        return 3, f"{getattr(args, name) or args.boxes}: {error.problem}"
-    return 2, f"--{name.replace('_', '-')}: {error.problem}"
+    if name in ("losses", "values", "logits", "labels", "boxes", "anchors"):
+        return str(getattr(args, name) or args.boxes)
+    return f"--{name.replace('_', '-')}"
 
 
 def _add_resources(option: Callable[..., argparse.Action]) -> None:
@@ -280,9 +338,14 @@ def _add_resources(option: Callable[..., argparse.Action]) -> None:
     option("--strict", action="store_true", help="end with an error where there would be a warning about the data")
 
 
+def _add_out(option: Callable[..., argparse.Action], metavar: str, what: str, default: str | None = None) -> None:
+    option("--out", metavar=metavar, default=default, help=what)
+    option("--overwrite", action="store_true", help="replace what this command has written there before")
+
+
 def _add_report_output(parser: Parser) -> None:
     option = parser.add_argument_group("what is shown and written").add_argument
-    option("--out", metavar="DIR", required=True, help="a new directory for the report")
+    _add_out(option, "DIR", "a new directory for the report")
     option("--no-page", action="store_true", help="leave out report.html, which needs matplotlib and jinja2")
     option("--json", action="store_true", help="print the summary as JSON instead of a table")
 
@@ -310,6 +373,10 @@ def _several(kind: type[float], what: str) -> Callable[[str], tuple[float, ...]]
             raise argparse.ArgumentTypeError(msg) from None
 
     return parse
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ssd_mining.checks import install_command
 from ssd_mining.files.text import say
 
 REFRESH_SECONDS = 0.1
@@ -44,7 +45,7 @@ def _bar() -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
-        say("no progress bar without rich; pip install 'ssd_mining[cli]'", sys.stderr)
+        say(f"no progress bar without rich; {install_command('rich')}", sys.stderr)
         return None
     rate = TextColumn("{task.description}  {task.fields[rate]}")
     columns = BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()

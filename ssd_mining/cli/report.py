@@ -4,14 +4,16 @@ import argparse
 import contextlib
 import functools
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.analysis.loss_analysis import RATIOS
 from ssd_mining.analysis.result import AnalysisResult, Table
-from ssd_mining.checks import DataError
+from ssd_mining.checks import DataError, install_command
 from ssd_mining.cli.labels import MATCHING_BYTES, MatchedLabels, labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
+from ssd_mining.cli.program import command
 from ssd_mining.cli.progress import progress
 from ssd_mining.cli.versions import versions
 from ssd_mining.files import output
@@ -24,29 +26,61 @@ from ssd_mining.report.loss_page import loss_page
 from ssd_mining.report.saved_report import SCHEMA
 
 SHARD_FILE = "shard.npz"
+LISTS = ("losses", "unrecognised", "false_alarm", "misplaced", "objects", "negatives", "alarms")
+TABLES = ("per_sample", "positions", "confusions", *(f"top_{name}" for name in LISTS))
+FILES = {"report.html", "summary.json", *(f"{name}.csv" for name in TABLES)}
 NEVER = 2.0  # no overlap is as large
 _CLASSIFICATIONS = {"softmax": Softmax, "sigmoid": Sigmoid}
 
 
 def run(args: argparse.Namespace) -> str:
     """Analyse the data and write the report, or one shard of it; return the summary."""
+    if args.shard and not args.out:
+        raise OptionError("--shard: expected --out DIR beside it, got none")
+    replaced = ({SHARD_FILE} if args.shard else FILES) if args.overwrite else ()
+    if args.out:
+        output.refuse_used(args.out, replaced)
     if not args.shard:
         check_page(args)
-    output.refuse_used(args.out)
     with contextlib.ExitStack() as files:
         data = _opened(args, files)
         span = parts.shard_span(data.values.shape[0], *(args.shard or (1, 1)))
-        with parts.kept_parts(args.out, asdict(data.run), data.stamps, span) as folder:
-            spans = parts.cut(span, sum(source.row_bytes for source in data.sources.values()))
-            with progress(parts.samples_left(folder, spans), "samples") as advance:
-                whole = parts.merged(parts.resumed(folder, spans, lambda each: parts.analysed(data, each, advance)))
-            data.check_unchanged()
-            if not args.shard:
-                return finish(args, whole)
-            with output.atomic_directory(args.out) as shard:
-                whole.save(shard / SHARD_FILE)
+        identity = asdict(data.run), data.stamps, span
+        folder = files.enter_context(parts.kept_parts(args.out, *identity)) if args.out else None
+        whole = _analysed(args, data, span, folder)
+        data.check_unchanged()
+        if not args.shard:
+            return finish(args, whole)
+        with output.atomic_directory(args.out, replaced) as shard:
+            whole.save(shard / SHARD_FILE)
     where = f"{span.stop - span.start:,} of {len(data.values):,} samples, from sample {span.start:,}"
-    return f"{where}, written to {shown(args.out)}; see ssd-mining merge --help"
+    return f"{where}, written to {shown(args.out)}; see {command('merge', '--help')}"
+
+
+def _analysed(args: argparse.Namespace, data: parts.DataSet, span: parts.Span, folder: Path | None) -> parts.Part:
+    """Analyse the samples of a span, part by part; a folder keeps the finished ones, and may hold some already."""
+    spans = parts.cut(span, sum(source.row_bytes for source in data.sources.values()))
+    left = span.stop - span.start if folder is None else parts.samples_left(folder, spans)
+    with progress(left, "samples") as advance:
+
+        def compute(each: parts.Span) -> parts.Part:
+            part = parts.analysed(data, each, advance)
+            _check_class_names(args, len(data.run.class_names), part.analysis)
+            return part
+
+        try:
+            return parts.merged(map(compute, spans) if folder is None else parts.resumed(folder, spans, compute))
+        except KeyboardInterrupt:
+            done = 0 if folder is None else span.stop - span.start - parts.samples_left(folder, spans)
+            kept = f"{done:,} samples are done and kept: the same command takes the run up from there"
+            raise KeyboardInterrupt(*[kept] if done else []) from None
+
+
+def _check_class_names(args: argparse.Namespace, count: int, analysis: LossAnalysis) -> None:
+    """Refuse too few names; of losses with class numbers, only the labels tell how many classes there are."""
+    most = max(analysis.state.totals["class positives"].groups, default=-1)
+    if 0 < count <= most:
+        raise DataError(f"{args.class_names or args.boxes}: expected a name for each class, 0 to {most}, got {count}")
 
 
 def _opened(args: argparse.Namespace, files: contextlib.ExitStack) -> parts.DataSet:
@@ -151,35 +185,38 @@ def _check_shapes(args: argparse.Namespace, sources: list[ArraySource]) -> None:
     if values.ndim == 2 and args.classification:
         raise OptionError(f"--classification: expected none beside losses, got {args.classification}")
     for source in others:
-        if source.shape[0] != values.shape[0]:
-            expected = (
-                f"{'labels' if source is others[0] else 'rows'} of the {values.shape[0]:,} samples of {args.values}"
-            )
-            raise DataError(f"{source.name}: expected {expected}, got those of {source.shape[0]:,}")
+        what = "labels" if source is others[0] else "rows"
+        for of_values, own, of in zip(values.shape, source.shape, ("samples", "anchors"), strict=False):
+            if own != of_values:
+                expected = f"{what} of the {of_values:,} {of} of {args.values}"
+                raise DataError(f"{source.name}: expected {expected}, got those of {own:,}")
 
 
 def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
     """Refuse to begin a page that the installed packages cannot make."""
-    missing = [] if args.no_page else page.missing_packages()
+    missing = [] if args.no_page or not args.out else page.missing_packages()
     if missing:
-        hint = "pip install 'ssd_mining[report]', or leave the page out with --no-page"
+        hint = f"{install_command(*missing)}, or leave the page out with --no-page"
         raise OptionError(f"{name}: expected {' and '.join(missing)}, to make it, got none installed; {hint}")
 
 
 def finish(args: argparse.Namespace, whole: parts.Part) -> str:
-    """Write the report of all parts; return its summary."""
+    """Write the report of all parts, if it goes anywhere; return its summary."""
     result = whole.analysis.result()
     tables = {f"{name}.csv": table.to_dict() for name, table in _tables(result).items()}
     arguments = asdict(whole.run.arguments)
     as_json = output.json_text({"schema": SCHEMA, "versions": versions(), "arguments": arguments, **result.to_dict()})
-    with output.atomic_directory(args.out) as folder:
+    if not args.out:
+        return as_json if args.json else _report_text(result)
+    with output.atomic_directory(args.out, FILES if args.overwrite else ()) as folder:
         for name, columns in ({"per_sample.csv": whole.columns} | tables).items():
             write_csv(folder / name, columns)
         write_text(folder / "summary.json", f"{as_json}\n")
         if not args.no_page:
             html = page.render(loss_page(result, whole.columns, whole.run, versions()))
             write_text(folder / "report.html", html)
-    return as_json if args.json else f"{_report_text(result)}\n\nwritten to {shown(args.out)}"
+    page_or_not = "" if args.no_page else f"; open {shown(Path(args.out) / 'report.html')}"
+    return as_json if args.json else f"{_report_text(result)}\n\nwritten to {shown(args.out)}{page_or_not}"
 
 
 def _report_text(result: AnalysisResult) -> str:

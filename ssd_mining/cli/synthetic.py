@@ -24,7 +24,7 @@ labels.npy         ({samples}, 8732) uint8    class of every anchor: 0 is backgr
 default_boxes.npy  (8732, 4) float64   the anchors: the default boxes of SSD300, as cx, cy, w, h in [0, 1]
 
 Random objects are matched to the anchors as SSD does it. Logits rise near objects, and near look-alikes, which hold
-none. To mine it, type here
+none. To mine it, type here, with the environment of ssd_mining active,
 
     ssd-mining mine losses.npy labels.npy --background 0
 """

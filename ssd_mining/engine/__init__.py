@@ -14,8 +14,9 @@ The life of a call of `confidence_loss`:
       kernels.loss_rules           divisors; the loss of the batch
 
 Around this line: `lazy_losses` computes losses from logits, block by block; `multi_pass` composes plain passes for the
-rules that one pass cannot follow (``scope="batch"``, ties, pools); `threads` says how many threads are safe; `result`
-is the base of all results. The public function hands arrays on a GPU to ``device/`` instead.
+rules that one pass cannot follow (``scope="batch"``, ties, pools); `threads` says how many threads are safe;
+`announcement` tells a terminal that kernels are compiled; `result` is the base of all results. The public function
+hands arrays on a GPU to ``device/`` instead.
 
 The contract: a batch that raises returns nothing, and the bits of a result depend on neither blocks nor threads.
 """

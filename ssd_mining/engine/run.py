@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ssd_mining.checks import refuse
 from ssd_mining.engine import lazy_losses, multi_pass, threads
+from ssd_mining.engine.announcement import announce_compilation
 from ssd_mining.engine.hazards import warn_of_hazards
 from ssd_mining.inputs.batch import Batch
 from ssd_mining.kernels import records
@@ -58,6 +59,7 @@ def _twin(backend: Any) -> Any:
     if backend in (None, "cpu"):
         from ssd_mining.kernels import cpu
 
+        announce_compilation()
         return cpu
     if backend == "cuda":
         from ssd_mining.kernels import cuda

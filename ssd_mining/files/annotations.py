@@ -56,9 +56,9 @@ def read_annotations(name: str, ids: Sequence[Name] | None = None) -> Annotation
     elif path.is_dir():
         return read_yolo(name, ids)
     else:
-        raise DataError(
-            f"{name}: expected instances.json, a directory of YOLO's text files, or arrays in .npz, got none"
-        )
+        expected = "instances.json, a directory of YOLO's text files, or arrays in .npz"
+        advice = 'numpy.savez("boxes.npz", boxes=..., classes=..., box_offsets=...) writes the last'
+        raise DataError(f"{name}: expected {expected}, got none; {advice}")
     if ids is None:
         return found
     if found.ids is None:
@@ -162,6 +162,9 @@ def _looked_up(
 def _entries(file: TextIO, name: str, wanted: tuple[str, ...], seen: set[str]) -> Iterator[tuple[str, int, Any]]:
     """Yield the entries of the lists `wanted` of a JSON object, one by one; the other values are skipped."""
     reader = _JsonReader(file, name)
+    if reader.peek() == "[":
+        expected = f"an object with the lists {', '.join(map(repr, wanted))}"
+        raise DataError(f"{name}: expected {expected}, got a list; lists hold detections, which are no labels")
     reader.expect("{")
     while reader.peek() != "}":
         key = reader.value()

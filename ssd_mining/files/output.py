@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,37 +94,56 @@ def atomic_file(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
-def refuse_used(path: str | os.PathLike[str]) -> None:
-    """Raise `FileExistsError` unless a name is new or that of an empty directory."""
+def refuse_used(path: str | os.PathLike[str], replaced: Collection[str] = ()) -> None:
+    """Raise `FileExistsError` unless a name is new, or that of a directory with no files but those `replaced`."""
     final = Path(path).resolve()
-    if final.exists() and (not final.is_dir() or final == Path.cwd() or any(final.iterdir())):
-        msg = f"{os.fspath(path)}: expected a new name or an empty directory, got one that is in use"
-        raise FileExistsError(msg)
+    if not final.exists():
+        return
+    if not final.is_dir() or final == Path.cwd():
+        other = "one that is in use"
+    else:
+        others = sorted(each.name for each in final.iterdir() if each.name not in replaced or not each.is_file())
+        if not others:
+            return
+        other = f"{others[0]} in it" if replaced else "one that is in use"
+    allowed = "a directory with no files but those of this command" if replaced else "an empty directory"
+    msg = f"{os.fspath(path)}: expected a new name or {allowed}, got {other}"
+    raise FileExistsError(msg)
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_directory(path: str | os.PathLike[str], replaced: Collection[str] = ()) -> Iterator[Path]:
     """Make a directory that appears under its name with all its files, or not at all.
 
     The files are written into a hidden sibling, ``.NAME.partial-XXXXXXXX``, which is renamed when the ``with``
     block ends and removed if it fails. A process that is killed leaves the sibling; it may be deleted. The name must
-    be new, or that of an empty directory, or `FileExistsError` is raised; its missing parents are made.
+    be new, or that of a directory with no files but those `replaced`, or `FileExistsError` is raised; its missing
+    parents are made. What is replaced is a hidden sibling too, ``.NAME.replaced-XXXXXXXX``, until the new directory
+    has its name.
     """
-    refuse_used(path)
+    refuse_used(path, replaced)
     final = Path(path).resolve()
-    partial = final.with_name(f".{final.name}.partial-{secrets.token_hex(4)}")
+    token = secrets.token_hex(4)
+    partial, old = (final.with_name(f".{final.name}.{what}-{token}") for what in ("partial", "replaced"))
     partial.mkdir(parents=True)
     try:
         yield partial
         for written in (*partial.rglob("*"), partial):
             _sync(written)
+        refuse_used(path, replaced)  # what has come there meanwhile is not ours
         with contextlib.suppress(FileNotFoundError):
-            final.rmdir()  # Windows does not rename onto a directory, not even an empty one
+            final.rename(old)  # Windows does not rename onto a directory, not even an empty one
         partial.rename(final)
     except BaseException:
+        with contextlib.suppress(OSError):
+            old.rename(final)
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _sync(final.parent)
+    for name in replaced:
+        (old / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there is none; or somebody has put a file there in this very moment
+        old.rmdir()
 
 
 def _sync(path: Path) -> None:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ssd_mining.checks import DataError, InputError, warn
 from ssd_mining.files import stores
 from ssd_mining.files.chunks import ChunkedRows, check_chunks, chunks_of
+from ssd_mining.files.conversions import conversion_of
 
 Array = NDArray[Any]
 Dtype = np.dtype[Any]
@@ -255,7 +256,7 @@ def open_array(name: str | os.PathLike[str], *, text: bool = False) -> Iterator[
     name = os.fspath(name)
     found = array_name(name)
     if found is None:
-        raise DataError(f"{name}: expected a name that ends in {KNOWN}, got another")
+        raise DataError(f"{name}: expected a name that ends in {KNOWN}, got another{conversion_of(name)}")
     with contextlib.ExitStack() as files:
         with explained(name):
             source = _OPENERS[found.suffix](name, found.path, found.key, files)
@@ -341,14 +342,14 @@ def _open_safetensors(name: str, path: str, key: str, files: contextlib.ExitStac
 
 
 def _open_zarr(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    zarr = stores.package("zarr", name, "zarr")
+    zarr = stores.package("zarr", name)
     Path(path).stat()  # a clearer error than the package's where there is nothing
     with anything_explained(name):
         return _Chunked(name, path, stores.open_zarr(zarr, name, path, key, files))
 
 
 def _open_hdf5(name: str, path: str, key: str, files: contextlib.ExitStack) -> ArraySource:
-    h5py = stores.package("h5py", name, "hdf5")
+    h5py = stores.package("h5py", name)
     Path(path).open("rb").close()
     with anything_explained(name):
         return _Chunked(name, path, stores.open_hdf5(h5py, name, path, key, files))

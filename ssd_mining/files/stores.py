@@ -15,7 +15,7 @@ from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 
-from ssd_mining.checks import DataError
+from ssd_mining.checks import DataError, install_command
 
 WHY_MISSING = "the writer was stopped, or leaves out what is all alike"
 _NEVER_WRITTEN = np.uint64(2**64 - 1)  # of an index of a shard: where a chunk lies, and how long it is
@@ -40,12 +40,12 @@ def open_hdf5(h5py: Any, name: str, path: str, key: str, files: contextlib.ExitS
     return _array_in(files.enter_context(h5py.File(path, "r")), h5py.Dataset, name, key)
 
 
-def package(module: str, name: str, extra: str) -> Any:
+def package(module: str, name: str) -> Any:
     """Import the package that reads a kind of file."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        hint = f"pip install 'ssd_mining[{extra}]'"
+        hint = install_command(module)
         raise DataError(f"{name}: expected {module}, to read it, got none installed; {hint}") from error
 
 

@@ -26,6 +26,7 @@ from ssd_mining.inputs.boxes import (
 )
 from ssd_mining.kernels.records import BoxRows, Matched
 from ssd_mining.matching.rule import Matching, MatchingFields, resolve_matching
+from ssd_mining.mining_rule import named_keywords
 
 # Below this many pairs of an object and an anchor a parallel launch costs more than the second thread saves. A block
 # of samples has at most BLOCK_PAIRS, so that Ctrl-C gets through.
@@ -76,6 +77,7 @@ class MatchResult(Result):
     unmatched: NDArray[np.int64]
 
 
+@named_keywords(Matching)
 def match_anchors(
     boxes: ArrayLike | Sequence[ArrayLike],
     classes: ArrayLike | Sequence[ArrayLike],

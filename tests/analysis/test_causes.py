@@ -197,6 +197,18 @@ def test_losses_alone_say_the_probability_of_all_foreground_classes_together():
     assert sm.LossAnalysis(background=0).update(losses, labels)["false_alarm"][0] == pytest.approx(1 - math.exp(-2))
 
 
+def test_top_losses_lists_samples_by_any_cause():
+    given = drawn(6)
+    losses = sm.softmax_cross_entropy(given["values"], given["labels"], background=0)
+    beside = {name: given[name] for name in ("matched", "loc_pred", "loc_target")}
+    columns = sm.LossAnalysis(background=0).update(losses, given["labels"], **beside)
+    for cause in ("unrecognised", "false_alarm", "misplaced"):
+        top = sm.top_losses(losses, given["labels"], 2, by=cause, background=0, **beside)
+        np.testing.assert_array_equal(top.sample, np.argsort(-columns[cause], kind="stable")[:2])
+    with pytest.raises(TypeError, match="loc_pred: expected an array, for by='misplaced' is given, got None"):
+        sm.top_losses(losses, given["labels"], 2, by="misplaced", background=0)
+
+
 REFUSED = {
     "a float": ({"matched": np.zeros((2, 3))}, "matched: expected whole numbers, got dtype float64"),
     "a shape": ({"matched": [0, 1]}, r"matched: expected one number for each of the anchors \(2, 3\), got shape"),

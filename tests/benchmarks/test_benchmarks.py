@@ -16,6 +16,7 @@ from tests.support.benchmarks import (
     causes,
     cuda,
     distributed,
+    first_calls,
     matching,
     on_gpu,
     peers,
@@ -52,6 +53,21 @@ def test_a_tiny_case_of_matching_runs():
     row = matching.measured(3, "ssdlite320", num_images=2, rounds=1)
     assert row["anchors"] == 3234
     assert row["numpy / ours"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_first_call_of_a_function_and_of_a_command_are_timed():
+    name, command = "`ohem`", "`ssd-mining mine`"
+    table = first_calls.rows({name: first_calls.CALLS[name], command: first_calls.COMMANDS[command]})
+    assert [line.split("|")[1].strip() for line in table[2:]] == [name, command]
+    assert all(float(cell) > 0 for line in table[2:] for cell in line.split("|")[2:4])
+
+
+def test_the_page_of_the_cache_lists_every_first_call_that_is_timed():
+    page = first_calls.PAGE.read_text().partition(first_calls.START)[2].partition(first_calls.END)[0]
+    listed = [line.split("|")[1].strip() for line in page.splitlines()[2:]]
+    assert listed == [*first_calls.CALLS, *first_calls.COMMANDS]
 
 
 def test_the_study_of_causes_finds_what_a_perfect_detector_shows(tmp_path, capsys):

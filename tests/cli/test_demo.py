@@ -24,10 +24,11 @@ def test_the_demo_writes_the_synthetic_data_and_says_that_it_is_synthetic(demo):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["demo"]
 
 
-def test_the_command_that_the_demo_ends_with_prints_the_table_of_the_demo(demo):
+def test_the_first_command_that_the_demo_advises_prints_the_table_of_the_demo(demo):
     folder, out = demo
-    command = shlex.split(out.splitlines()[-1])
+    command, page = (shlex.split(line) for line in out.splitlines() if line.startswith("  ssd-mining"))
     assert command[:2] == ["ssd-mining", "mine"]
+    assert page == ["ssd-mining", "report", *command[2:-1], f"{folder}/report"]
     code, got, err = run(*command[1:])
     assert (code, err) == (0, "")
     table = out[out.index("samples  ") : out.index("\nMine it yourself")]

@@ -17,10 +17,11 @@ SECTIONS = {
     "report": ("report.md", "Options"),
     "merge": ("report.md", "Shards"),
     "compare": ("report.md", "compare"),
+    "recipes": ("recipes.md", "Which system printed this loss?"),
     "doctor": ("cli.md", "doctor"),
     "warmup": ("cli.md", "warmup"),
 }
-TABLES = ("match", "mine", "report", "compare")  # the sections that are tables
+TABLES = ("match", "mine", "report", "compare", "recipes")  # the sections that are tables
 FLAG = r"`(--[a-z-]+)[^`]*`"
 
 

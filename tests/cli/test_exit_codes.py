@@ -17,7 +17,7 @@ def test_options_that_cannot_be_meant_end_with_2(batch):
     words = ("mine", folder / "losses.npy", folder / "labels.npy")
     for options, expected in {
         (): "--background: expected the background class, for integer labels, got None; systems differ between first "
-        "and last class, so there is no default (often background=0)",
+        "and last class, so there is no default (often --background 0)",
         ("--background", "-1"): "--background: expected a class number of at least 0, for integer labels, got -1; "
         "integer labels do not tell how many classes there are",
         ("--neg-pos-ratio", "-1"): "--neg-pos-ratio: expected a finite number of at least 0, got -1.0",
@@ -28,7 +28,7 @@ def test_options_that_cannot_be_meant_end_with_2(batch):
             "3",
             "--max-negatives",
             "2",
-        ): "--min-negatives: expected at most max_negatives (2), got 3",
+        ): "--min-negatives: expected at most --max-negatives (2), got 3",
         ("--background", "0", "--ignore-index", "0"): "--ignore-index: expected a label other than background, got 0 "
         "for both",
         ("--background", "0", "--save", "masks"): "--save: expected --out DIR beside --save masks, got none",
@@ -66,6 +66,34 @@ def test_words_that_argparse_does_not_know_end_with_2(batch):
         assert (code, f"argument {option}: invalid choice: 'perhaps'" in err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["mne", "a.npy"], "mine"),
+        (["mine", "a.npy", "b.npy", "--backgroud", "0"], "--background"),
+        (["mine", "a.npy", "b.npy", "--neg_pos_ratio=2"], "--neg-pos-ratio"),
+        (["match", "a.json", "ssd300", "--rule", "torchvison"], "torchvision"),
+        (["mine", "a.npy", "b.npy", "--tie-policy", "idx"], "index"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_nearest(words, meant):
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.endswith(f"; did you mean {meant}?\n")
+
+
+def test_a_word_that_is_near_to_none_is_answered_with_none():
+    for words in (["frobnicate"], ["mine", "a.npy", "b.npy", "--verbose"], ["mine", "a.npy", "b.npy", "-x"]):
+        assert "did you mean" not in run(*words)[2]
+
+
+def test_arguments_of_the_library_are_told_by_the_names_of_the_command_line(batch):
+    folder, _ = batch
+    words = ("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0)
+    got = run(*words, "--pool-size", 2, "--tie-policy", "all")
+    assert got == (2, "", "ssd-mining: error: --pool-size: expected 1 with --tie-policy all, got 2.0\n")
+
+
 def test_files_that_do_not_fit_end_with_3(batch):
     folder, arrays = batch
     np.save(folder / "narrow.npy", arrays["labels"][:, 1:])
@@ -82,15 +110,15 @@ def test_files_that_do_not_fit_end_with_3(batch):
     elsewhere = "logits go to `ssd-mining report`"
     for loss_name, label_name, culprit, expected in [
         ("none.npy", "labels.npy", "none.npy", "a readable file, got No such file or directory"),
-        ("losses.npy", "losses.csv", "losses.csv", f"a name that ends in {sources.KNOWN}, got another"),
+        ("losses.npy", "losses.xls", "losses.xls", f"a name that ends in {sources.KNOWN}, got another"),
         ("all.npz", "labels.npy", "all.npz", f"{keys}, got none"),
         ("complex.npy", "labels.npy", "complex.npy", "bools, integers or floats, got dtype complex64"),
         ("cut.npy", "labels.npy", "cut.npy", promise),
-        ("flat.npy", "labels.npy", "flat.npy", "a (B, A) array, got shape (30,)"),
-        ("logits.npy", "labels.npy", "logits.npy", f"a (B, A) array, got shape (40, 30, 2); {elsewhere}"),
-        ("logits.npy", "maps.npy", "logits.npy", f"a (B, A) array, got shape (40, 30, 2); {elsewhere}"),
+        ("flat.npy", "labels.npy", "flat.npy", "(N, A) losses, got shape (30,)"),
+        ("logits.npy", "labels.npy", "logits.npy", f"(N, A) losses, got shape (40, 30, 2); {elsewhere}"),
+        ("logits.npy", "maps.npy", "logits.npy", f"(N, A) losses, got shape (40, 30, 2); {elsewhere}"),
         ("mask.npy", "labels.npy", "mask.npy", f"{numbers}, got dtype bool"),
-        ("losses.npy", "narrow.npy", "narrow.npy", "the shape of conf_loss (40, 30), got shape (40, 29)"),
+        ("losses.npy", "narrow.npy", "narrow.npy", f"the shape of {folder}/losses.npy (40, 30), got shape (40, 29)"),
         ("losses.npy", "half.npy", "half.npy", f"{kinds}, got dtype float16 of shape (40, 30)"),
     ]:
         got = run("mine", folder / loss_name, folder / label_name, "--background", 0, "--out", folder / "out")
@@ -109,8 +137,8 @@ def test_values_that_are_refused_are_found_where_they_stand_in_the_file(batch, m
     bad["one_hot"][sample, 4] = [0.5, 0.25, 0]
     for name, array in bad.items():
         np.save(folder / f"bad_{name}.npy", array)
-    nan = 'no NaN (nan_policy="raise"; "omit" and "propagate" allow it), got NaN'
-    number, hint = "class numbers of at least 0, got -7", "; name the label of ignored anchors in ignore_index"
+    nan = 'no NaN (--nan-policy raise; "omit" and "propagate" allow it), got NaN'
+    number, hint = "class numbers of at least 0, got -7", "; name the label of ignored anchors in --ignore-index"
     scores = (
         "one-hot or soft scores, which are never negative and add up to 1 (or are all zero), got [0.5 , 0.25, 0. ]"
     )
@@ -201,7 +229,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(batch, monkeypatch, save)
     monkeypatch.setattr(output, "array_writer", interrupted)
     monkeypatch.setattr(mine, "MINING_BYTES", 7000)
     words = (folder / "losses.npy", folder / "mask.npy", "--max-memory", 1, "--out", folder / "out", "--save", save)
-    assert run("mine", *words) == (130, "", "")
+    assert run("mine", *words) == (130, "", "ssd-mining: interrupted; nothing was written\n")
     assert sorted(folder.iterdir()) == before
 
 

@@ -9,15 +9,17 @@ import pytest
 
 import ssd_mining as sm
 from ssd_mining import cli, mining_rule
+from ssd_mining.cli import options
 from tests.support.batches import ROOT
 from tests.support.commands import run, shell
 
 USAGES = {
     "demo": "demo",
     "mine": "mine LOSSES LABELS",
-    "report": "report LOSSES-or-LOGITS LABELS --out DIR",
-    "merge": "merge DIR [DIR ...] --out DIR",
+    "report": "report LOSSES-or-LOGITS LABELS",
+    "merge": "merge DIR [DIR ...]",
     "compare": "compare A B",
+    "recipes": "recipes LOGITS LABELS",
     "doctor": "doctor",
 }
 
@@ -85,6 +87,35 @@ def test_the_session_in_the_docs_is_what_is_printed(tmp_path, monkeypatch):
 def test_warmup_says_what_was_compiled(monkeypatch, capsys):
     from ssd_mining import Warmup
 
-    monkeypatch.setattr("ssd_mining.warmup", lambda **_: Warmup(compiled=12, loaded=4, seconds=1.25))
-    assert cli.main(["warmup"]) == 0
-    assert capsys.readouterr().out == "compiled 12 kernels, found 4 in the cache, in 1.2 s\n"
+    asked = []
+
+    def compiled(**what):
+        asked.append(what)
+        return Warmup(compiled=12, loaded=4, seconds=1.25)
+
+    monkeypatch.setattr("ssd_mining.warmup", compiled)
+    assert cli.main(["warmup", "matching", "logits"]) == 0
+    assert capsys.readouterr().out == "compiled 36 kernels, found 12 in the cache, in 3.8 s\n"
+    no_losses = {"loss_dtypes": (), "label_dtypes": ()}
+    of_logits = [no_losses | {"logit_dtypes": [dtype]} for dtype in ("float32", "float64")]
+    assert asked == [no_losses | {"matching": True}, *of_logits]
+
+
+def test_warmup_compiles_all_parts_unless_some_are_named(monkeypatch):
+    from ssd_mining import Warmup
+    from ssd_mining.cli.warmup import STEPS
+
+    asked = []
+    monkeypatch.setattr("ssd_mining.warmup", lambda **what: asked.append(what) or Warmup(0, 0, 0.0))
+    assert run("warmup") == (0, "compiled 0 kernels, found 0 in the cache, in 0.0 s\n", "")
+    assert tuple(STEPS) == options.PARTS
+    assert asked == [step for steps in STEPS.values() for step in steps]
+
+
+def test_an_interrupted_warmup_says_that_what_is_compiled_is_kept(monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ssd_mining.warmup", interrupted)
+    said = "ssd-mining: interrupted; what is compiled is kept in the cache\n"
+    assert run("warmup", "mining") == (130, "", said)

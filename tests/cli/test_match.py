@@ -149,7 +149,7 @@ def test_mine_and_report_take_boxes_in_place_of_labels(folder, tmp_path):
         (
             ("match", "instances.json", "ssd300", "--neg-iou", "0.9"),
             2,
-            "--neg-iou: expected a number from 0 to pos_iou",
+            "--neg-iou: expected a number from 0 to --pos-iou",
         ),
         (
             ("match", "instances.json", "ssd300", "--background", "2"),
@@ -182,6 +182,7 @@ def test_mine_and_report_take_boxes_in_place_of_labels(folder, tmp_path):
             2,
             "--anchor-format: expected none beside ssd300, got xyw",
         ),
+        (("match", "yolo", "ssd512_coc"), 3, "retinanet, got neither; did you mean ssd512_coco?"),
         (("match", "yolo", "anchors.npy"), 3, "anchors.npy: expected boxes with x1 <= x2 and y1 <= y2, got"),
         (("match", "yolo", "ssd300", "--out", "ids.txt"), 2, "ids.txt: expected a new name or an empty directory"),
         (
@@ -203,7 +204,7 @@ def test_mine_and_report_take_boxes_in_place_of_labels(folder, tmp_path):
         (
             ("mine", "losses.npy", "--boxes", "yolo", "--anchors", "ssd300"),
             3,
-            "yolo: expected the shape of conf_loss (6, 3234",
+            "yolo: expected the shape of losses.npy (6, 3234",
         ),
     ],
 )

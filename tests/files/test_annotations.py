@@ -119,7 +119,8 @@ def test_a_wrong_entry_of_coco_is_named(tmp_path, changes, message):
     ("text", "message"),
     [
         ("", "expected more JSON, got the end of the file"),
-        ("[]", "expected '{' at character 0, got '['"),
+        ("1", "expected '{' at character 0, got '1'"),
+        ('[{"image_id": 1}]', "expected an object with the lists 'images', 'categories', 'annotations', got a list"),
         ('{"images": [{"id": 1,', "expected sound JSON at character 12"),
         ('{"images": [] "a": 1}', "expected ',' at character 14, got '\"'"),
         ('{"a": tru}', "expected sound JSON at character 6"),

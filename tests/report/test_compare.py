@@ -238,3 +238,11 @@ def test_the_page_shows_the_numbers_of_the_json(reports, tmp_path):
             assert got == list(expected["quantiles"][kind]["b"].values())
     html = (tmp_path / "out" / "comparison.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:,|#)[^"]*"', html)
+
+
+def test_a_shard_is_no_report(reports, tmp_path):
+    folder, _ = reports
+    words = ("report", folder / "losses.npy", folder / "labels.npy", "--background", 0, "--shard", "1/1")
+    assert run(*words, "--out", tmp_path / "s")[0] == 0
+    expected = f"{tmp_path}/s: expected a report, got a shard of one; see ssd-mining merge --help"
+    assert run("compare", folder / "a", tmp_path / "s") == (3, "", f"ssd-mining: error: {expected}\n")

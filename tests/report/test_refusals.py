@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ssd_mining.checks import install_command
 from ssd_mining.report import page
 from tests.support.commands import run
 from tests.support.reports import TABLES, refused, report, words
@@ -23,7 +24,7 @@ def test_files_that_do_not_fit_end_with_3(data):
         ("foreign.npy", "labels.npy", "foreign.npy: expected a sound file, got this: the magic string"),
         ("losses.txt", "labels.npy", "losses.txt: expected a name that ends in .npy"),
         ("losses.npy", "short.npy", "short.npy: expected labels of the 60 samples of losses.npy, got those of 59"),
-        ("losses.npy", "narrow.npy", "narrow.npy: expected the shape of conf_loss (0, 40), got shape (0, 39)"),
+        ("losses.npy", "narrow.npy", "narrow.npy: expected labels of the 40 anchors of losses.npy, got those of 39"),
         ("flat.npy", "labels.npy", "flat.npy: expected (N, A) losses or (N, A, C) logits, got shape (40,)"),
         ("logits.npy", "mask.npy", "mask.npy: expected integer classes or one-hot scores, got dtype bool"),
         ("logits.npy", "high.npy", "high.npy: expected class numbers from 0 to 3, got 4 at (sample 0, anchor 0)"),
@@ -93,7 +94,21 @@ def test_a_page_that_cannot_be_made_is_refused_before_anything_is_computed(data,
     code, out, err = run(
         "report", folder / "losses.npy", folder / "labels.npy", "--background", 0, "--out", folder / "o"
     )
-    hint = "pip install 'ssd_mining[report]', or leave the page out with --no-page"
+    hint = f"{install_command('jinja2', 'matplotlib')}, or leave the page out with --no-page"
     missing = f"report.html: expected jinja2 and matplotlib, to make it, got none installed; {hint}"
     assert (code, out, err) == (2, "", f"ssd-mining: error: {missing}\n")
     assert set(report(folder, "o", "--no-page")) == TABLES
+
+
+def test_too_few_class_names_are_refused_of_losses_too(data):
+    folder, _ = data
+    (folder / "few.txt").write_text("a\nb\n")
+    (folder / "enough.txt").write_text("a\nb\nc\nd\n")
+    expected = "few.txt: expected a name for each class, 0 to 3, got 2"
+    assert refused(folder, "--class-names", folder / "few.txt") == expected
+    assert set(report(folder, "o", "--class-names", folder / "enough.txt")) == TABLES
+
+
+def test_a_shard_needs_a_place(data):
+    got = run(*words(data[0]), "--shard", "1/2")
+    assert got == (2, "", "ssd-mining: error: --shard: expected --out DIR beside it, got none\n")

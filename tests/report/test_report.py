@@ -192,7 +192,7 @@ def test_nan_is_treated_as_the_policy_says(data, monkeypatch):
     for name in ("losses", "labels"):
         np.save(folder / f"{name}.npy", arrays[name])
     monkeypatch.setattr(parts, "block_rows", lambda *_: 8)
-    nan = 'no NaN (nan_policy="raise"; "omit" and "propagate" allow it), got NaN'
+    nan = 'no NaN (--nan-policy raise; "omit" and "propagate" allow it), got NaN'
     assert refused(folder) == f"losses.npy: expected {nan} at (sample 33, anchor 7)"
     omit = json.loads(report(folder, "omit", "--nan-policy", "omit")["summary.json"])
     expected = sm.confidence_loss(arrays["losses"], arrays["labels"], background=0, nan_policy="omit")
@@ -222,3 +222,17 @@ def test_small_and_one_sided_data_sets_have_reports(tmp_path, num_samples, posit
         assert b"NaN" not in re.sub(rb"<script>.*</script>", b"", got["report.html"], flags=re.DOTALL).replace(
             b'data-value="NaN">NaN', b""
         )
+
+
+def test_without_out_the_summary_is_printed_and_nothing_is_written(data, monkeypatch):
+    folder, _ = data
+    monkeypatch.setattr(parts, "PART_BYTES", 2000)
+    expected = json.loads(report(folder, "out", "--json")["summary.json"])
+    shown = run(*words(folder), "--no-page", "--out", folder / "table")[1]
+    report(folder, "shard", "--shard", "1/1")
+    before = sorted(folder.rglob("*"))
+    for command in (words(folder), ["merge", folder / "shard"]):
+        code, out, err = run(*command, "--json")
+        assert (code, json.loads(out), err) == (0, expected, "")
+        assert run(*command) == (0, shown.partition("\nwritten to")[0], "")
+    assert sorted(folder.rglob("*")) == before

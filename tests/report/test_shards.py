@@ -38,7 +38,7 @@ def test_shards_that_do_not_make_up_one_run_are_refused(data):
         (["half", "s2", "s3"], "s2", "expected a shard that begins with sample 30, got 20"),
         (["s1", "other", "s3"], "other", "expected a shard of the same run as "),
         (["s1", "checkpoint", "s3"], "checkpoint", "expected a shard of the same run as "),
-        (["whole"], "whole/shard.npz", "expected a readable file, got No such file or directory"),
+        (["whole"], "whole", "expected what report --shard writes, got a finished report: nothing is to merge"),
         (["none"], "none/shard.npz", "expected a readable file, got No such file or directory"),
     ]:
         shards = [folder / name for name in names]

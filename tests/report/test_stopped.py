@@ -100,7 +100,8 @@ def test_a_run_that_is_stopped_keeps_its_finished_parts(data, monkeypatch, error
     monkeypatch.setattr(parts.Part, "save", stopped)
     code, out, err = run(*words(folder), "--no-page", "--out", folder / "out")
     if error is KeyboardInterrupt:
-        assert (code, out, err) == (130, "", "")
+        kept = "40 samples are done and kept: the same command takes the run up from there"
+        assert (code, out, err) == (130, "", f"ssd-mining: interrupted; {kept}\n")
     else:
         message = f"{folder}/out: expected a place to write to, got No space left on device"
         assert (code, out, err) == (3, "", f"ssd-mining: error: {message}\n")

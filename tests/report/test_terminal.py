@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import ssd_mining as sm
+from ssd_mining.checks import install_command
 from tests.support.commands import shell
 from tests.support.reports import words
 
@@ -50,4 +51,4 @@ def test_a_terminal_without_rich_gets_a_hint(data, tmp_path):
     (tmp_path / "blocked" / "rich" / "__init__.py").write_text("raise ImportError('blocked')")
     path = os.pathsep.join([str(tmp_path / "blocked"), str(Path(sm.__file__).parents[1])])
     shown = on_a_terminal(data[0], "out", {"PYTHONPATH": path})
-    assert shown.strip() == "no progress bar without rich; pip install 'ssd_mining[cli]'"
+    assert shown.strip() == f"no progress bar without rich; {install_command('rich')}"

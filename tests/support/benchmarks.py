@@ -1,6 +1,6 @@
 """The only door from the tests to the benchmarks."""
 
-from benchmarks import causes, cuda, distributed, matching, peers, report, suite
+from benchmarks import causes, cuda, distributed, first_calls, matching, peers, report, suite
 from benchmarks.__main__ import PAGE, RESULTS, TABLES, on_gpu
 from benchmarks.measure import assert_equal
 from benchmarks.render import SECTIONS, render
@@ -16,6 +16,7 @@ __all__ = [
     "causes",
     "cuda",
     "distributed",
+    "first_calls",
     "matching",
     "on_gpu",
     "peers",

@@ -38,7 +38,9 @@ def content(folder):
     return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-USED = "expected a new name or an empty directory, got one that is in use; name another with --out"
+USED = (
+    "expected a new name or an empty directory, got one that is in use; name another with --out, or add --overwrite"
+)
 
 
 def summary_of(*words):

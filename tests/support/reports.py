@@ -69,7 +69,7 @@ def report(folder, out, *options, values="losses.npy", with_page=False, warning=
     page_or_not = NO_PAGE if with_page else ["--no-page"]
     code, said, err = run(*words(folder, values), *options, *page_or_not, "--out", folder / out)
     assert (code, err) == (0, warning)
-    assert said.endswith(f"written to {folder / out}\n") or "see ssd-mining merge" in said or "--json" in options
+    assert f"\nwritten to {folder / out}" in said or "see ssd-mining merge" in said or "--json" in options
     return content(folder / out)
 
 
