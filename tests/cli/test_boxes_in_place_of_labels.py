@@ -75,15 +75,15 @@ def test_boxes_and_anchors_that_change_while_they_are_used_are_refused(folder, m
     rng = np.random.default_rng(1)
     low = rng.uniform(0, 0.7, (NUM_ANCHORS, 2))
     np.save(folder / "anchors.npy", np.hstack([low, low + 0.2]))
-    read = labels.MatchedLabels._read
+    match = labels.MatchedLabels.match
 
-    def change(source, start, stop):
-        got = read(source, start, stop)
+    def change(*given, **options):
+        got = match(*given, **options)
         path = folder / changed
         path.write_bytes(path.read_bytes() + b"\n" if path.exists() else b"")
         return got
 
-    monkeypatch.setattr(labels.MatchedLabels, "_read", change)
+    monkeypatch.setattr(labels.MatchedLabels, "match", change)
     words = ("losses.npy", "--boxes", "yolo", "--anchors", "anchors.npy", "--out", "out")
     code, _, err = run(command, *words, *(["--no-page"] if command == "report" else []))
     assert code == 3
