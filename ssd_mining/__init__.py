@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from ssd_mining.multibox import multibox_loss as multibox_loss
     from ssd_mining.recipe import Recipe as Recipe
     from ssd_mining.recipe import recipes as recipes
+    from ssd_mining.report.loss_report import LossReport as LossReport
 
 _NAMES = {
     "analysis.histogram": "LossHistogram",
@@ -82,6 +83,7 @@ _NAMES = {
     "multibox": "MultiboxLoss multibox_loss",
     "recipe": "Recipe recipes",
     "reference": "reference",
+    "report.loss_report": "LossReport",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_MODULES)  # noqa: PLE0605 - type checkers see the imports above

@@ -10,9 +10,9 @@ import llvmlite.binding
 import numba
 
 from ssd_mining.checks import install_command
-from ssd_mining.cli.versions import version_of, versions
 from ssd_mining.files.output import json_text
 from ssd_mining.kernels.cpu import cache
+from ssd_mining.report.versions import version_of, versions
 
 # Packages that some commands and files need; an extra of ours installs each.
 OPTIONAL = ("rich", "matplotlib", "jinja2", "zarr", "h5py", "dask")

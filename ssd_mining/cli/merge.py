@@ -5,8 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ssd_mining.checks import DataError
-from ssd_mining.cli.report import FILES, SHARD_FILE, check_page, finish
+from ssd_mining.cli.report import SHARD_FILE, check_page, finish
 from ssd_mining.files import output
+from ssd_mining.report.loss_report import FILES
 from ssd_mining.report.parts import Part, merged
 
 

@@ -9,26 +9,21 @@ from typing import Any
 
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.analysis.loss_analysis import RATIOS
-from ssd_mining.analysis.result import AnalysisResult, Table
+from ssd_mining.analysis.result import AnalysisResult
 from ssd_mining.checks import DataError, install_command
 from ssd_mining.cli.labels import MATCHING_BYTES, MatchedLabels, labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.program import command
 from ssd_mining.cli.progress import progress
-from ssd_mining.cli.versions import versions
 from ssd_mining.files import output
 from ssd_mining.files.names import Name, read_class_names, read_ids
-from ssd_mining.files.output import write_csv
 from ssd_mining.files.sources import ArraySource, open_array
-from ssd_mining.files.text import shown, write_text
+from ssd_mining.files.text import shown
 from ssd_mining.report import page, parts
-from ssd_mining.report.loss_page import loss_page
-from ssd_mining.report.saved_report import SCHEMA
+from ssd_mining.report.loss_report import FILES, LossReport
+from ssd_mining.report.versions import versions
 
 SHARD_FILE = "shard.npz"
-LISTS = ("losses", "unrecognised", "false_alarm", "misplaced", "objects", "negatives", "alarms")
-TABLES = ("per_sample", "positions", "confusions", *(f"top_{name}" for name in LISTS))
-FILES = {"report.html", "summary.json", *(f"{name}.csv" for name in TABLES)}
 NEVER = 2.0  # no overlap is as large
 _CLASSIFICATIONS = {"softmax": Softmax, "sigmoid": Sigmoid}
 
@@ -202,21 +197,13 @@ def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
 
 def finish(args: argparse.Namespace, whole: parts.Part) -> str:
     """Write the report of all parts, if it goes anywhere; return its summary."""
-    result = whole.analysis.result()
-    tables = {f"{name}.csv": table.to_dict() for name, table in _tables(result).items()}
-    arguments = asdict(whole.run.arguments)
-    as_json = output.json_text({"schema": SCHEMA, "versions": versions(), "arguments": arguments, **result.to_dict()})
-    if not args.out:
-        return as_json if args.json else _report_text(result)
-    with output.atomic_directory(args.out, FILES if args.overwrite else ()) as folder:
-        for name, columns in ({"per_sample.csv": whole.columns} | tables).items():
-            write_csv(folder / name, columns)
-        write_text(folder / "summary.json", f"{as_json}\n")
-        if not args.no_page:
-            html = page.render(loss_page(result, whole.columns, whole.run, versions()))
-            write_text(folder / "report.html", html)
-    page_or_not = "" if args.no_page else f"; open {shown(Path(args.out) / 'report.html')}"
-    return as_json if args.json else f"{_report_text(result)}\n\nwritten to {shown(args.out)}{page_or_not}"
+    report = LossReport.of(whole.analysis, whole.columns, whole.run.class_names, asdict(whole.run.arguments))
+    if args.out:
+        report.write(args.out, page=not args.no_page, overwrite=args.overwrite)
+    if args.json:
+        return output.json_text(report.summary())
+    text = _report_text(report.result())
+    return f"{text}\n\nwritten to {shown(args.out)}" if args.out else text
 
 
 def _report_text(result: AnalysisResult) -> str:
@@ -248,17 +235,3 @@ _TITLES = {
     "misplaced": "misplaced boxes, nats",
     "loss": "largest losses, nats",
 }
-
-
-def _tables(result: AnalysisResult) -> dict[str, Table]:
-    """Return the tables that are files of their own, by name."""
-    tables: dict[str, Table | None] = {
-        "top_losses": result.top_samples,
-        **{f"top_{name}": worst for name, worst in result.causes.items()},
-        "top_objects": result.top_objects,
-        "top_negatives": result.top_negatives,
-        "top_alarms": result.top_false_alarms,
-        "positions": result.positions,
-        "confusions": result.confusions,
-    }
-    return {name: table for name, table in tables.items() if table is not None}

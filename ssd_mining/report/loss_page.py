@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from ssd_mining.analysis.result import AnalysisResult, Table
 from ssd_mining.engine.run import Columns, sample_losses
 from ssd_mining.report import pictures
 from ssd_mining.report.page import Column, Fact, Page, Picture, Section, Sheet, columns_of, share
-from ssd_mining.report.parts import Run
 
 NAMES = ("positives", "negatives", "kept", "samples")
 FIRST = 20  # of the samples of each cause
@@ -26,26 +25,33 @@ CAUSES = {
 }
 
 
-def loss_page(result: AnalysisResult, columns: Columns, run: Run, versions: Mapping[str, str | None]) -> Page:
+def loss_page(
+    result: AnalysisResult,
+    columns: Columns,
+    class_names: Sequence[str],
+    arguments: Mapping[str, Any],
+    versions: Mapping[str, str | None],
+) -> Page:
     """Return the page of one data set: what an analysis found in all, and its columns, (N,), of every sample.
 
-    A class that has no name in the run is called by its number.
+    A class that has no name is called by its number. `arguments` say where the arrays are, if they are in files.
     """
-    name_of = functools.partial(_class_name, names=run.class_names, background=result.spec["mining"]["background"])
+    name_of = functools.partial(_class_name, names=class_names, background=result.spec["mining"]["background"])
     sections = [
         _causes_section(result),
         _places_section(result, name_of),
         _distribution_section(result, columns),
         _sweep_section(result),
         _total_section(result, columns),
-        _class_section(result, run.class_names, name_of),
+        _class_section(result, class_names, name_of),
         _level_section(result),
     ]
-    made = {"versions": versions, "arguments": asdict(run.arguments), "spec": result.spec}
+    made = {"versions": versions, "arguments": arguments, "spec": result.spec}
+    files = [f"{arguments['values']} with labels {arguments['labels']}"] if "values" in arguments else []
     return Page(
         title="Loss report",
         subtitle=[
-            f"{run.arguments.values} with labels {run.arguments.labels}",
+            *files,
             f"Losses are in nats. Of every sample, the {_rule(result.spec['mining'])}.",
         ],
         facts=_facts(result),

@@ -59,14 +59,15 @@ class SavedReport:
     def opened(self, files: contextlib.ExitStack) -> Arrays:
         """Open the arrays, if they still look as the report says."""
         if not self.are_in_files:
-            why = f"{self.labels}: expected labels in a file, such as ssd-mining match writes, got those of boxes"
+            got = "those of boxes" if "values" in self.summary["arguments"] else "a report that names none"
+            why = f"{self.labels}: expected labels in a file, such as ssd-mining match writes, got {got}"
             raise self._refused(why)
         try:
             arrays = Arrays(*[files.enter_context(open_array(name)) for name in (self.values, self.labels)])
         except DataError as error:
             raise self._refused(error) from error
         for kind, source in arrays._asdict().items():
-            expected = tuple(self.summary["arguments"][f"{kind}_shape"])
+            expected = tuple(self.summary["arguments"].get(f"{kind}_shape", source.shape))
             if source.shape != expected:
                 raise DataError(f"{source.name}: expected shape {expected}, as in {self.name}, got {source.shape}")
         return arrays
@@ -110,8 +111,8 @@ def load(name: str, inputs: Sequence[str] | None) -> SavedReport:
     try:
         summary = json.loads(text)
         schema, arguments = summary["schema"], summary["arguments"]
-        values, labels = inputs or (arguments["values"], arguments["labels"])
-        are_in_files = bool(inputs) or arguments.get("boxes") is None
+        values, labels = inputs or (arguments.get("values", "the losses"), arguments.get("labels", "the labels"))
+        are_in_files = bool(inputs) or ("values" in arguments and arguments.get("boxes") is None)
         spec = AnalysisSpec.from_dict(summary["spec"]) if schema == SCHEMA else None
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{summary_file}: expected the summary of a report, got this: {error!r}") from error
