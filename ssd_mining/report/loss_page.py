@@ -166,7 +166,7 @@ def rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
 def _distribution_section(result: AnalysisResult, columns: Columns) -> Section:
     losses = result.distributions
     not_drawn = _not_drawn(losses)
-    caption = "How many anchors have which loss."
+    caption = "How many anchors have a loss between one value and twice that."
     anchors = Picture(
         pictures.distributions(losses),
         "Loss distributions of positives, negatives and kept negatives",

@@ -119,15 +119,24 @@ def _histograms(name: str, ylabel: str, every: list[_Histogram], **legend: float
     if not shown:
         return None
     with _drawing(name) as (axes, svg):
-        axes.set(xscale="log", yscale="log", xlabel="loss (nats)", ylabel=ylabel)
+        axes.set(xscale="log", yscale="log", xlabel="loss (nats)", ylabel=f"{ylabel} per factor of two")
         for edges, counts, label, colour, alpha in shown:
-            axes.stairs(counts, edges, fill=True, color=colour, alpha=alpha, baseline=0.5)
-            axes.stairs(counts, edges, color=colour, label=label, linewidth=1.5, baseline=0.5)
+            density = density_of(edges, counts)
+            axes.stairs(density, edges, fill=True, color=colour, alpha=alpha, baseline=0.5)
+            axes.stairs(density, edges, color=colour, label=label, linewidth=1.5, baseline=0.5)
         axes.set_xlim(max(LEAST_LOSS, min(each.edges[0] for each in shown)), max(each.edges[-1] for each in shown))
-        axes.set_ylim(0.5, 1.5 * max(int(each.counts.max()) for each in shown))
+        axes.set_ylim(0.5, 1.5 * max(float(density_of(each.edges, each.counts).max()) for each in shown))
         axes.figure.legend(loc="outside upper right", handlelength=1, **legend)
         _short_ticks(axes.xaxis, axes.yaxis)
     return svg[0]
+
+
+def density_of(edges: NDArray[Any], counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Return counts per factor of two, which is what a logarithmic axis shows.
+
+    Bins of one width within a factor of two are of different widths there: their counts alone would show a saw.
+    """
+    return np.asarray(counts / np.log2(edges[1:] / edges[:-1]))
 
 
 def ratio_sweep(table: RatioTable, used: float) -> str | None:
