@@ -55,6 +55,15 @@ def test_a_tiny_case_of_matching_runs():
     assert row["numpy / ours"] > 0
 
 
+def test_the_readme_says_what_was_measured_on_the_first_processor():
+    measured = json.loads(RESULTS.read_text())["densities"]
+    rows = [row for row in measured if row["anchors"] in (8732, 24564) and 0.001 <= row["positives"] <= 0.03]
+    assert len(rows) == 8
+    ranges = [[row[key] for row in rows] for key in ("over_floor", "best_over_ours")]
+    cells = [f"{min(values):.1f} to {max(values):.1f}" for values in ranges]
+    assert f"| AMD family 25, as above | AVX2 | {cells[0]} | {cells[1]} |" in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.process
 def test_the_first_call_of_a_function_and_of_a_command_are_timed():
