@@ -139,6 +139,7 @@ def report(parser: Parser) -> None:
     option = parser.add_argument_group("what is known beside losses and labels").add_argument
     for name in ("matched", "overlaps"):
         option(f"--{name}", metavar="FILE", help="(N, A), as match --out writes it; --boxes give it too")
+    option("--images", metavar="DIR", help="the images, called as the samples: the page shows the worst")
     option("--loc-pred", metavar="FILE", help="(N, A, 4) predicted offsets of the anchors, for the localization loss")
     option(
         "--loc-target", metavar="FILE", help="(N, A, 4) target offsets; --boxes give them, by variances 0.1 and 0.2"
@@ -156,6 +157,7 @@ def merge(parser: Parser) -> None:
     """Add the options of ``merge``."""
     parser.usage = "%(prog)s DIR [DIR ...] [options]"
     parser.description = "Make the report that one run would have made from what --shard runs have written."
+    parser.set_defaults(images=None, boxes=None)
     parser.add_argument("shards", metavar="DIR", nargs="+", help="what report --shard I/N has written, in any order")
     _add_report_output(parser)
 

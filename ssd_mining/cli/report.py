@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ssd_mining import LossAnalysis, Sigmoid, Softmax
 from ssd_mining.analysis.loss_analysis import RATIOS
 from ssd_mining.analysis.result import AnalysisResult
@@ -162,6 +164,8 @@ def _beside(args: argparse.Namespace) -> dict[str, str]:
     if args.boxes is not None and of_boxes:
         option = f"--{min(of_boxes).replace('_', '-')}"
         raise OptionError(f"{option}: expected none beside --boxes, which give it, got both")
+    if args.images is not None and args.boxes is None:
+        raise OptionError("--images: expected --boxes and --anchors beside it, got none")
     if args.boxes is None and ("loc_pred" in files) != ("loc_target" in files):
         missing, other = ("pred", "target") if "loc_target" in files else ("target", "pred")
         raise OptionError(f"--loc-{missing}: expected a file beside --loc-{other}, got none")
@@ -198,8 +202,15 @@ def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
 def finish(args: argparse.Namespace, whole: parts.Part) -> str:
     """Write the report of all parts, if it goes anywhere; return its summary."""
     report = LossReport.of(whole.analysis, whole.columns, whole.run.class_names, asdict(whole.run.arguments))
+    if args.out and args.boxes is not None:  # for what is drawn, and for the tables
+        labels = labels_of_boxes(args)
+        offsets, boxes = labels.objects.offsets, labels.objects.boxes
+        lists = (*report.result().causes.values(), report.result().top_objects)
+        samples = np.unique(np.concatenate([worst.sample for worst in lists])).tolist()
+        report.boxes = {i: boxes[offsets[i] : offsets[i + 1]] for i in samples}
+        report.anchors = labels.corners
     if args.out:
-        report.write(args.out, page=not args.no_page, overwrite=args.overwrite)
+        report.write(args.out, images=args.images, page=not args.no_page, overwrite=args.overwrite)
     if args.json:
         return output.json_text(report.summary())
     text = _report_text(report.result())

@@ -14,6 +14,7 @@ from ssd_mining.analysis.result import AnalysisResult, Table
 from ssd_mining.engine.run import Columns, sample_losses
 from ssd_mining.report import pictures
 from ssd_mining.report.page import Column, Fact, Page, Picture, Section, Sheet, columns_of, share
+from ssd_mining.report.thumbnails import Images, gallery
 
 NAMES = ("positives", "negatives", "kept", "samples")
 FIRST = 20  # of the samples of each cause
@@ -31,6 +32,7 @@ def loss_page(
     class_names: Sequence[str],
     arguments: Mapping[str, Any],
     versions: Mapping[str, str | None],
+    images: Images | None = None,
 ) -> Page:
     """Return the page of one data set: what an analysis found in all, and its columns, (N,), of every sample.
 
@@ -39,6 +41,7 @@ def loss_page(
     name_of = functools.partial(_class_name, names=class_names, background=result.spec["mining"]["background"])
     sections = [
         _causes_section(result),
+        *([] if images is None else _gallery_sections(result, images, name_of)),
         _places_section(result, name_of),
         _distribution_section(result, columns),
         _sweep_section(result),
@@ -97,6 +100,16 @@ def _causes_section(result: AnalysisResult) -> Section:
         tables.append(Sheet(cause, CAUSES[cause] if first else f"{CAUSES[cause]} None was found.", columns, cause))
     text = "Each list finds its own kind of fault: a wrong class, a missing box, a box in the wrong place."
     return Section("look-first", "Look at these samples first", [text], [], tables)
+
+
+def _gallery_sections(result: AnalysisResult, images: Images, name_of: Callable[[int], str]) -> list[Section]:
+    legend = (
+        "Blue: labelled boxes. Pink: objects that are recognised least, with their loss in nats. "
+        "Orange: false alarms, with their probability."
+    )
+    drawn = {cause: gallery(worst, result, images, name_of) for cause, worst in result.causes.items()}
+    titles = {cause: CAUSES[cause].partition(":")[0] for cause in drawn}
+    return [Section(f"see-{cause}", titles[cause], [legend], gallery=each) for cause, each in drawn.items() if each]
 
 
 def _places_section(result: AnalysisResult, name_of: Callable[[int], str]) -> Section:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.analysis.loss_analysis import LossAnalysis
 from ssd_mining.analysis.result import AnalysisResult, Table
@@ -20,6 +21,7 @@ from ssd_mining.files.text import write_text
 from ssd_mining.report import page as pages
 from ssd_mining.report.loss_page import loss_page
 from ssd_mining.report.saved_report import SCHEMA
+from ssd_mining.report.thumbnails import Images
 from ssd_mining.report.versions import versions
 
 LISTS = ("losses", "unrecognised", "false_alarm", "misplaced", "objects", "negatives", "alarms")
@@ -65,21 +67,35 @@ class LossReport:
         self.analysis = LossAnalysis(**settings)
         self.class_names, self.arguments = list(class_names), dict(arguments or {})
         self._blocks: list[Columns] = []
+        self.boxes: dict[int, NDArray[Any]] = {}  # of every sample, (n, 4), as far as they are known
+        self.anchors: NDArray[Any] | None = None  # (A, 4)
 
     @classmethod
     def of(
         cls, analysis: LossAnalysis, columns: Columns, class_names: Sequence[str], arguments: Mapping[str, Any]
     ) -> LossReport:
         """Return the report of an analysis that was made elsewhere, and of the columns that its updates returned."""
-        report = cls.__new__(cls)
-        report.analysis, report.class_names, report.arguments = analysis, list(class_names), dict(arguments)
-        report._blocks = [columns]  # noqa: SLF001 - the same class
+        report = cls(class_names=class_names, arguments=arguments)
+        report.analysis, report._blocks = analysis, [columns]
         return report
 
     def update(
-        self, values: ArrayLike, labels: ArrayLike, *, ids: Sequence[Any] | None = None, **beside: Any
+        self,
+        values: ArrayLike,
+        labels: ArrayLike,
+        *,
+        ids: Sequence[Any] | None = None,
+        boxes: Sequence[ArrayLike] | None = None,
+        **beside: Any,
     ) -> Columns:
         """Add a batch of samples, as `LossAnalysis.update` does. Return the columns of these samples.
+
+        Parameters
+        ----------
+        values, labels, ids, **beside
+            As there.
+        boxes : sequence of array_like, (n, 4), optional
+            The labelled boxes of every sample, to be drawn on its image: corners in the units of `anchors`.
 
         Raises
         ------
@@ -88,7 +104,12 @@ class LossReport:
         """
         if self._blocks and ("id" in self._blocks[0]) != (ids is not None):
             refuse("ids", "names of all samples, or of none", f"{'names' if ids is not None else 'None'} this time")
+        drawn = None if boxes is None else [np.asarray(each, np.float64).reshape(-1, 4) for each in boxes]
         columns = self.analysis.update(values, labels, ids=ids, **beside)
+        if drawn is not None:
+            self.boxes |= dict(zip(columns["sample"].tolist(), drawn, strict=True))
+        if beside.get("anchors") is not None:
+            self.anchors = np.asarray(beside["anchors"])
         self._blocks.append(columns if ids is None else columns | {"id": column_of(list(ids))})
         return columns
 
@@ -108,6 +129,8 @@ class LossReport:
             refuse("other", "a report that has names of its samples if this one has", "the opposite")
         self.analysis.merge(other.analysis)
         self._blocks += other._blocks
+        self.boxes |= other.boxes
+        self.anchors = other.anchors if self.anchors is None else self.anchors
         return self
 
     @property
@@ -135,27 +158,42 @@ class LossReport:
         """Return what `summary.json` holds: versions, arguments, and all fields of the result."""
         return {"schema": SCHEMA, "versions": versions(), "arguments": self.arguments, **self.result().to_dict()}
 
-    def html(self) -> str:
-        """Return the page.
+    def html(self, images: str | os.PathLike[str] | None = None, *, in_pixels: bool = False) -> str:
+        """Return the page. The arguments are those of `write`.
 
         Raises
         ------
         ImportError
             If jinja2 or matplotlib is not installed.
         """
-        missing = pages.missing_packages()
+        missing = pages.missing_packages(*(() if images is None else ("PIL",)))
         if missing:
             msg = f"a page needs {' and '.join(missing)}: {install_command('ssd_mining[report]')}"
             raise ImportError(msg)
-        return pages.render(loss_page(self.result(), self.columns, self.class_names, self.arguments, versions()))
+        drawn = None if images is None else Images(Path(images), self.boxes, self.anchors, in_pixels)
+        about = self.class_names, self.arguments, versions()
+        return pages.render(loss_page(self.result(), self.columns, *about, drawn))
 
-    def write(self, directory: str | os.PathLike[str], *, page: bool = True, overwrite: bool = False) -> None:
+    def write(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        images: str | os.PathLike[str] | None = None,
+        in_pixels: bool = False,
+        page: bool = True,
+        overwrite: bool = False,
+    ) -> None:
         """Write the files of a report (docs/report.md) into a new directory, all of them or none.
 
         Parameters
         ----------
         directory : str or path
             A name that is new, or, with `overwrite`, that of an earlier report.
+        images : str or path, optional
+            The folder of the images, which are called as the samples: the page shows the first 20 of each cause, with
+            the labelled boxes, the objects that are recognised least, and the false alarms.
+        in_pixels : bool
+            Whether boxes and anchors are in pixels of the images; else they are in shares of them.
         page : bool
             Whether `report.html` is among them.
         overwrite : bool
@@ -168,15 +206,27 @@ class LossReport:
         ImportError
             If jinja2 or matplotlib is not installed, and the page is wanted.
         """
-        text = self.html() if page else None
+        text = self.html(images, in_pixels=in_pixels) if page else None
         tables = {"per_sample": self.columns}
-        tables |= {name: table.to_dict() for name, table in tables_of(self.result()).items()}
+        tables |= {name: self._with_boxes(table) for name, table in tables_of(self.result()).items()}
         with output.atomic_directory(directory, FILES if overwrite else ()) as folder:
             for name, columns in tables.items():
                 output.write_csv(folder / f"{name}.csv", columns)
             write_text(folder / "summary.json", f"{output.json_text(self.summary())}\n")
             if text is not None:
                 write_text(folder / "report.html", text)
+
+    def _with_boxes(self, table: Table) -> Columns:
+        """Return the columns of a table; of places, also where they are, if that is known: labelled box, or anchor."""
+        columns = table.to_dict()
+        if self.anchors is None or not {"sample", "anchor"} <= columns.keys():
+            return columns
+        corners = self.anchors[columns["anchor"]].astype(np.float64)
+        numbers = columns.get("object", np.full(len(corners), -1))
+        for row, (sample, number) in enumerate(zip(columns["sample"].tolist(), numbers.tolist(), strict=True)):
+            if number >= 0 and sample in self.boxes:
+                corners[row] = self.boxes[sample][number]
+        return columns | dict(zip(("x1", "y1", "x2", "y2"), corners.T, strict=True))
 
     def _repr_html_(self) -> str:
         """Return the page as a frame, as a notebook shows it."""

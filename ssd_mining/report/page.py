@@ -7,6 +7,7 @@ from typing import Any
 
 from ssd_mining.analysis.result import Table
 from ssd_mining.files.text import shown
+from ssd_mining.report.thumbnails import Thumbnail
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Section:
     text: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[Sheet] = ()
+    gallery: Sequence[Thumbnail] = ()
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ def share(part: float, whole: float) -> str:
     return f"{100 * ratio:.3g} %" if math.isfinite(ratio) else "-"
 
 
-def missing_packages() -> list[str]:
-    """Return the packages that a page needs and that are not installed."""
+def missing_packages(*others: str) -> list[str]:
+    """Return the packages that a page needs, and those beside, that are not installed."""
     from importlib.util import find_spec
 
-    return [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    return [name for name in ("jinja2", "matplotlib", *others) if find_spec(name) is None]

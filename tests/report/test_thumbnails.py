@@ -1,0 +1,125 @@
+"""The pictures of samples: images of every kind, and what is drawn on them."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+
+import ssd_mining as sm
+from ssd_mining.report.thumbnails import COLOURS, SIDE, Mark, thumbnail
+from tests.support.commands import run
+
+PIL = pytest.importorskip("PIL")
+from PIL import Image  # noqa: E402 - it may not be there
+
+WIDTH, HEIGHT = 600, 300
+
+
+def picture(mode="RGB"):
+    """Return an image whose left half is dark."""
+    values = np.full((HEIGHT, WIDTH), 200, np.uint8)
+    values[:, : WIDTH // 2] = 30
+    if mode == "I;16":
+        return Image.fromarray(values.astype(np.uint16) * 200)
+    return Image.fromarray(values).convert(mode)
+
+
+def pixels(drawn):
+    data = base64.b64decode(drawn.uri.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data))).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("a.jpg", "RGB"),
+        ("a.png", "L"),
+        ("a.png", "RGBA"),
+        ("a.png", "I;16"),
+        ("a.png", "1"),
+        ("a.gif", "P"),
+        ("a.tif", "F"),
+    ],
+)
+def test_an_image_of_any_mode_is_seen_as_it_is(tmp_path, name, mode):
+    picture(mode).save(tmp_path / name)
+    drawn = thumbnail(name, tmp_path, [])
+    seen = pixels(drawn)
+    assert seen.shape == (SIDE * HEIGHT // WIDTH, SIDE, 3)
+    assert seen[:, :150].mean() + 60 < seen[:, 210:].mean()
+    assert (drawn.note, drawn.alt) == ("", f"{name} with no boxes")
+
+
+def test_an_image_is_turned_as_its_camera_was(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    picture().save(tmp_path / "a.jpg", exif=exif)
+    seen = pixels(thumbnail("a.jpg", tmp_path, []))
+    assert seen.shape == (SIDE, SIDE * HEIGHT // WIDTH, 3)
+    assert seen[:150].mean() + 60 < seen[210:].mean()
+
+
+@pytest.mark.parametrize("in_pixels", [False, True])
+def test_boxes_lie_where_they_are_said_to_be(tmp_path, in_pixels):
+    picture().save(tmp_path / "a.png")
+    corners = np.array([0.25, 0.25, 0.75, 0.75]) * ([WIDTH, HEIGHT] * 2 if in_pixels else 1)
+    drawn = thumbnail("a.png", tmp_path, [Mark(corners, "alarm", "cat 0.91")], in_pixels=in_pixels)
+    colour = np.array([int(COLOURS["alarm"][i : i + 2], 16) for i in (1, 3, 5)])
+    rows, columns = np.nonzero(np.abs(pixels(drawn) - colour).sum(axis=2) < 60)
+    assert (abs(columns.min() - 90), abs(columns.max() - 270)) <= (4, 4)
+    assert (abs(rows.min() - 45), abs(rows.max() - 135)) <= (4, 4)
+    assert drawn.alt == "a.png with 1 false alarm: cat 0.91"
+
+
+def test_what_cannot_be_read_is_said_in_a_line(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
+    assert thumbnail("none.jpg", tmp_path, []).note == "none.jpg: not found"
+    assert thumbnail("broken.jpg", tmp_path, []).note.startswith("broken.jpg: not readable: ")
+    assert pixels(thumbnail("none.jpg", tmp_path, [])).shape == (SIDE, SIDE, 3)
+
+
+def test_a_name_without_its_ending_is_found(tmp_path):
+    picture().save(tmp_path / "img_1.png")
+    assert thumbnail("img_1", tmp_path, []).note == ""
+
+
+def test_a_page_shows_the_worst_with_their_boxes(tmp_path):
+    rng = np.random.default_rng(0)
+    anchors = sm.anchor_grid(10, [[0.2, 0.2]])
+    boxes = np.concatenate([low := rng.uniform(0, 0.7, (12, 2)), low + 0.25], axis=1).astype(np.float32)
+    np.save(tmp_path / "logits.npy", rng.normal(0, 2, (6, len(anchors), 3)).astype(np.float32))
+    np.save(tmp_path / "anchors.npy", anchors)
+    offsets = np.arange(7) * 2
+    np.savez(tmp_path / "boxes.npz", boxes=boxes, classes=rng.integers(1, 3, 12), box_offsets=offsets)
+    (tmp_path / "names.txt").write_text("background\ncat\n<i>dog</i>\n")
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(5):  # the last is missing
+        picture().save(images / f"{i}.png")
+    words = [
+        "report",
+        tmp_path / "logits.npy",
+        "--boxes",
+        tmp_path / "boxes.npz",
+        "--anchors",
+        tmp_path / "anchors.npy",
+    ]
+    words += ["--class-names", tmp_path / "names.txt", "--images", images, "--out", tmp_path / "out"]
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    assert run(*words)[0] == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<img ") == 12  # all samples by two causes
+    assert page.count("5: not found") == 2
+    alts = re.findall(r'<img src="data:image/jpeg;base64,[^"]+" alt="([^"]*)"', page)
+    assert len(alts) == 12
+    assert all("2 labelled boxes" in alt for alt in alts)
+    assert any("&lt;i&gt;dog&lt;/i&gt; 0." in alt for alt in alts)
+    assert len(page) < 5_000_000
+    refused = run(
+        "report", tmp_path / "logits.npy", tmp_path / "logits.npy", "--images", images, "--out", tmp_path / "no"
+    )
+    assert refused[0] == 2
+    assert "--images: expected --boxes and --anchors beside it, got none" in refused[2]
