@@ -69,8 +69,10 @@ def _analysed(args: argparse.Namespace, data: parts.DataSet, span: parts.Span, f
             return parts.merged(map(compute, spans) if folder is None else parts.resumed(folder, spans, compute))
         except KeyboardInterrupt:
             done = 0 if folder is None else span.stop - span.start - parts.samples_left(folder, spans)
-            kept = f"{done:,} samples are done and kept: the same command takes the run up from there"
-            raise KeyboardInterrupt(*[kept] if done else []) from None
+            if done:
+                msg = f"{done:,} samples are done and kept: the same command takes the run up from there"
+                raise KeyboardInterrupt(msg) from None
+            raise
 
 
 def _check_class_names(args: argparse.Namespace, count: int, analysis: LossAnalysis) -> None:

@@ -1,5 +1,6 @@
 """Say on a terminal that kernels are compiled, which takes seconds and happens once."""
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ def announce_compilation() -> None:
     global _listener
     if _listener is not None:
         return
-    from numba.core import event
+    try:
+        events: Any = importlib.import_module("numba.core.event")
+    except ImportError:  # should Numba move it, nothing is said
+        return
 
-    class Announcement(event.Listener):  # type: ignore[misc]
+    class Announcement(events.Listener):  # type: ignore[misc]
         is_made = False
 
         def on_start(self, event: Any) -> None:
@@ -29,7 +33,7 @@ def announce_compilation() -> None:
             """Nothing is said."""
 
     _listener = Announcement()
-    event.register("numba:compile", _listener)
+    events.register("numba:compile", _listener)
 
 
 def _text(kernels: str) -> str:

@@ -25,6 +25,9 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def compiled(monkeypatch):
     """Return what is said on a stream while Numba compiles some functions, as if for the first time."""
+    of_this_process = announcement._listener
+    if of_this_process is not None:
+        event.unregister("numba:compile", of_this_process)
 
     def said(stream, *functions):
         monkeypatch.setattr(sys, "stderr", stream)
@@ -41,7 +44,9 @@ def compiled(monkeypatch):
             event.unregister("numba:compile", first)
         return stream and stream.getvalue()
 
-    return said
+    yield said
+    if of_this_process is not None:
+        event.register("numba:compile", of_this_process)
 
 
 def test_a_terminal_is_told_once_what_is_compiled_and_whether_it_is_kept(compiled, monkeypatch, tmp_path):
@@ -56,6 +61,13 @@ def test_nothing_is_said_without_a_terminal_nor_of_functions_of_others(compiled)
     assert compiled(io.StringIO(), OURS) == ""
     assert compiled(Terminal(), OTHER) == ""
     assert compiled(None, OURS) is None  # a program without a console
+
+
+def test_a_numba_without_events_is_no_error(monkeypatch):
+    monkeypatch.setattr(announcement, "_listener", None)
+    monkeypatch.setitem(sys.modules, "numba.core.event", None)
+    announcement.announce_compilation()
+    assert announcement._listener is None
 
 
 @pytest.mark.slow
