@@ -58,17 +58,11 @@ def pytest_addoption(parser):
     parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped: all that they need is here")
 
 
-def has_no_kernel(item):
-    """Say whether a test of all backends is now one of the reference, to which no mode makes a difference."""
-    return hasattr(item, "callspec") and item.callspec.params.get("backend") == "reference"
-
-
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
     for item in items:
         own = {mark.name for mark in item.iter_markers()}
-        in_every_mode = item.path.relative_to(TESTS).parts[0] in KERNELS and not own.intersection(NOT_IN_EVERY_MODE)
-        if in_every_mode and not has_no_kernel(item):
+        if item.path.relative_to(TESTS).parts[0] in KERNELS and not own.intersection(NOT_IN_EVERY_MODE):
             item.add_marker("kernel")
         if not own.intersection(NOT_QUICK):
             item.add_marker("quick")
