@@ -207,8 +207,9 @@ def finish(args: argparse.Namespace, whole: parts.Part) -> str:
     if args.out and args.boxes is not None:  # for what is drawn, and for the tables
         labels = labels_of_boxes(args)
         offsets, boxes = labels.objects.offsets, labels.objects.boxes
-        lists = (*report.result().causes.values(), report.result().top_objects)
-        samples = np.unique(np.concatenate([worst.sample for worst in lists])).tolist()
+        found = report.result()
+        lists = [found.top_objects.sample, *(worst.sample for worst in found.causes.values())]
+        samples = np.unique(np.concatenate(lists)).tolist()
         report.boxes = {i: boxes[offsets[i] : offsets[i + 1]] for i in samples}
         report.anchors = labels.corners
     if args.out:

@@ -22,7 +22,7 @@ from tests.support.batches import generated, losses
 pytestmark = pytest.mark.filterwarnings("ignore::ssd_mining.HazardWarning")
 
 
-@generated(400)
+@generated(200)
 @given(analysed(), st.data())
 def test_any_split_and_any_order_of_merges_give_the_same_bytes(drawn, data):
     batch, chosen = drawn

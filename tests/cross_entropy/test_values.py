@@ -57,13 +57,13 @@ def test_adding_a_number_to_all_logits_of_an_anchor_changes_nothing(seed, shift)
 @few
 @given(st.integers(0, 2**32))
 def test_permuting_anchors_or_samples_permutes_the_losses(seed):
-    x, y = draw(seed, (3, 130, 4))
-    order, samples = np.random.default_rng(seed).permutation(130), [2, 0, 1]
+    x, y = draw(seed, (3, 70, 4))
+    order, samples = np.random.default_rng(seed).permutation(70), [2, 0, 1]
     for loss in LOSSES:
         whole = loss(x, y)
         np.testing.assert_array_equal(loss(x[:, order], y[:, order]), whole[:, order])
         np.testing.assert_array_equal(loss(x[samples], y[samples]), whole[samples])
-        np.testing.assert_array_equal(loss(x[1:2, 5:71], y[1:2, 5:71]), whole[1:2, 5:71])
+        np.testing.assert_array_equal(loss(x[1:2, 3:68], y[1:2, 3:68]), whole[1:2, 3:68])
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)

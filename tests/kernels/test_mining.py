@@ -14,7 +14,7 @@ from tests.support.batches import LOSSES, REAL_FILES, Batch, batches, examples, 
 from tests.support.parity import BACKENDS, batch_of, check, hostile
 
 # How many batches a backend is tried on, and how long their rows may be: a simulated thread takes its time.
-TRIED = {"reference": (200, 70), "cpu": (2000, 70), "cuda": (300, 60)}
+TRIED = {"reference": (200, 70), "cpu": (2000, 70), "cuda": (200, 60)}
 
 
 @pytest.mark.generated

@@ -206,8 +206,8 @@ def test_extreme_logits_leak_no_warning(name):
     for values in ([np.inf, 0.0, 1.0], [-np.inf, 0.0, 1.0], [1e308, -1e308, 0.0], [-np.inf, np.inf, np.nan]):
         for dtype in ("float32", "float64"):
             with np.errstate(over="ignore"):
-                logits = rng.choice(values, (3, 20, NUM_CLASSES)).astype(dtype)
-            labels = rng.integers(0, 2, (3, 20))
+                logits = rng.choice(values, (2, 12, NUM_CLASSES)).astype(dtype)
+            labels = rng.integers(0, 2, (2, 12))
             for normalize in ("batch", "sample_selected"):
                 out = sm.multibox_loss(
                     logits,

@@ -18,7 +18,16 @@ UINT8, UINT64 = np.dtype(np.uint8), np.dtype(np.uint64)
 ARCHITECTURES = [(8, 0), (9, 0)]
 
 
-@pytest.fixture(params=ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
+def arch(capability):
+    """Name an architecture as NVIDIA's tools do."""
+    return "sm_{}{}".format(*capability)
+
+
+# For kernels far from every limit, and for what the architecture does not decide. Linking a kernel takes a second.
+one_architecture = pytest.mark.parametrize("capability", ARCHITECTURES[-1:], indirect=True, ids=arch)
+
+
+@pytest.fixture(params=ARCHITECTURES, ids=arch)
 def capability(request, monkeypatch):
     """Pretend that the current device is of some capability: numba asks it when it compiles a helper."""
     if numba.config.ENABLE_CUDASIM:
@@ -41,8 +50,7 @@ def usage(kernel, capability):
     """Link a kernel to machine code; return its registers, and its bytes of stack, of spilled stores and loads."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
-    arch = f"sm_{capability[0]}{capability[1]}"
-    options = LinkerOptions(arch=arch, link_time_optimization=True, ptxas_options=["-v"])
+    options = LinkerOptions(arch=arch(capability), link_time_optimization=True, ptxas_options=["-v"])
     linker = Linker(ObjectCode.from_ltoir(compiled(kernel, capability, "ltoir")), options=options)
     assert linker.link("cubin").code
     log = linker.get_info_log()

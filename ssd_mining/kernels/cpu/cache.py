@@ -236,9 +236,14 @@ def refusal() -> str | None:
 def _environment(codegen: Any) -> str:
     """Digest what decides machine code and is the same for every function: sources, versions, CPU, settings."""
     versions = (sys.version, sys.flags.optimize, np.__version__, numba.__version__, llvmlite.__version__)
-    settings = {name: value for name, value in vars(numba.config).items() if name.isupper() and name not in _NOT_CODE}
-    everything = (_sources(), versions, codegen.magic_tuple(), sorted(settings.items()))
+    settings = sorted(item for item in vars(numba.config).items() if _is_code(item[0]))
+    everything = (_sources(), versions, codegen.magic_tuple(), settings)
     return hashlib.sha256(repr(everything).encode()).hexdigest()[:32]
+
+
+def _is_code(name: str) -> bool:
+    """Say whether a name of numba.config is a setting, and one that may change code of the CPU."""
+    return name.isupper() and name[0] != "_" and "CUDA" not in name and name not in _NOT_CODE
 
 
 @functools.cache

@@ -139,6 +139,14 @@ def test_a_new_version_of_anything_that_makes_code_is_a_new_directory(version, m
     assert _cache._environment(codegen) != before
 
 
+@pytest.mark.parametrize("name", ["BOUNDSCHECK", "OPT", "NUMBA_NUM_THREADS", "ENABLE_CUDASIM", "_HAVE_YAML"])
+def test_only_a_setting_that_changes_code_is_a_new_directory(name, monkeypatch):
+    codegen = SimpleNamespace(magic_tuple=lambda: ("triple", "cpu", "features"))
+    before = _cache._environment(codegen)
+    monkeypatch.setattr(numba.config, name, "another")
+    assert (_cache._environment(codegen) != before) == (name in {"BOUNDSCHECK", "OPT"})
+
+
 @pytest.mark.slow
 def test_a_package_without_source_files_goes_without(run):
     code = """

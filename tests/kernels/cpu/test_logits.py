@@ -14,7 +14,7 @@ from tests.support.lazy import lazy
 from tests.support.logits import RELATIVE, expected, function, logits, targets
 
 RNG = np.random.default_rng(12)
-LOGITS = RNG.normal(0, 3, (5, 150, 7)).astype(np.float32)
+LOGITS = RNG.normal(0, 3, (3, 70, 7)).astype(np.float32)  # a tile and a tail
 CLASSES = RNG.integers(0, 7, LOGITS.shape[:2])
 SOFT = RNG.random(LOGITS.shape).astype(np.float32) / 8
 SOFT[..., 0] += 1 - SOFT.sum(axis=2)
@@ -36,8 +36,8 @@ def test_the_ranks_equal_the_reference(spec, kind, background):
     got, judged = (
         lazy(LOGITS, CLASSES, spec, backend=backend).ranks(kind, background) for backend in ("cpu", "reference")
     )
-    assert (got.shape, got.dtype) == ((5, 150), np.float32)
-    np.testing.assert_allclose(got[1:4], judged[1:4], rtol=1e-6)
+    assert (got.shape, got.dtype) == ((3, 70), np.float32)
+    np.testing.assert_allclose(got[:], judged[:], rtol=1e-6)
     if kind == "foreground_max" and isinstance(spec, Softmax):
         p = np.exp(LOGITS - LOGITS.max(axis=2, keepdims=True)).astype(np.float64)
         p /= p.sum(axis=2, keepdims=True)
@@ -87,7 +87,7 @@ def test_classes_may_stand_on_the_second_axis(spec):
 
 @pytest.mark.full_size
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
-@pytest.mark.parametrize("elements", [1, 1050, 1051, 2100, 10**9])
+@pytest.mark.parametrize("elements", [1, 490, 491, 980, 10**9])
 def test_blocks_and_slices_of_any_size_give_the_same_bits(spec, elements, monkeypatch):
     factors = np.where(CLASSES % 3 == 0, 0.5, 0.0)
     whole = lazy(LOGITS, CLASSES, spec)
@@ -96,9 +96,9 @@ def test_blocks_and_slices_of_any_size_give_the_same_bits(spec, elements, monkey
     np.testing.assert_array_equal(whole[:], losses)
     np.testing.assert_array_equal(whole[1:3], losses[1:3])
     np.testing.assert_array_equal(whole.gradients(factors), gradients)
-    part = lazy(LOGITS[1:4], CLASSES[1:4], spec)
-    np.testing.assert_array_equal(part.gradients(factors[1:4]), gradients[1:4])
-    assert whole[5:].shape == (0, 150)
+    part = lazy(LOGITS[1:], CLASSES[1:], spec)
+    np.testing.assert_array_equal(part.gradients(factors[1:]), gradients[1:])
+    assert whole[3:].shape == (0, 70)
 
 
 @pytest.mark.usefixtures("several_workers")
@@ -175,7 +175,7 @@ def test_a_batch_of_the_usual_size_has_the_promised_accuracy():
 @pytest.mark.parametrize("spec", [*SPECS, Focal(alpha=None, gamma=0.5), Softmax(label_smoothing=1)], ids=repr)
 @pytest.mark.parametrize("y", [CLASSES, SOFT], ids=["classes", "soft"])
 def test_the_gradients_are_the_slopes_of_the_losses(spec, y):
-    x, step = LOGITS.astype(np.float64), 1e-5
+    x, y, step = LOGITS[:1].astype(np.float64), y[:1], 1e-5
     got = lazy(x, y, spec).gradients(np.ones(x.shape[:2]))
     for c in range(x.shape[2]):
         moved = np.zeros(x.shape[2])
@@ -237,7 +237,7 @@ def check_against_torch(spec, y, tensor, loss):
 
 def test_the_tile_path_of_every_height_and_tail():
     for num_classes in range(1, 26):
-        for num_anchors in (1, 63, 64, 65, 129):
+        for num_anchors in (1, 63, 64, 129):
             x = logits("normal", (1, num_anchors, num_classes), RNG).astype(np.float32)
             y = targets("classes", x.shape, RNG)
             top = x.max(axis=2, keepdims=True)
@@ -249,7 +249,7 @@ def test_the_tile_path_of_every_height_and_tail():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_careful_path_is_taken_for_anchors_that_need_it_alone(dtype):
     rng = np.random.default_rng(4)
-    x, y = rng.normal(0, 8, (1, 640, 9)).astype(dtype), rng.integers(0, 9, (1, 640))
+    x, y = rng.normal(0, 8, (1, 192, 9)).astype(dtype), rng.integers(0, 9, (1, 192))
     usual, again = computed(x, y)
     assert again == [0]
     for row in (
@@ -264,16 +264,16 @@ def test_the_careful_path_is_taken_for_anchors_that_need_it_alone(dtype):
         [0, 58.1, *[0] * 7],
     ):
         other, labels = x.copy(), y.copy()
-        other[0, [70, 639]], labels[0, [70, 639]] = row, 0
+        other[0, [70, 191]], labels[0, [70, 191]] = row, 0
         got, again = computed(other, labels)
         assert again == [2], row
-        np.testing.assert_array_equal(np.delete(got[0], [70, 639]), np.delete(usual[0], [70, 639]))
+        np.testing.assert_array_equal(np.delete(got[0], [70, 191]), np.delete(usual[0], [70, 191]))
         judged = expected(np.array([[row]], np.float64), np.zeros((1, 1), int), SPECS[0])
-        np.testing.assert_allclose(got[0, [70, 639]], judged[0, [0, 0]], rtol=RELATIVE[dtype])
-        ignored, again = computed(other, np.where(np.isin(np.arange(640), [70, 639]), -1, labels), ignore_index=-1)
+        np.testing.assert_allclose(got[0, [70, 191]], judged[0, [0, 0]], rtol=RELATIVE[dtype])
+        ignored, again = computed(other, np.where(np.isin(np.arange(192), [70, 191]), -1, labels), ignore_index=-1)
         assert again == [0], row
-        assert not ignored[0, [70, 639]].any()
-        np.testing.assert_array_equal(np.delete(ignored[0], [70, 639]), np.delete(usual[0], [70, 639]))
+        assert not ignored[0, [70, 191]].any()
+        np.testing.assert_array_equal(np.delete(ignored[0], [70, 191]), np.delete(usual[0], [70, 191]))
     for quick in ([0, 54, *[0] * 7], [0, *[-np.inf] * 8], [999] * 9, [-999, -1e5, *[-999] * 7]):
         other, labels = x.copy(), y.copy()
         other[0, 70], labels[0, 70] = quick, 0
@@ -285,11 +285,11 @@ def test_the_careful_path_is_taken_for_anchors_that_need_it_alone(dtype):
 
 def test_the_quick_path_takes_class_labels_without_smoothing_alone():
     x = LOGITS.copy()
-    x[..., 0] += np.where(np.arange(150) == 100, 80, 0)
-    y = np.where(np.arange(150) == 100, 1, CLASSES)
-    assert computed(x, y)[1].tolist() == [1] * 5
-    assert computed(x, y, Softmax(class_weights=range(7), prob_floor=0.1))[1].tolist() == [1] * 5
-    assert computed(x, y, Softmax(label_smoothing=0.1))[1].tolist() == [0] * 5
+    x[..., 0] += np.where(np.arange(70) == 40, 80, 0)
+    y = np.where(np.arange(70) == 40, 1, CLASSES)
+    assert computed(x, y)[1].tolist() == [1] * 3
+    assert computed(x, y, Softmax(class_weights=range(7), prob_floor=0.1))[1].tolist() == [1] * 3
+    assert computed(x, y, Softmax(label_smoothing=0.1))[1].tolist() == [0] * 3
 
 
 @pytest.mark.generated
@@ -306,7 +306,7 @@ def test_tails_and_unlikely_labels_keep_the_promise_over_many_rows(num_classes, 
 
 
 def test_rows_that_a_twin_reads_are_not_the_callers_to_change():
-    rows = lazy(LOGITS, CLASSES, Softmax()).logits.rows(slice(0, 5), slice(None))
+    rows = lazy(LOGITS, CLASSES, Softmax()).logits.rows(slice(0, 3), slice(None))
     assert isinstance(rows, LogitRows)
     assert all(not array.flags.writeable for array in rows)
     assert np.shares_memory(rows.logits, LOGITS)

@@ -9,7 +9,7 @@ from ssd_mining.classification import Focal, Softmax
 from ssd_mining.kernels.cuda import logit_gradients, logit_losses, multibox, pack
 from ssd_mining.kernels.loss_rules import divisor_of
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
-from tests.support.compiled import FLOAT32, FLOAT64, UINT8, assert_taken, compiled, usage
+from tests.support.compiled import FLOAT32, FLOAT64, UINT8, assert_taken, compiled, one_architecture, usage
 
 pytestmark = pytest.mark.toolchain
 
@@ -35,6 +35,7 @@ def test_losses_and_gradients_need_no_memory_of_their_own(kind, dtype, capabilit
         assert registers <= 72  # of 65536: seven blocks of 128 threads at least are under way at once
 
 
+@one_architecture
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_other_kernels_need_no_memory_of_their_own(name, capability):
     kernel = OTHERS[name]()
@@ -43,6 +44,7 @@ def test_the_other_kernels_need_no_memory_of_their_own(name, capability):
     assert registers <= 65536 // kernel.threads
 
 
+@one_architecture
 @pytest.mark.parametrize("kind", RULES, ids=lambda kind: kind.__name__)
 def test_losses_of_float32_are_computed_in_float32(kind, capability):
     ptx = compiled(logit_losses._kernel(kind, FLOAT32, 128), capability, "ptx")
@@ -50,6 +52,7 @@ def test_losses_of_float32_are_computed_in_float32(kind, capability):
     assert not re.search(r"(mul|fma)\S*\.f64", ptx)  # what a softmax has in float64 is one difference for each cost
 
 
+@one_architecture
 def test_launches_hand_over_what_the_kernels_take(capability):
     anchors = logit_gradients.Anchors(1, 2, 3, 4, num_anchors=99, num_classes=21, is_scored=0)
     source, meaning = pack.Strided(1, 14, 14, 1, 0, 1), pack.Meaning(21, 22, 0, 0, 0)
