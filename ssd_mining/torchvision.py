@@ -73,6 +73,17 @@ class Seen:
         self.mining, self.classification = keywords["mining"], keywords["classification"]
         self.keywords = keywords
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keywords of `LossReport` and `LossAnalysis` for the model's own loss."""
+        return {"mining": self.mining, "classification": self.classification, "beta": self.keywords.get("beta", 1.0)}
+
+    @property
+    def batch(self) -> dict[str, Any]:
+        """The last batch, as the keywords of `LossReport.update`."""
+        names = ("labels", "matched", "overlaps", "loc_pred", "loc_target", "anchors", "boxes")
+        return {"values": self.logits, **{name: getattr(self, name) for name in names}}
+
     def __getattr__(self, name: str) -> Any:
         msg = f"{name}: nothing of this name was seen; call the model with images and targets first"
         raise AttributeError(msg)
