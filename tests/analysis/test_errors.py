@@ -197,7 +197,7 @@ FUNCTIONS = {
     "by": (
         lambda **k: sm.top_losses(LOSS, CLASSES, 1, by="x", **k),
         ValueError,
-        "by: expected 'sample' or 'anchor', got 'x'",
+        "by: expected 'sample' or 'unrecognised' or 'false_alarm' or 'misplaced' or 'anchor', got 'x'",
     ),
     "levels": (
         lambda **k: sm.level_table(LOSS, CLASSES, [1], **k),
