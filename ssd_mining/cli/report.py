@@ -204,7 +204,7 @@ def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
 def finish(args: argparse.Namespace, whole: parts.Part) -> str:
     """Write the report of all parts, if it goes anywhere; return its summary."""
     report = LossReport.of(whole.analysis, whole.columns, whole.run.class_names, asdict(whole.run.arguments))
-    if args.out and args.boxes is not None:  # for what is drawn, and for the tables
+    if args.images is not None:  # what is drawn is not kept in parts, and merge does not draw
         labels = labels_of_boxes(args)
         offsets, boxes = labels.objects.offsets, labels.objects.boxes
         found = report.result()
@@ -217,7 +217,8 @@ def finish(args: argparse.Namespace, whole: parts.Part) -> str:
     if args.json:
         return output.json_text(report.summary())
     text = _report_text(report.result())
-    return f"{text}\n\nwritten to {shown(args.out)}" if args.out else text
+    page_or_not = "" if args.no_page else f"; open {shown(Path(str(args.out)) / 'report.html')}"
+    return f"{text}\n\nwritten to {shown(args.out)}{page_or_not}" if args.out else text
 
 
 def _report_text(result: AnalysisResult) -> str:
