@@ -290,6 +290,9 @@ class AnalysisResult(Result):
     ----------
     spec : mapping
         The settings of the analysis, ready for JSON.
+    beside : str
+        What was given beside losses and labels: ``"matched and locations and anchors and overlaps"``, a part of it, or
+        ``"none"``.
     num_samples, num_anchors : int
         Samples, and anchors of all samples.
     num_pos, num_neg, num_kept : int
@@ -333,6 +336,7 @@ class AnalysisResult(Result):
     """
 
     spec: Mapping[str, Any]
+    beside: str
     num_samples: int
     num_anchors: int
     num_pos: int

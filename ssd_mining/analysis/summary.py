@@ -40,12 +40,14 @@ Rows = dict[str, NDArray[Any]]
 def summarised(state: State) -> AnalysisResult:
     """Return what is known of the samples that were added to a state."""
     totals, num_samples = state.totals, state.totals["samples"].count_of()
-    num_pos, is_located = totals["positives"].count_of(), "locations" in (state.beside or "")
+    beside = state.beside or "none"
+    num_pos, is_located = totals["positives"].count_of(), "locations" in beside
     positions = _position_table(state, num_samples)
     stuck = positions.anchor[positions.is_stuck]
     causes = {name: _top_samples(state, name) for name in BY if name != "misplaced" or is_located}
     return AnalysisResult(
         spec=state.spec.to_dict(),
+        beside=beside,
         num_samples=num_samples,
         num_anchors=totals["anchors"].count_of(),
         num_pos=num_pos,

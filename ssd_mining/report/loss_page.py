@@ -113,8 +113,10 @@ def _gallery_sections(result: AnalysisResult, images: Images, name_of: Callable[
 
 
 def _places_section(result: AnalysisResult, name_of: Callable[[int], str]) -> Section:
-    def named(key: str, title: str, numbers: NDArray[np.int64]) -> Column:
-        return Column(key, title, [name_of(number) for number in numbers.tolist()], is_number=False)
+    def named(key: str, title: str, numbers: NDArray[np.int64]) -> list[Column]:
+        if (numbers < 0).all():
+            return []  # no class is known
+        return [Column(key, title, [name_of(number) for number in numbers.tolist()], is_number=False)]
 
     def listed(table: Table) -> list[Column]:
         return [
@@ -125,19 +127,22 @@ def _places_section(result: AnalysisResult, name_of: Callable[[int], str]) -> Se
 
     objects, alarms, negatives = result.top_objects, result.top_false_alarms, result.top_negatives
     positions, confusions = result.positions, result.confusions
-    classes = [named("class", "Class", objects.label), named("taken", "Taken for", objects.taken_for)]
+    classes = [*named("class", "Class", objects.label), *named("taken", "Taken for", objects.taken_for)]
+    free = "that overlap no object by 0.1 or more, and look like one"
+    if "overlaps" not in result.beside:
+        free = "that look like an object. No overlaps were given, so some may lie on one that is labelled"
     tables = [
         Sheet("top_objects", "The objects that are recognised least.", [*listed(objects), *classes], "loss"),
         Sheet(
             "top_false_alarms",
-            "The surest false alarms: negatives that overlap no object by 0.1 or more, and look like one.",
-            [*listed(alarms), named("class", "Taken for", alarms.label)],
+            f"The surest false alarms: negatives {free}.",
+            [*listed(alarms), *named("class", "Taken for", alarms.label)],
             "probability",
         ),
         Sheet(
             "top_negatives",
             "The kept negatives with the largest losses.",
-            [*listed(negatives), named("class", "Taken for", negatives.label)],
+            [*listed(negatives), *named("class", "Taken for", negatives.label)],
             "loss",
         ),
     ]
@@ -151,8 +156,8 @@ def _places_section(result: AnalysisResult, name_of: Callable[[int], str]) -> Se
     if confusions is not None and confusions.count.size:
         first = slice(0, MOST_CONFUSIONS)
         columns = [
-            named("from", "Labelled", confusions.label[first]),
-            named("to", "Taken for", confusions.taken_for[first]),
+            *named("from", "Labelled", confusions.label[first]),
+            *named("to", "Taken for", confusions.taken_for[first]),
         ]
         columns += [replace(column, values=column.values[first]) for column in columns_of(confusions)]
         tables.append(

@@ -55,6 +55,7 @@ def test_a_notebook_shows_the_page_in_a_frame(written):
     shown = reported(files, arrays, [(0, 60)])._repr_html_()
     assert shown.startswith("<iframe ")
     assert "Look at these samples first" in shown
+    assert "No overlaps were given" in shown
     assert "<b>bold</b>" not in shown
 
 

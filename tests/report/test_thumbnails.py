@@ -113,6 +113,7 @@ def test_a_page_shows_the_worst_with_their_boxes(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img ") == 12  # all samples by two causes
     assert page.count("5: not found") == 2
+    assert "overlap no object by 0.1 or more" in page
     alts = re.findall(r'<img src="data:image/jpeg;base64,[^"]+" alt="([^"]*)"', page)
     assert len(alts) == 12
     assert all("2 labelled boxes" in alt for alt in alts)
