@@ -5,6 +5,7 @@ comes from that sample alone, so that no split of a data set changes it.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,7 +136,7 @@ class Explained(NamedTuple):
     background: int  # the class; -1: not known
     with_classes: frozenset[str]  # the lists whose labels are known
     positives: list[Positives]
-    kept: list[Listed]
+    kept: Iterator[Listed]  # made when they are asked for: all negatives may be kept
     alarms: list[Alarms]
     columns: dict[str, NDArray[Any]]  # (B,) the causes
     signs: dict[str, int]  # of input that is surely a mistake: how often they were seen
@@ -144,8 +145,12 @@ class Explained(NamedTuple):
 def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, beta: float) -> Explained:
     """Say why the samples of a batch are bad, from what its analysis has found. Nothing is written elsewhere."""
     background = batch.mining.background if batch.logits is None else batch.logits.background
-    told = Explained(beside, -1 if background is None else background, _with_classes(batch), [], [], [], {}, {})
+    background = -1 if background is None else background
     num_samples, most = batch.offsets.size - 1, MOST_AT_ONCE if batch.logits is None else MOST_SCORED
+    kept = _kept(batch, found, most)
+    told = Explained(
+        beside, background, _with_classes(batch), positives=[], kept=kept, alarms=[], columns={}, signs={}
+    )
     num_pos = np.maximum(1, mined.counts[NUM_POS])
     unrecognised, false_alarm, distances = np.zeros((3, num_samples))
     free = np.concatenate([np.empty((0, FREE_NUMBERS)), *(block.free_numbers for block in found)])
@@ -158,9 +163,6 @@ def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, b
                 _write_largest(unrecognised, own.objects.sample, own.objects.loss)
             if own.distance is not None:
                 distances += np.bincount(sample, own.distance, num_samples)
-        for part, sample in block.kept.parts(most, block.samples.start):
-            label, _ = _scored(batch, sample, part.anchors).foreground()
-            told.kept.append(Listed(sample, part.anchors, part.losses, label))
         for part, sample in block.free.parts(most, block.samples.start):
             scored = _scored(batch, sample, part.anchors)
             first = block.samples.start + part.first
@@ -183,6 +185,13 @@ def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, b
     if beside.locations is not None:
         told.columns["misplaced"] = distances / num_pos
     return told
+
+
+def _kept(batch: Batch, found: list[Analysed], most: int) -> Iterator[Listed]:
+    for block in found:
+        for part, sample in block.kept.parts(most, block.samples.start):
+            label, _ = _scored(batch, sample, part.anchors).foreground()
+            yield Listed(sample, part.anchors, part.losses, label)
 
 
 def _with_classes(batch: Batch) -> frozenset[str]:
