@@ -82,7 +82,7 @@ def test_every_command_reads_a_chunk_of_many_blocks_once(stores):
     words = (folder / "losses.zarr", folder / "labels.npy", "--background", 0)
     for out in ("a", "b"):
         touched.clear()
-        assert run("report", *words, "--no-page", "--max-memory", 5, "--out", folder / out)[0] == 0
+        assert run("report", *words, "--no-page", "--max-memory", 6, "--out", folder / out)[0] == 0
         assert max(touched.values()) <= 2  # once more for the samples that stand for the file
     touched.clear()
     assert run("mine", *words, "--max-memory", 6)[0] == 0

@@ -11,8 +11,12 @@ import ssd_mining as sm
 from ssd_mining.report.thumbnails import COLOURS, SIDE, Mark, thumbnail
 from tests.support.commands import run
 
-PIL = pytest.importorskip("PIL")
-from PIL import Image  # noqa: E402 - it may not be there
+try:
+    from PIL import Image
+except ImportError:
+    Image = None
+
+pytestmark = pytest.mark.extra("PIL")
 
 WIDTH, HEIGHT = 600, 300
 
@@ -85,6 +89,7 @@ def test_a_name_without_its_ending_is_found(tmp_path):
     assert thumbnail("img_1", tmp_path, []).note == ""
 
 
+@pytest.mark.extra("jinja2", "matplotlib")
 def test_a_page_shows_the_worst_with_their_boxes(tmp_path):
     rng = np.random.default_rng(0)
     anchors = sm.anchor_grid(10, [[0.2, 0.2]])
@@ -107,8 +112,6 @@ def test_a_page_shows_the_worst_with_their_boxes(tmp_path):
         tmp_path / "anchors.npy",
     ]
     words += ["--class-names", tmp_path / "names.txt", "--images", images, "--out", tmp_path / "out"]
-    pytest.importorskip("jinja2")
-    pytest.importorskip("matplotlib")
     assert run(*words)[0] == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img ") == 12  # all samples by two causes
