@@ -55,17 +55,15 @@ def _of_roles(state: State, count: dict[str, int]) -> tuple[str, ...]:
 
 def _of_values(state: State, count: dict[str, int]) -> tuple[str, ...]:
     found = []
-    with_pos = count["samples"] - count["without positives"]
-    if count["flat"] and count["flat"] == with_pos:
-        expected = "a loss for every anchor, not their mean" if state.spec.classification is None else "other logits"
-        found.append(
-            f"all losses of a sample are equal, in {with_pos:,} of {with_pos:,} samples; expected {expected}"
-        )
+    with_pos, from_losses = count["samples"] - count["without positives"], state.spec.classification is None
+    if from_losses and count["flat"] and count["flat"] == with_pos:  # an untrained model has such logits
+        seen = f"all losses of a sample are equal, in {with_pos:,} of {with_pos:,} samples"
+        found.append(f"{seen}; expected a loss for every anchor, not their mean")
     if count["scored"] and count["like probabilities"] == count["scored"]:
         looked = f"all {count['scored']:,} rows of logits that were looked at lie between 0 and 1"
         found.append(f"{looked}, as probabilities do; pass what goes into the softmax or sigmoid")
     negatives = LossHistogram.of(state.histograms["negatives"])
-    if state.spec.classification is None and negatives.values.size and negatives.values[-1] <= 1:
+    if from_losses and negatives.values.size and negatives.values[-1] <= 1:
         middle = negatives.quantile(0.5)
         if LIKE_PROBABILITIES <= middle < np.inf and negatives.values[0] >= 0:
             seen = f"half of the losses of negatives are above {middle:.3g} and none is above 1"
