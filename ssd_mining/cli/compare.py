@@ -14,7 +14,7 @@ from ssd_mining.cli.report import SHARD_FILE, check_page
 from ssd_mining.files import output
 from ssd_mining.files.blocks import memory_beside_chunks
 from ssd_mining.files.output import write_csv
-from ssd_mining.files.text import shown, write_text
+from ssd_mining.files.text import fitted, shown, write_text
 from ssd_mining.report import page, saved_report
 from ssd_mining.report.change_page import change_page
 from ssd_mining.report.comparison import Churn, Comparison, Paired, changes_of, compared, paired
@@ -100,6 +100,6 @@ def _comparison_text(comparison: Comparison) -> str:
     if worse.id.size:
         lines += ["", f"{'samples that got worse':>24}{'A':>16}{'B':>14}{'change':>14}"]
     for i in range(min(5, worse.id.size)):
-        name = shown(worse.id[i])[-24:]
+        name = fitted(worse.id[i], 24)
         lines += [f"{name:>24}{worse.loss_a[i]:>16,.4f}{worse.loss_b[i]:>14,.4f}{worse.change[i]:>+14,.4f}"]
     return "\n".join(lines)

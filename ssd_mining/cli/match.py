@@ -15,7 +15,7 @@ from ssd_mining.cli.labels import MATCHING_BYTES, MatchedLabels, matched_labels
 from ssd_mining.cli.progress import progress
 from ssd_mining.files import output
 from ssd_mining.files.annotations import Annotations
-from ssd_mining.files.text import shown, write_text
+from ssd_mining.files.text import fitted, shown, write_text
 
 FILES = {"labels.npy", "matched.npy", "overlaps.npy", "ids.txt", "class_names.txt"}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -202,6 +202,6 @@ def _matching_text(summary: Summary) -> str:
         lines += [f"{'sample':>24}{'object':>8}{'class':>7}{'best IoU':>10}   x1, y1, x2, y2"]
     for missed in summary.unmatched:
         corners = ", ".join(f"{corner:.4g}" for corner in missed.box)
-        place = f"{shown(missed.sample)[-24:]:>24}{missed.number:>8}{missed.label:>7}"
+        place = f"{fitted(missed.sample, 24):>24}{missed.number:>8}{missed.label:>7}"
         lines += [f"{place}{missed.best_iou:>10.3f}   {corners}"]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from ssd_mining.cli.progress import progress
 from ssd_mining.files import output
 from ssd_mining.files.names import Name, read_class_names, read_ids
 from ssd_mining.files.sources import ArraySource, open_array
-from ssd_mining.files.text import shown
+from ssd_mining.files.text import fitted, shown
 from ssd_mining.report import page, parts
 from ssd_mining.report.loss_report import FILES, LossReport
 from ssd_mining.report.versions import versions
@@ -237,8 +237,7 @@ def _report_text(result: AnalysisResult) -> str:
         if worst.loss.size:
             lines += ["", f"{_TITLES[name]:>40}{'positives':>12}{'kept negatives':>17}"]
         for i in range(min(3, worst.loss.size)):
-            sample = shown(worst.id[i])
-            sample = sample if len(sample) <= 24 else f"...{sample[-21:]}"
+            sample = fitted(worst.id[i], 24)
             number = getattr(worst, name)[i]
             lines += [f"{sample:>24}{number:>16,.4f}{worst.num_pos[i]:>12,}{worst.num_kept[i]:>17,}"]
     return "\n".join(lines)

@@ -33,6 +33,18 @@ def _escaped(found: re.Match[str]) -> str:
     return _SHORT.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
+def fitted(text: object, width: int) -> str:
+    """Return a text as `shown`, of at most so many characters: three dots stand for what is cut off on the left.
+
+    Examples
+    --------
+    >>> fitted("val2017/000000000139.jpg", 12)
+    '...00139.jpg'
+    """
+    whole = shown(text)
+    return whole if len(whole) <= width else f"...{whole[3 - width :]}"
+
+
 def say(text: str, stream: TextIO) -> None:
     """Print lines, now; what the stream cannot hold is written as an escape."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
