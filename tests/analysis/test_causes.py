@@ -151,8 +151,11 @@ def test_an_anchor_that_is_bad_everywhere_is_in_the_lists_once():
     given["values"][:, 7, 3] += 15  # it sees class 3 in every image
     given["labels"][:, 7], given["matched"][:, 7], given["overlaps"][:, 7] = 0, -1, 0
     analysis = sm.LossAnalysis(background=0, classification=sm.Softmax(), top=10, neg_overlap=2)
-    analysis.update(**given)
-    res = analysis.result()
+    other = analysis.empty()
+    for each, start, stop in ((analysis, 0, 5), (other, 5, 12)):
+        part = {name: array if name == "anchors" else array[start:stop] for name, array in given.items()}
+        each.update(**part, first_sample=start)
+    res = analysis.merge(other).result()
     assert res.positions.anchor[0] == 7
     assert (res.positions.num_samples[0], res.positions.share[0], res.positions.num_worst_pos[0]) == (12, 1, 0)
     assert res.positions.anchor[res.positions.is_stuck].tolist() == [7]
