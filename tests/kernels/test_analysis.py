@@ -342,6 +342,8 @@ def test_the_hardest_free_negatives_are_listed():
     ranks = np.where(negative & (np.arange(2100) % 7 != 0).reshape(7, 300), -loss, 1)
     expected = np.sort(np.argsort(ranks, axis=1, kind="stable")[:, : records.MOST_FREE], axis=1)
     np.testing.assert_array_equal(found(tally.anchors, tally, records.FREE_LIST), expected.ravel())
+    listed = np.sort(np.take_along_axis(loss, expected, axis=1))  # all different
+    np.testing.assert_array_equal(tally.free, listed[:, [-1, -records.WORST_FREE, 0]])
 
 
 def called_by_a_kernel(helper, *arguments):
