@@ -197,8 +197,7 @@ def _kept(batch: Batch, found: list[Analysed], most: int) -> Iterator[Listed]:
 def _with_classes(batch: Batch) -> frozenset[str]:
     if batch.logits is not None:
         return frozenset({"positives", "located", "kept"})
-    is_mask = batch.labels.dtype == np.bool_ and batch.labels.ndim == len(batch.shape)
-    return frozenset(() if is_mask else ("positives", "located"))
+    return frozenset(() if batch.is_pos_mask else ("positives", "located"))
 
 
 def _positives(batch: Batch, beside: Beside, part: Found, sample: Anchors, beta: float) -> Positives:

@@ -18,12 +18,8 @@ from ssd_mining.kernels.records import BINS, EVEN, KEPT, ODD, POSITIVES, SAMPLES
 
 POS_MASK = "a pos_mask"
 TOTALS = (
-    *(
-        "samples",
-        "positives",
-        "kept",
-        "located",
-    ),  # sums, with counts of samples, positives, kept negatives, positives
+    # Sums, with counts of samples, positives, kept negatives, and positives again.
+    *("samples", "positives", "kept", "located"),
     *("anchors", "negatives", "without positives", "empty rows"),  # counts only
     *("false alarms", "omitted", "flat", "scored", "like probabilities"),  # counts only
     *("ratio samples", "ratio kept"),  # by ratio
@@ -268,7 +264,7 @@ def form_of(batch: Batch) -> str:
     """Return the form of the labels of a batch."""
     if batch.labels.ndim > len(batch.shape):
         return "scores"
-    return POS_MASK if batch.labels.dtype.kind == "b" else "classes"
+    return POS_MASK if batch.is_pos_mask else "classes"
 
 
 class Intervals:

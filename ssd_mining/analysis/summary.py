@@ -29,6 +29,7 @@ from ssd_mining.analysis.state import (
     State,
     pair,
 )
+from ssd_mining.analysis.top_k import TopK
 
 # An anchor is stuck if it is among the worst of this share of the samples, and of so many of them at least, and so
 # many times as often as the average anchor (docs/decisions/0011-causes.md).
@@ -70,23 +71,22 @@ def summarised(state: State) -> AnalysisResult:
         causes=causes,
         top_anchors=_top_anchors(state),
         top_objects=TopObjects(**_folded(_objects(state), stuck, state.spec.top)),
-        top_negatives=TopAnchors(**_folded(_anchors(state, "kept"), stuck, state.spec.top)),
-        top_false_alarms=TopAlarms(**_folded(_renamed(state, "alarms", "probability"), stuck, state.spec.top)),
+        top_negatives=TopAnchors(**_folded(_negatives(state), stuck, state.spec.top)),
+        top_false_alarms=TopAlarms(**_folded(_renamed(state.worst["alarms"], "probability"), stuck, state.spec.top)),
         hazards=hazards_of_state(state),
     )
 
 
-def _renamed(state: State, name: str, score: str) -> Rows:
+def _renamed(worst: TopK, score: str) -> Rows:
     """Return a list of the worst, whose score is called by its name."""
-    columns = dict(state.worst[name].columns)
+    columns = dict(worst.columns)
     columns[score] = columns.pop("score")
     columns["id"] = id_array(columns["id"].tolist())
     return columns
 
 
 def _top_samples(state: State, name: str) -> TopSamples:
-    columns = dict(state.worst[name].columns)
-    columns["id"] = id_array(columns["id"].tolist())
+    columns = _renamed(state.worst[name], "score")
     del columns["anchor"], columns["score"]
     return TopSamples(**columns)
 
@@ -94,28 +94,25 @@ def _top_samples(state: State, name: str) -> TopSamples:
 def _objects(state: State) -> Rows:
     """Return the worst objects; where no object is known, every positive is one."""
     if "matched" in (state.beside or ""):
-        return _renamed(state, "objects", "loss")
-    columns = _renamed(state, "positives", "loss")
+        return _renamed(state.worst["objects"], "loss")
+    columns = _renamed(state.worst["positives"], "loss")
     ones = np.ones_like(columns["anchor"])
     return columns | {"object": -ones, "num_anchors": ones}
 
 
-def _anchors(state: State, name: str) -> Rows:
-    columns = _renamed(state, name, "loss")
-    columns.pop("taken_for", None)
-    return columns | {"is_positive": np.full(columns["loss"].size, name == "positives")}
+def _negatives(state: State) -> Rows:
+    columns = _renamed(state.worst["kept"], "loss")
+    return columns | {"is_positive": np.zeros(columns["loss"].size, np.bool_)}
 
 
 def _top_anchors(state: State) -> TopAnchors:
     """Return the worst positives and kept negatives as one list: no other can be among the worst of both."""
-    both = [_anchors(state, name) for name in ("positives", "kept")]
-    ids = [name for rows in both for name in rows.pop("id").tolist()]
-    columns = {name: np.concatenate([rows[name] for rows in both]) for name in both[0]}
-    is_number = ~np.isnan(columns["loss"])
-    descending = np.where(is_number, -columns["loss"], 0.0)
-    order = np.lexsort((columns["anchor"], columns["sample"], descending, is_number))[: state.spec.top]
-    columns = {name: column[order] for name, column in columns.items()}
-    return TopAnchors(**columns, id=id_array([ids[i] for i in order]), num_folded=np.zeros_like(order))
+    kept = state.worst["kept"].columns
+    both = TopK(state.spec.top, {name: column.dtype for name, column in kept.items()} | {"is_positive": np.bool_})
+    for name in ("positives", "kept"):
+        columns = state.worst[name].columns
+        both.add({**columns, "is_positive": np.full(columns["score"].size, name == "positives")})
+    return TopAnchors(**_renamed(both, "loss"), num_folded=np.zeros(both.columns["score"].size, np.int64))
 
 
 def _folded(columns: Rows, stuck: NDArray[np.int64], top: int) -> Rows:

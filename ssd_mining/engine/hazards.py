@@ -1,7 +1,5 @@
 """Hazards: input that is legal and surely a mistake. What mining counts anyway shows it, so the look costs nothing."""
 
-import numpy as np
-
 from ssd_mining.checks import warn
 from ssd_mining.inputs.batch import Batch
 from ssd_mining.kernels.records import Counts
@@ -44,7 +42,7 @@ def warn_of_hazards(batch: Batch, num_pos: Counts, num_neg: Counts) -> None:
 
 def batch_hazards(batch: Batch, num_pos: int, num_neg: int) -> tuple[str, ...]:
     """Say what is surely a mistake about a batch with these counts."""
-    if batch.labels.dtype == np.bool_ and batch.labels.ndim == len(batch.shape):
+    if batch.is_pos_mask:
         return ()  # a pos_mask has no background
     return hazards_of(
         batch.mining.background,

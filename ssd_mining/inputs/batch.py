@@ -81,6 +81,11 @@ class Batch:
     def __post_init__(self) -> None:
         self.is_dense = len(self.shape) == 2
 
+    @property
+    def is_pos_mask(self) -> bool:
+        """Whether the labels say which anchors are positive, and no class."""
+        return self.labels.dtype.kind == "b" and self.labels.ndim == len(self.shape)
+
     def blocks(self) -> list[slice]:
         """Return slices of the samples, of at most `BLOCK_ELEMENTS` losses or scores, but at least one sample each."""
         num_samples, most = self.offsets.size - 1, BLOCK_ELEMENTS

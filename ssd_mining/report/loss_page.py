@@ -14,10 +14,9 @@ from ssd_mining.analysis.result import AnalysisResult, Table
 from ssd_mining.engine.run import Columns, sample_losses
 from ssd_mining.report import pictures
 from ssd_mining.report.page import Column, Fact, Page, Picture, Section, Sheet, columns_of, share
-from ssd_mining.report.thumbnails import Images, gallery
+from ssd_mining.report.thumbnails import FIRST_SAMPLES, Images, gallery
 
 NAMES = ("positives", "negatives", "kept", "samples")
-FIRST = 20  # of the samples of each cause
 MOST_CONFUSIONS = 50
 CAUSES = {
     "unrecognised": "Unrecognised objects: the object that the model believes in least. Wrong classes come first.",
@@ -92,11 +91,11 @@ def _facts(result: AnalysisResult) -> list[Fact]:
 def _causes_section(result: AnalysisResult) -> Section:
     tables = []
     for cause, worst in result.causes.items():
-        first = worst.id[:FIRST].tolist()
+        first = worst.id[:FIRST_SAMPLES].tolist()
         beside = "num_false_alarms" if cause == "false_alarm" else "num_pos"
         titles = {each.name: each.metadata.get("title", each.name) for each in fields(worst)}
         columns = [Column("id", "Sample", first, is_number=False)]
-        columns += [Column(key, titles[key], getattr(worst, key)[:FIRST].tolist()) for key in (cause, beside)]
+        columns += [Column(key, titles[key], getattr(worst, key)[:FIRST_SAMPLES].tolist()) for key in (cause, beside)]
         tables.append(Sheet(cause, CAUSES[cause] if first else f"{CAUSES[cause]} None was found.", columns, cause))
     text = "Each list finds its own kind of fault: a wrong class, a missing box, a box in the wrong place."
     return Section("look-first", "Look at these samples first", [text], [], tables)

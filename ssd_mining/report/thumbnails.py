@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ssd_mining.analysis.result import AnalysisResult, TopSamples
 from ssd_mining.files.text import shown
 
-MOST = 20  # samples of each cause
+FIRST_SAMPLES = 20  # so many of each cause are listed and drawn
 SIDE = 360  # the longer side, in pixels: 60 pictures of a page take about 1 MB
 _QUALITY = 70
 # Seen on any picture: a line of colour in a wider one of white.
@@ -51,7 +51,7 @@ def gallery(
 ) -> list[Thumbnail]:
     """Draw some samples, with the boxes that are labelled, recognised least, and missing."""
     drawn = []
-    for sample, name in zip(worst.sample[:MOST].tolist(), worst.id[:MOST].tolist(), strict=True):
+    for sample, name in zip(worst.sample[:FIRST_SAMPLES].tolist(), worst.id[:FIRST_SAMPLES].tolist(), strict=True):
         boxes = images.boxes.get(sample, np.empty((0, 4)))
         marks = [Mark(corners, "labelled") for corners in boxes]
         objects, alarms = result.top_objects, result.top_false_alarms
