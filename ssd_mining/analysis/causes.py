@@ -17,6 +17,7 @@ from ssd_mining.checks import refuse
 from ssd_mining.classification import Softmax
 from ssd_mining.inputs.arrays import as_array, as_real_array
 from ssd_mining.inputs.batch import Batch
+from ssd_mining.inputs.boxes import bad_boxes
 from ssd_mining.kernels.loss_rules import selected_smooth_l1
 from ssd_mining.kernels.records import (
     FREE_NUMBERS,
@@ -75,10 +76,10 @@ def check_beside(
         boxes = as_real_array("anchors", anchors).astype(np.float64)
         if boxes.shape != (batch.shape[1], 4):
             refuse("anchors", f"the corners of {batch.shape[1]} anchors, (A, 4)", f"shape {boxes.shape}")
-        wrong = ~(np.isfinite(boxes).all(axis=1) & (boxes[:, :2] <= boxes[:, 2:]).all(axis=1))
-        if wrong.any():
+        wrong = bad_boxes(boxes)
+        if wrong.size:
             expected = "corners x1, y1, x2, y2 with x1 <= x2 and y1 <= y2"
-            refuse("anchors", expected, f"{boxes[wrong.argmax()].tolist()} at anchor {wrong.argmax()}")
+            refuse("anchors", expected, f"{boxes[wrong[0]].tolist()} at anchor {wrong[0]}")
     given = {"matched": numbers, "locations": locations, "anchors": boxes, "overlaps": batch.overlaps}
     names = [name for name in given if given[name] is not None]
     return Beside(numbers, locations, boxes, " and ".join(names) or "none")

@@ -157,7 +157,6 @@ def merge(parser: Parser) -> None:
     """Add the options of ``merge``."""
     parser.usage = "%(prog)s DIR [DIR ...] [options]"
     parser.description = "Make the report that one run would have made from what --shard runs have written."
-    parser.set_defaults(images=None)
     parser.add_argument("shards", metavar="DIR", nargs="+", help="what report --shard I/N has written, in any order")
     _add_report_output(parser)
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> str:
         whole = _analysed(args, data, span, folder)
         data.check_unchanged()
         if not args.shard:
-            return finish(args, whole)
+            return finish(args, whole, data.labels)
         with output.atomic_directory(args.out, replaced) as shard:
             whole.save(shard / SHARD_FILE)
     where = f"{span.stop - span.start:,} of {len(data.values):,} samples, from sample {span.start:,}"
@@ -201,22 +201,21 @@ def check_page(args: argparse.Namespace, name: str = "report.html") -> None:
         raise OptionError(f"{name}: expected {' and '.join(missing)}, to make it, got none installed; {hint}")
 
 
-def finish(args: argparse.Namespace, whole: parts.Part) -> str:
-    """Write the report of all parts, if it goes anywhere; return its summary."""
+def finish(args: argparse.Namespace, whole: parts.Part, labels: ArraySource | None = None) -> str:
+    """Write the report of all parts, if it goes anywhere; return its summary. Boxes of `labels` are drawn on images."""
     report = LossReport.of(whole.analysis, whole.columns, whole.run.class_names, asdict(whole.run.arguments))
-    if args.images is not None:  # what is drawn is not kept in parts, and merge does not draw
-        labels = labels_of_boxes(args)
+    result, images = report.result(), None
+    if isinstance(labels, MatchedLabels) and args.images is not None:
         offsets, boxes = labels.objects.offsets, labels.objects.boxes
-        found = report.result()
-        lists = [found.top_objects.sample, *(worst.sample for worst in found.causes.values())]
+        lists = [result.top_objects.sample, *(worst.sample for worst in result.causes.values())]
         samples = np.unique(np.concatenate(lists)).tolist()
         report.boxes = {i: boxes[offsets[i] : offsets[i + 1]] for i in samples}
-        report.anchors = labels.corners
+        report.anchors, images = labels.corners, args.images
     if args.out:
-        report.write(args.out, images=args.images, page=not args.no_page, overwrite=args.overwrite)
+        report.write(args.out, images=images, page=not args.no_page, overwrite=args.overwrite)
     if args.json:
         return output.json_text(report.summary())
-    text = _report_text(report.result())
+    text = _report_text(result)
     page_or_not = "" if args.no_page else f"; open {shown(Path(str(args.out)) / 'report.html')}"
     return f"{text}\n\nwritten to {shown(args.out)}{page_or_not}" if args.out else text
 

@@ -77,14 +77,11 @@ class Batch:
     ranks: Logits | None = None  # to compute the ranks from
     num_empty: int = 0  # all-zero rows that count as positives, in the blocks so far
     is_dense: bool = field(init=False)  # all samples have the same number of anchors
+    is_pos_mask: bool = field(init=False)  # the labels say which anchors are positive, and no class
 
     def __post_init__(self) -> None:
         self.is_dense = len(self.shape) == 2
-
-    @property
-    def is_pos_mask(self) -> bool:
-        """Whether the labels say which anchors are positive, and no class."""
-        return self.labels.dtype.kind == "b" and self.labels.ndim == len(self.shape)
+        self.is_pos_mask = self.labels.dtype.kind == "b" and self.labels.ndim == len(self.shape)
 
     def blocks(self) -> list[slice]:
         """Return slices of the samples, of at most `BLOCK_ELEMENTS` losses or scores, but at least one sample each."""

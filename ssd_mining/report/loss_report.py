@@ -156,7 +156,10 @@ class LossReport:
 
     def summary(self) -> dict[str, Any]:
         """Return what `summary.json` holds: versions, arguments, and all fields of the result."""
-        return {"schema": SCHEMA, "versions": versions(), "arguments": self.arguments, **self.result().to_dict()}
+        return self._summary(self.result())
+
+    def _summary(self, result: AnalysisResult) -> dict[str, Any]:
+        return {"schema": SCHEMA, "versions": versions(), "arguments": self.arguments, **result.to_dict()}
 
     def html(self, images: str | os.PathLike[str] | None = None, *, in_pixels: bool = False) -> str:
         """Return the page. The arguments are those of `write`.
@@ -166,13 +169,16 @@ class LossReport:
         ImportError
             If jinja2 or matplotlib is not installed.
         """
+        return self._page(self.result(), images, in_pixels=in_pixels)
+
+    def _page(self, result: AnalysisResult, images: str | os.PathLike[str] | None, *, in_pixels: bool) -> str:
         missing = pages.missing_packages(*(() if images is None else ("PIL",)))
         if missing:
             msg = f"a page needs {' and '.join(missing)}: {install_command('ssd_mining[report]')}"
             raise ImportError(msg)
         drawn = None if images is None else Images(Path(images), self.boxes, self.anchors, in_pixels)
         about = self.class_names, self.arguments, versions()
-        return pages.render(loss_page(self.result(), self.columns, *about, drawn))
+        return pages.render(loss_page(result, self.columns, *about, drawn))
 
     def write(
         self,
@@ -206,13 +212,14 @@ class LossReport:
         ImportError
             If jinja2 or matplotlib is not installed, and the page is wanted.
         """
-        text = self.html(images, in_pixels=in_pixels) if page else None
+        result = self.result()
+        text = self._page(result, images, in_pixels=in_pixels) if page else None
         tables = {"per_sample": self.columns}
-        tables |= {name: self._with_boxes(table) for name, table in tables_of(self.result()).items()}
+        tables |= {name: self._with_boxes(table) for name, table in tables_of(result).items()}
         with output.atomic_directory(directory, FILES if overwrite else ()) as folder:
             for name, columns in tables.items():
                 output.write_csv(folder / f"{name}.csv", columns)
-            write_text(folder / "summary.json", f"{output.json_text(self.summary())}\n")
+            write_text(folder / "summary.json", f"{output.json_text(self._summary(result))}\n")
             if text is not None:
                 write_text(folder / "report.html", text)
 
