@@ -1,8 +1,5 @@
 """The hazards of an analysis: input that is legal and surely a mistake, as the counts of a data set show it."""
 
-import numpy as np
-
-from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.state import POS_MASK, State
 from ssd_mining.engine.hazards import FEW_ANCHORS, hazards_of
 
@@ -62,10 +59,10 @@ def _of_values(state: State, count: dict[str, int]) -> tuple[str, ...]:
     if count["scored"] and count["like probabilities"] == count["scored"]:
         looked = f"all {count['scored']:,} rows of logits that were looked at lie between 0 and 1"
         found.append(f"{looked}, as probabilities do; pass what goes into the softmax or sigmoid")
-    negatives = LossHistogram.of(state.histograms["negatives"])
-    if from_losses and negatives.values.size and negatives.values[-1] <= 1:
+    negatives = state.distribution("negatives")
+    if from_losses and negatives.largest <= 1:
         middle = negatives.quantile(0.5)
-        if LIKE_PROBABILITIES <= middle < np.inf and negatives.values[0] >= 0:
+        if middle >= LIKE_PROBABILITIES and negatives.least >= 0:
             seen = f"half of the losses of negatives are above {middle:.3g} and none is above 1"
             found.append(f"{seen}, as probabilities of the label are; the loss is minus their logarithm")
     return tuple(found)

@@ -52,6 +52,8 @@ class LossHistogram(Result):
         Number of losses, including NaN.
     num_nan, num_negative, num_zero, num_inf : int
         How many are NaN, below zero, zero (or below 1e-40), and infinite (of either sign).
+    least, largest : float
+        The smallest and the largest loss, exactly; NaN where all are NaN.
     values : ndarray of float64, (n,)
         One value for every bin that is not empty, ascending. Every loss of the bin is within 0.4 % of it.
     counts : ndarray of int64, (n,)
@@ -72,12 +74,14 @@ class LossHistogram(Result):
     num_negative: int
     num_zero: int
     num_inf: int
+    least: float
+    largest: float
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, counts: NDArray[np.int64]) -> LossHistogram:
-        """Describe counts by bin, (65536,)."""
+    def of(cls, counts: NDArray[np.int64], least: float, largest: float) -> LossHistogram:
+        """Describe counts by bin, (65536,), of losses from `least` to `largest`; NaN if there are none."""
         ordered = counts[_ORDER]
         present = np.flatnonzero(ordered)
         bins = _ORDER[present]
@@ -88,6 +92,8 @@ class LossHistogram(Result):
             num_negative=int(number[values < 0].sum()),
             num_zero=int(number[values == 0].sum()),
             num_inf=int(number[np.isinf(values)].sum()),
+            least=least,
+            largest=largest,
             values=values,
             counts=number,
         )
@@ -95,7 +101,7 @@ class LossHistogram(Result):
     def quantile(self, probability: float) -> float:
         """Return the smallest loss that this share of the losses does not exceed, within 0.4 %.
 
-        NaN among the losses is ignored. Without losses, the quantile is NaN.
+        It is not below `least`, nor above `largest`. NaN among the losses is ignored. Without losses, it is NaN.
         """
         return self._quantiles((check_number("probability", probability, highest=1, words="from 0 to 1"),))[0]
 
@@ -105,7 +111,9 @@ class LossHistogram(Result):
             return [float("nan")] * len(probabilities)
         # A share is the decimal that it prints as: 0.07 of 100 losses are 7, though the product of floats is above 7.
         ranks = [max(1, math.ceil(Fraction(str(share)) * int(reached[-1]))) for share in probabilities]
-        quantiles: list[float] = self.values[np.minimum(np.searchsorted(reached, ranks), reached.size - 1)].tolist()
+        middles = self.values[np.minimum(np.searchsorted(reached, ranks), reached.size - 1)]
+        # The middle of the last bin may lie beyond all losses. Infinite: what float32 cannot hold, or infinity itself.
+        quantiles: list[float] = np.where(np.isinf(middles), middles, middles.clip(self.least, self.largest)).tolist()
         return quantiles
 
     def log_bins(self, per_octave: int = PER_OCTAVE) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -140,7 +148,7 @@ class LossHistogram(Result):
         return _edge(np.arange(bins[0], bins[-1] + 2) * step), counts
 
     def to_dict(self) -> dict[str, Any]:
-        """Return counts, quantiles and a histogram for a logarithmic axis, ready for JSON."""
+        """Return counts, extremes, quantiles and a histogram for a logarithmic axis, ready for JSON."""
         edges, counts = self.log_bins()
         return {
             "count": self.count,
@@ -148,6 +156,8 @@ class LossHistogram(Result):
             "num_negative": self.num_negative,
             "num_zero": self.num_zero,
             "num_inf": self.num_inf,
+            "least": self.least,
+            "largest": self.largest,
             "quantiles": dict(zip(map(str, PROBABILITIES), self._quantiles(PROBABILITIES), strict=True)),
             "log_bins": {"edges": edges.tolist(), "counts": counts.tolist()},
         }

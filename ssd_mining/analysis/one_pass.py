@@ -86,6 +86,7 @@ class Analyser:
         self._room: tuple[Counts, NDArray[Any]] | None = None  # for the anchors of a block; reused
         self._tables = np.zeros((0, records.TABLES, records.BINS), np.int64)  # one table set per worker
         self._levels = np.zeros((0, self._starts.size - 1), np.int64)  # negatives by feature map, one row per worker
+        self.extremes = np.zeros((0, 2))  # the least and the largest loss of the negatives, one row per worker
 
     def analyse(self, batch: Batch) -> tuple[Mined, list[Analysed]]:
         """Mine and analyse a checked batch. A batch with bad values raises and leaves nothing counted."""
@@ -94,6 +95,7 @@ class Analyser:
         if self._tables.shape[0] < workers:
             self._tables = np.zeros((workers, records.TABLES, records.BINS), np.int64)
             self._levels = np.zeros((workers, self._levels.shape[1]), np.int64)
+            self.extremes = np.full((workers, 2), np.nan)
         mined, found = empty_mined(batch.offsets.size - 1, 0), list[Analysed]()
         try:
             found.extend(self._block(block, batch, workers) for block in blocks(batch, self._call, mined))
@@ -111,6 +113,7 @@ class Analyser:
         """Start counting from zero."""
         self._tables[...] = 0
         self._levels[...] = 0
+        self.extremes[...] = np.nan
 
     def _block(self, block: Block, batch: Batch, workers: int) -> Analysed:
         """Mine a block, whose record has no masks, and analyse it."""
@@ -157,7 +160,8 @@ class Analyser:
         places = np.zeros((workers, records.LISTS, 2), np.int64)
         num_free, free = np.zeros(num_samples, np.int64), np.empty((num_samples, records.FREE_NUMBERS))
         sums = _empty_sweep(num_samples, falling.size)
-        tally = Tally(*sums, self._tables, self._levels, *self._room, places, num_free, free)
+        counted = self._tables, self._levels, self.extremes
+        tally = Tally(*sums, *counted, *self._room, places, num_free, free)
         self._call.twin.analyse(rows, rule, falling, self._starts, is_free, mined, tally, workers)
         sweep = Sweep(tally.num_kept[:, asked], tally.negative_sum[:, asked], tally.threshold[:, asked])
         positives, kept = mined.counts[records.NUM_POS].copy(), mined.counts[records.NUM_KEPT].copy()

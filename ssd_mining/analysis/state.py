@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.analysis.causes import Explained, Listed, Objects, Positives
 from ssd_mining.analysis.exact_sums import Totals, by_sample
+from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.one_pass import Analysed, Analyser, bins_of
 from ssd_mining.analysis.spec import AnalysisSpec
 from ssd_mining.analysis.top_k import TopK
@@ -58,6 +59,7 @@ class State:
         self.labels: str | None = None  # the form of the labels, once it is known
         self.beside: str | None = None  # what is given beside them, likewise
         self.tables = np.zeros((TABLES, BINS), np.int64)
+        self.extremes = dict.fromkeys(("positives", "negatives", "kept", "samples"), (np.nan, np.nan))
         self.totals = {name: Totals() for name in TOTALS}
         self.worst = {name: TopK(spec.top, _TOP | _OF_A_SAMPLE) for name in BY}
         self.worst |= {name: TopK(FOLDED * spec.top, _TOP | own) for name, own in _OF_OTHERS.items()}
@@ -75,6 +77,10 @@ class State:
             "samples": tables[SAMPLES],
         }
 
+    def distribution(self, name: str) -> LossHistogram:
+        """Describe the losses of a distribution."""
+        return LossHistogram.of(self.histograms[name], *self.extremes[name])
+
     def add(
         self, batch: Batch, counted: Analyser, found: list[Analysed], told: Explained, columns: Columns, *,
         start: int, ids: Ids,
@@ -83,6 +89,7 @@ class State:
         loss = columns["loss"]
         tables, num_neg = counted.counted()
         self.tables += tables
+        self._widen(negatives=counted.extremes.ravel(), samples=loss)
         np.add.at(self.tables[SAMPLES], bins_of(loss), 1)
         self._add_counts(batch, told, columns)
         if self.spec.levels is not None:
@@ -92,8 +99,9 @@ class State:
             self._list(name, columns[name], start, names, columns)
         for block in found:
             self._add_sweep(block, columns["positive_sum"][block.samples])
+            self._widen(positives=block.positives.losses, kept=block.kept.losses)
         if batch.is_dense:
-            self._widen(batch.shape[1])
+            self._make_room(batch.shape[1])
         for own in told.positives:
             self._add_positives(own, told, start, names)
         for kept in told.kept:
@@ -190,7 +198,14 @@ class State:
         if self.spec.classification is not None:
             self.totals["confusions"].add(*by_sample(listed.sample, pair_of(label, taken_for), listed.loss))
 
-    def _widen(self, num_anchors: int) -> None:
+    def _widen(self, **losses: ArrayLike) -> None:
+        """Widen the least and the largest loss of distributions to those of these losses, without NaN."""
+        for name, values in losses.items():
+            least, largest = self.extremes[name]
+            least = np.fmin.reduce(values, dtype=np.float64, initial=least).item()
+            self.extremes[name] = least, np.fmax.reduce(values, dtype=np.float64, initial=largest).item()
+
+    def _make_room(self, num_anchors: int) -> None:
         """Make room for the positions of so many anchors."""
         more = num_anchors - self.positions.shape[1]
         if more > 0:
@@ -204,11 +219,12 @@ class State:
         """Add the state of other samples."""
         self.labels, self.beside = self.labels or other.labels, self.beside or other.beside
         self.tables += other.tables
+        self._widen(**other.extremes)
         for name, totals in self.totals.items():
             totals.merge(other.totals[name])
         for name, worst in self.worst.items():
             worst.add(other.worst[name].columns)
-        self._widen(other.positions.shape[1])
+        self._make_room(other.positions.shape[1])
         self.positions[:, : other.positions.shape[1]] += other.positions
         for start, stop in other.seen:
             self.seen.add(start, stop)
@@ -219,6 +235,7 @@ class State:
             "labels": self.labels,
             "beside": self.beside,
             "histograms": [_sparse(counts) for counts in self.histograms.values()],
+            "extremes": [[value.hex() for value in extremes] for extremes in self.extremes.values()],
             "totals": {name: totals.to_state() for name, totals in self.totals.items()},
             "worst": {name: worst.to_state() for name, worst in self.worst.items()},
             "positions": [self.positions.shape[1], *map(_sparse, self.positions)],
@@ -232,6 +249,8 @@ class State:
         state.labels, state.beside = given["labels"], given["beside"]
         for table, (bins, number) in zip((POSITIVES, EVEN, KEPT, SAMPLES), given["histograms"], strict=True):
             state.tables[table, bins] = number
+        for name, (least, largest) in zip(state.extremes, given["extremes"], strict=True):
+            state.extremes[name] = float.fromhex(least), float.fromhex(largest)
         state.totals = {name: Totals.from_state(given["totals"][name]) for name in TOTALS}
         for name, worst in state.worst.items():
             worst.add_state(given["worst"][name])

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining.analysis.hazards import hazards_of_state
-from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.result import (
     AnalysisResult,
     ClassTable,
@@ -61,7 +60,7 @@ def summarised(state: State) -> AnalysisResult:
         positive_sum=totals["positives"].sum_of(),
         negative_sum=totals["kept"].sum_of(),
         localization_sum=totals["located"].sum_of() if is_located else None,
-        distributions={name: LossHistogram.of(counts) for name, counts in state.histograms.items()},
+        distributions={name: state.distribution(name) for name in state.histograms},
         ratio_sweep=_ratio_table(state, num_samples),
         classes=_class_table(state),
         levels=_level_table(state),

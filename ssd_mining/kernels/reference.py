@@ -88,6 +88,8 @@ def analyse(
     chosen_of = {records.EVEN: negative, records.POSITIVES: masked.pos_mask, records.KEPT: masked.hard_negative_mask}
     for table, chosen in chosen_of.items():
         np.add.at(tally.tables[0, table], _bins(rows.loss[chosen]), 1)
+    extremes = [*tally.extremes[0], *rows.loss[negative]]
+    tally.extremes[0] = np.fmin.reduce(extremes), np.fmax.reduce(extremes)
     anchors = np.arange(rows.loss.size) - np.repeat(rows.offsets[:-1], np.diff(rows.offsets))
     hardest = np.zeros(rows.loss.size, np.bool_)
     for sample, (start, stop) in enumerate(itertools.pairwise(rows.offsets)):

@@ -127,8 +127,13 @@ def hardest(loss, place):
     return (False, 0.0, place) if np.isnan(loss) else (True, -loss, place)
 
 
+def extremes_of(values):
+    known = values[~np.isnan(values)]
+    return (known.min(), known.max()) if known.size else (np.nan, np.nan)
+
+
 def described(values):
-    return LossHistogram.of(np.bincount(bins_of(values), minlength=BINS))
+    return LossHistogram.of(np.bincount(bins_of(values), minlength=BINS), *extremes_of(values))
 
 
 def check_histogram(histogram, values):
@@ -138,6 +143,7 @@ def check_histogram(histogram, values):
         rounded = values.astype(np.float32)
     assert histogram.num_negative == (rounded <= -1e-40).sum()
     assert histogram.num_inf == np.isinf(rounded).sum()
+    np.testing.assert_array_equal([histogram.least, histogram.largest], extremes_of(values))
     numbers = np.sort(np.where(np.isinf(rounded), rounded, values)[~np.isnan(values)])
     for probability in (0, 0.01, 0.1, 0.5, 0.9, 1):
         got = histogram.quantile(probability)
@@ -146,6 +152,7 @@ def check_histogram(histogram, values):
             continue
         expected = numbers[max(1, math.ceil(probability * numbers.size)) - 1]
         np.testing.assert_allclose(got, expected, rtol=0.004, atol=1e-39)
+        assert np.isinf(got) or histogram.least <= got <= histogram.largest
 
 
 def near(got, losses):

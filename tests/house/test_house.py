@@ -94,7 +94,7 @@ WAYS = {
         lambda: sm.multibox_loss(LOGITS, CLASSES[:2], *BOXES, background=0, with_gradients=True),
         (53, 10, 26),
     ),
-    "LossAnalysis.update": (lambda: ANALYSIS.update(LOSS, CLASSES), (105, 11, 55)),
+    "LossAnalysis.update": (lambda: ANALYSIS.update(LOSS, CLASSES), (107, 11, 57)),
 }
 
 

@@ -278,6 +278,7 @@ def by_hand(num_workers):
         *np.empty((2, 7, 3)),
         np.zeros((num_workers, TABLES, BINS), np.int64),
         np.zeros((num_workers, 2), np.int64),
+        np.full((num_workers, 2), np.nan),
         np.full((records.LISTS, ROOM), -7),
         np.full((records.LISTS, ROOM), np.nan, np.float32),
         np.zeros((num_workers, records.LISTS, 2), np.int64),
@@ -304,6 +305,7 @@ def test_both_drivers_say_the_same_with_any_number_of_workers():
     tables = tally.tables[0]
     np.testing.assert_array_equal(tables[EVEN] + tables[ODD], counted(rows.loss[~positive]))
     np.testing.assert_array_equal(tables[POSITIVES], counted(rows.loss[positive]))
+    assert tally.extremes[0].tolist() == [rows.loss[~positive].min(), rows.loss[~positive].max()]
     np.testing.assert_array_equal(tables[KEPT], counted(found(tally.losses, tally, 1)))
     np.testing.assert_array_equal(found(tally.anchors, tally, 0), np.flatnonzero(positive) % 300)
     np.testing.assert_array_equal(
@@ -317,6 +319,7 @@ def test_both_drivers_say_the_same_with_any_number_of_workers():
         np.testing.assert_array_equal(got.tables[:, POSITIVES:].sum(axis=0), tables[POSITIVES:])
         np.testing.assert_array_equal(got.tables[:, : ODD + 1].sum(axis=(0, 1)), tables[EVEN] + tables[ODD])
         np.testing.assert_array_equal(got.levels.sum(axis=0), tally.levels[0])
+        assert [np.nanmin(got.extremes), np.nanmax(got.extremes)] == tally.extremes[0].tolist()
         np.testing.assert_array_equal(got.num_free, tally.num_free)
         for role in range(records.LISTS):
             for one, another in ((tally.anchors, got.anchors), (tally.losses, got.losses)):

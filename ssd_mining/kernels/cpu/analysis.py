@@ -103,6 +103,21 @@ def _gather_nan(loss: Row, negatives: Row, table: Row) -> None:
 
 
 @helper
+def _widen(loss: Row, negatives: Row, extremes: Row) -> None:
+    """Widen the least and the largest loss so far, NaN at first, to those of the negatives of a sample."""
+    least, largest = loss.dtype.type(extremes[0]), loss.dtype.type(extremes[1])
+    for block in range(negatives.shape[0]):
+        start = block * LANES
+        beyond = negatives[block] & (lanes.above(loss, start, largest) | ~lanes.reaching(loss, start, least))
+        while beyond != NO_WORD:
+            value = loss[start + lanes.lowest(beyond)]
+            if value == value:
+                least, largest = least if value >= least else value, largest if value <= largest else value
+            beyond &= beyond - ONE
+    extremes[0], extremes[1] = least, largest
+
+
+@helper
 def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
     """Write the negatives that reach `threshold` to the front of `places` and count them. NaN reaches only NaN."""
     pivot, infinity, stop = loss.dtype.type(threshold), loss.dtype.type(np.inf), np.uint64(0)
@@ -219,15 +234,15 @@ def _analyse_sample(
     loss: Row, rank: Row, labels: Row, codes: Row, quotas: Row, offsets: Row, shortest: int, longest: int,
     ratio: float, round_up: bool, extra: int, min_negatives: int, min_always: bool, max_negatives: int, omit_nan: bool,
     counts: Row, sums: Row, pos_mask: Row, hard_negative_mask: Row,
-    kept: Row, sums_of_kept: Row, thresholds: Row, tables: Row, levels: Row, anchors: Row, losses: Row, ends: Row,
-    num_free: Row, free: Row,
+    kept: Row, sums_of_kept: Row, thresholds: Row, tables: Row, levels: Row, extremes: Row,
+    anchors: Row, losses: Row, ends: Row, num_free: Row, free: Row,
     ratios: Row, level_starts: Row,  # descending, with the rule's own; where each feature map begins, and the end
     is_free: Row, words: Row, values: Row, places: Row,
 ) -> None:  # fmt: skip
     rows = Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
     rule = Rule(ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan)
     mined = Mined(counts, sums, pos_mask, hard_negative_mask)
-    tally = Tally(kept, sums_of_kept, thresholds, tables, levels, anchors, losses, ends, num_free, free)
+    tally = Tally(kept, sums_of_kept, thresholds, tables, levels, extremes, anchors, losses, ends, num_free, free)
     own = (
         words[worker, : (offsets[sample + 1] - offsets[sample] + LANES - 1) // LANES],
         values[worker],
@@ -256,6 +271,7 @@ def _tally_sample(
     if mined.counts[records.NUM_NAN, sample] > 0:
         _gather_nan(loss, negatives, tables[records.EVEN])
     _count_levels(negatives, level_starts, tally.levels[worker])
+    _widen(loss, negatives, tally.extremes[worker])
     explicit = mining.explicit_quota(rows, sample)
     threshold, stop, count = np.nan, 0, -1  # nothing is compacted yet
     if is_free.shape[0] == 0:
