@@ -62,7 +62,7 @@ def sums(
         case(num_anchors, positives, kind=kind, num_samples=num_samples, draw=draw)[:2] for draw in range(num_batches)
     ]
     each: dict[str, Callable[..., Any]] = {
-        "ours": lambda x, y: sm.confidence_loss(x, y, background=0, num_threads=1).per_sample,
+        "ours": lambda x, y: sm.confidence_loss(x, y, background=0, num_threads=1).confidence_loss,
         "floor": peers.read_floor,
         **{name: peers.NUMPY[name] for name in ("best", "checked", "boolean")},
     }
@@ -109,7 +109,7 @@ def label_types(num_anchors: int = 8732, num_samples: int = 128, rounds: int = 1
     for kind in data.LABELS:
         conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=num_samples, labels=kind)
         functions[kind] = lambda loss=conf_loss, labels=labels, keywords=keywords: (
-            sm.confidence_loss(loss, labels, num_threads=1, **keywords).per_sample
+            sm.confidence_loss(loss, labels, num_threads=1, **keywords).confidence_loss
         )
         assert_equal(functions[kind](), peers.numpy_sort(conf_loss, drawn))
     seconds = interleaved(functions, rounds=rounds)
@@ -134,10 +134,12 @@ def outputs(
         calls = [{"conf_loss": conf_loss[part], "labels": labels[part], **keywords} for part in parts]
         pairs = [(conf_loss[part], drawn[part]) for part in parts]
         functions: dict[str, Callable[[], Any]] = {
-            "sums": lambda calls=calls: [sm.confidence_loss(**call, **one).per_sample for call in calls],
+            "sums": lambda calls=calls: [sm.confidence_loss(**call, **one).confidence_loss for call in calls],
             "mask": lambda calls=calls: [sm.hard_negative_mask(**call, **one) for call in calls],
             "indices": lambda calls=calls: [sm.mine_hard_negatives(**call, **one).indices() for call in calls],
-            "two threads": lambda calls=calls: [sm.confidence_loss(**c, num_threads=2).per_sample for c in calls],
+            "two threads": lambda calls=calls: [
+                sm.confidence_loss(**c, num_threads=2).confidence_loss for c in calls
+            ],
             "best": lambda pairs=pairs: [peers.numpy_best_loop(*pair) for pair in pairs],
             "boolean": lambda pairs=pairs: [peers.numpy_boolean_partition(*pair) for pair in pairs],
         }
@@ -178,7 +180,7 @@ def logits(num_anchors: int = 8732, num_samples: int = 32, rounds: int = 15) -> 
         x[..., 0] += 6
         functions: dict[str, Callable[[], Any]] = {
             "softmax": lambda x=x, y=drawn: sm.softmax_cross_entropy(x, y, num_threads=1),
-            "mined": lambda x=x, y=drawn: sm.multibox_loss(x, y, background=0, num_threads=1).per_sample,
+            "mined": lambda x=x, y=drawn: sm.multibox_loss(x, y, background=0, num_threads=1).confidence_loss,
             "sigmoid": lambda x=x, y=drawn: sm.sigmoid_cross_entropy(x, y, num_threads=1),
             "focal": lambda x=x, y=drawn: sm.focal_loss(x, y, num_threads=1),
             "floor": lambda x=x: float(x.sum()),
@@ -243,7 +245,7 @@ def frameworks(num_anchors: int = 8732, num_samples: int = 128, rounds: int = 9)
         tf.config.threading.set_intra_op_parallelism_threads(1)
     conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=num_samples)
     functions: dict[str, Callable[[], Any]] = {
-        "ours": lambda: sm.confidence_loss(conf_loss, labels, num_threads=1, **keywords).per_sample
+        "ours": lambda: sm.confidence_loss(conf_loss, labels, num_threads=1, **keywords).confidence_loss
     }
     for name, peer in ({"NumPy sort": peers.numpy_sort} | peers.installed()).items():
         functions[name] = lambda peer=peer: peer(conf_loss, drawn)

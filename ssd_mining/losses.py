@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.checks import check_choice, refuse
 from ssd_mining.choices import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives
-from ssd_mining.engine.result import Result
+from ssd_mining.engine.result import SampleLosses
 from ssd_mining.engine.run import Backend, call_of, mine_batch, sample_columns, sample_losses
 from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import check_losses
@@ -20,15 +20,15 @@ from ssd_mining.mining_rule import Keywords, Mining, named_keywords, resolve
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ConfidenceLoss(Result):
+class ConfidenceLoss(SampleLosses):
     """The confidence loss of a batch of B samples and its parts, in nats.
 
     Attributes
     ----------
     loss : float
         The loss of the batch, divided as `normalize` says.
-    per_sample : ndarray of float64, (B,)
-        ``positive_sum + negative_sum``: the notebook's ``confidence_loss``, before any division.
+    confidence_loss : ndarray of float64, (B,)
+        ``positive_sum + negative_sum`` of every sample, before any division, as in the notebook; also `per_sample`.
     positive_sum, negative_sum : ndarray of float64, (B,)
         Sum over the positives, and over the kept negatives.
     num_pos, num_neg, num_kept : ndarray of int64, (B,)
@@ -39,13 +39,13 @@ class ConfidenceLoss(Result):
     >>> import ssd_mining as sm
     >>> out = sm.confidence_loss([[9.0, 0.1, 0.3]], [[1, 0, 0]], background=0)
     >>> list(out.to_dict())
-    ['per_sample', 'positive_sum', 'negative_sum', 'num_pos', 'num_neg', 'num_kept']
+    ['confidence_loss', 'positive_sum', 'negative_sum', 'num_pos', 'num_neg', 'num_kept']
     """
 
-    columns = ("per_sample", "positive_sum", "negative_sum", "num_pos", "num_neg", "num_kept")
+    columns = ("confidence_loss", "positive_sum", "negative_sum", "num_pos", "num_neg", "num_kept")
 
     loss: float
-    per_sample: NDArray[np.float64]
+    confidence_loss: NDArray[np.float64]
     positive_sum: NDArray[np.float64]
     negative_sum: NDArray[np.float64]
     num_pos: NDArray[np.int64]
@@ -113,7 +113,7 @@ def confidence_loss(
     --------
     >>> import ssd_mining as sm
     >>> out = sm.confidence_loss([[1.0, 0.5, 0.25], [2.0, 0.5, 0.25]], [[1, 0, 0], [0, 0, 0]], background=0)
-    >>> out.loss, out.per_sample
+    >>> out.loss, out.confidence_loss
     (0.875, array([1.75, 0.  ]))
     """
     check_words(normalize, zero_positives)
@@ -136,7 +136,7 @@ def confidence_loss(
         per_sample, mined = resident.like(per_sample), resident.owned()
     columns = sample_columns(mined)
     del columns["threshold"]
-    return ConfidenceLoss(loss=loss, per_sample=per_sample, **columns)
+    return ConfidenceLoss(loss=loss, confidence_loss=per_sample, **columns)
 
 
 def check_words(normalize: Normalize, zero_positives: ZeroPositives, argument: str = "normalize") -> None:

@@ -13,7 +13,7 @@ from ssd_mining.classification import Classification
 from ssd_mining.engine.hazards import warn_of_hazards
 from ssd_mining.engine.result import Kept, KeptNegatives, Result
 from ssd_mining.engine.run import Backend, Call, blocks, call_of, empty_mined, mine_batch, mine_rows, sample_columns
-from ssd_mining.inputs.arrays import is_on_device
+from ssd_mining.inputs.arrays import as_kind_of, is_on_device
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
 from ssd_mining.inputs.counts import check_counts
 from ssd_mining.inputs.labels import check_relabelled
@@ -100,7 +100,7 @@ class MiningResult(Result):
         Returns
         -------
         ndarray, (B, A), the dtype of labels
-            `labels`, with `ignore_index` wherever an anchor is neither positive nor kept.
+            `labels`, a tensor if they are one, with `ignore_index` wherever an anchor is neither positive nor kept.
 
         Raises
         ------
@@ -129,7 +129,7 @@ class MiningResult(Result):
             refuse("ignore_index", "a label that no selected anchor has", f"{ignore_index}")
         relabelled = array.copy()
         relabelled[~selected] = ignore_index
-        return relabelled
+        return as_kind_of(labels, relabelled)
 
 
 @named_keywords(Mining)

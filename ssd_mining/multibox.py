@@ -13,7 +13,7 @@ from ssd_mining.checks import check_number, refuse
 from ssd_mining.choices import Normalize, ZeroPositives
 from ssd_mining.classification import Classification
 from ssd_mining.engine.lazy_losses import gradients
-from ssd_mining.engine.result import Result
+from ssd_mining.engine.result import SampleLosses
 from ssd_mining.engine.run import Backend, Call, call_of, mine_batch, sample_columns, sample_losses
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, as_array, as_real_array, is_on_device, kernel_dtype
 from ssd_mining.inputs.batch import Batch, check_logit_batch
@@ -25,7 +25,7 @@ from ssd_mining.mining_rule import Keywords, Mining, named_keywords, resolve
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MultiboxLoss(Result):
+class MultiboxLoss(SampleLosses):
     """The loss of a batch of B samples and its parts. For device arrays, all fields are device arrays.
 
     Attributes
@@ -34,8 +34,8 @@ class MultiboxLoss(Result):
         ``conf_loss + loc_weight * loc_loss``, in nats.
     conf_loss, loc_loss : float
         The two parts, each divided by its own divisor; `loc_loss` is 0 without locations.
-    per_sample : ndarray of float64, (B,)
-        Confidence loss of every sample, before any division, in nats.
+    confidence_loss : ndarray of float64, (B,)
+        ``positive_sum + negative_sum`` of every sample, before any division, in nats; also `per_sample`.
     positive_sum, negative_sum : ndarray of float64, (B,)
         Sum of the confidence losses of the positives, and of the kept negatives, of every sample, in nats.
     loc_sum : ndarray of float64, (B,)
@@ -52,15 +52,15 @@ class MultiboxLoss(Result):
     >>> import ssd_mining as sm
     >>> out = sm.multibox_loss([[[0.0, 3.0], [1.0, 0.0]]], [[1, 0]], background=0)
     >>> list(out.to_dict())
-    ['positive_sum', 'negative_sum', 'loc_sum', 'num_pos', 'num_neg', 'num_kept']
+    ['confidence_loss', 'positive_sum', 'negative_sum', 'loc_sum', 'num_pos', 'num_neg', 'num_kept']
     """
 
-    columns = ("positive_sum", "negative_sum", "loc_sum", "num_pos", "num_neg", "num_kept")
+    columns = ("confidence_loss", "positive_sum", "negative_sum", "loc_sum", "num_pos", "num_neg", "num_kept")
 
     loss: float
     conf_loss: float
     loc_loss: float
-    per_sample: NDArray[np.float64]
+    confidence_loss: NDArray[np.float64]
     positive_sum: NDArray[np.float64]
     negative_sum: NDArray[np.float64]
     loc_sum: NDArray[np.float64]
@@ -209,7 +209,7 @@ def multibox_loss(
         loss=conf_loss + how.loc_weight * loc_loss,
         conf_loss=conf_loss,
         loc_loss=loc_loss,
-        per_sample=per_sample,
+        confidence_loss=per_sample,
         loc_sum=loc_sum,
         **columns,
         logits_gradient=logits_gradient,

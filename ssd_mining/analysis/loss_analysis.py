@@ -193,7 +193,7 @@ class LossAnalysis:
             columns = sample_columns(mined)
             loss = sample_losses(columns["positive_sum"], columns["negative_sum"])
             self.state.add(
-                batch, self._analyser, found, told, columns | told.columns | {"loss": loss},
+                batch, self._analyser, found, told, columns | told.columns | {"confidence_loss": loss},
                 start=start, ids=None if names is None else np.array(names, object),
             )  # fmt: skip
         finally:

@@ -18,7 +18,7 @@ from ssd_mining.checks import check_choice, check_int, refuse
 from ssd_mining.choices import Normalize, ZeroPositives
 from ssd_mining.classification import Classification, Softmax
 from ssd_mining.engine.hazards import warn_of_hazards
-from ssd_mining.engine.result import Result
+from ssd_mining.engine.result import SampleLosses
 from ssd_mining.engine.run import Backend, sample_losses
 from ssd_mining.inputs.arrays import as_array
 from ssd_mining.inputs.batch import check_losses
@@ -32,7 +32,7 @@ By = OfSamples | Literal["anchor"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RatioSweep(Result):
+class RatioSweep(SampleLosses):
     """The losses of a batch of B samples under R ratios of negatives per positive, in nats.
 
     Attributes
@@ -41,8 +41,8 @@ class RatioSweep(Result):
         The ratios, in the given order.
     loss : ndarray of float64, (R,)
         The loss of the batch, divided as `normalize` says.
-    per_sample : ndarray of float64, (R, B)
-        ``positive_sum + negative_sum``.
+    confidence_loss : ndarray of float64, (R, B)
+        ``positive_sum + negative_sum``; also `per_sample`.
     positive_sum : ndarray of float64, (B,)
         Sum over the positives.
     negative_sum : ndarray of float64, (R, B)
@@ -55,7 +55,7 @@ class RatioSweep(Result):
 
     ratio: NDArray[np.float64]
     loss: NDArray[np.float64]
-    per_sample: NDArray[np.float64]
+    confidence_loss: NDArray[np.float64]
     positive_sum: NDArray[np.float64]
     negative_sum: NDArray[np.float64]
     num_kept: NDArray[np.int64]
@@ -161,7 +161,7 @@ def ratio_sweep(
     return RatioSweep(
         ratio=np.array(values, np.float64),
         loss=np.array(losses, np.float64),
-        per_sample=per_sample.T,
+        confidence_loss=per_sample.T,
         positive_sum=mined.sums[POSITIVE_SUM],
         negative_sum=swept.negative_sum.T,
         num_kept=swept.num_kept.T,

@@ -166,7 +166,7 @@ class TopSamples(Table):
         Indices of the samples; of equal losses, the lower index comes first.
     id : ndarray, (k,)
         Names of the samples; without ids, their indices.
-    loss : ndarray of float64, (k,)
+    confidence_loss : ndarray of float64, (k,)
         ``positive_sum + negative_sum``, in nats; NaN comes first.
     unrecognised : ndarray of float64, (k,)
         The mean loss of the anchors of the least recognised object; without `matched`, of all positives.
@@ -184,7 +184,7 @@ class TopSamples(Table):
 
     sample: NDArray[np.int64]
     id: NDArray[Any] = field(metadata={"title": "Sample", "is_number": False})
-    loss: NDArray[np.float64] = field(metadata={"title": "Loss"})
+    confidence_loss: NDArray[np.float64] = field(metadata={"title": "Loss"})
     unrecognised: NDArray[np.float64] = field(metadata={"title": "Unrecognised object"})
     false_alarm: NDArray[np.float64] = field(metadata={"title": "False alarm"})
     misplaced: NDArray[np.float64] = field(metadata={"title": "Misplaced boxes"})

@@ -29,13 +29,13 @@ TOTALS = (
     "confusions",  # by `pair_of` two classes
 )
 _TOP = {"score": np.float64, "sample": np.int64, "anchor": np.int64, "id": object}
+BY = ("confidence_loss", "unrecognised", "false_alarm", "misplaced")  # by which scores samples are listed
 _OF_A_SAMPLE = {
-    **dict.fromkeys(("loss", "unrecognised", "false_alarm", "misplaced", "positive_sum", "negative_sum"), np.float64),
+    **dict.fromkeys((*BY, "positive_sum", "negative_sum"), np.float64),
     **dict.fromkeys(("num_false_alarms", "num_pos", "num_kept"), np.int64),
 }
-# By which scores samples are listed, and what else is listed: positives and kept negatives by their loss, objects by
-# the mean loss of their anchors, false alarms by their probability.
-BY = ("loss", "unrecognised", "false_alarm", "misplaced")
+# What else is listed: positives and kept negatives by their loss, objects by the mean loss of their anchors, false
+# alarms by their probability.
 _OF_OTHERS: dict[str, dict[str, Any]] = {
     "positives": {"label": np.int64, "taken_for": np.int64},
     "kept": {"label": np.int64},
@@ -86,7 +86,7 @@ class State:
         start: int, ids: Ids,
     ) -> None:  # fmt: skip
         """Add the analysis of a batch whose first sample is number `start`. `columns`: of its samples, with causes."""
-        loss = columns["loss"]
+        loss = columns["confidence_loss"]
         tables, num_neg = counted.counted()
         self.tables += tables
         self._widen(negatives=counted.extremes.ravel(), samples=loss)
@@ -117,7 +117,7 @@ class State:
     def _add_counts(self, batch: Batch, told: Explained, columns: Columns) -> None:
         """Add the counts and the sums of the samples of a batch."""
         totals = self.totals
-        totals["samples"].add(columns["loss"])
+        totals["samples"].add(columns["confidence_loss"])
         totals["positives"].add(columns["positive_sum"], counts=columns["num_pos"])
         totals["kept"].add(columns["negative_sum"], counts=columns["num_kept"])
         counts = {
@@ -177,7 +177,7 @@ class State:
         """Add what may be among the worst to a list. Without a column `sample`, there is one score per sample."""
         worst = self.worst[name]
         chosen = worst.candidates(score)
-        if name not in ("loss", "positives", "kept"):
+        if name not in (BY[0], "positives", "kept"):
             chosen = chosen[~(score[chosen] <= 0)]  # a cause of 0 is none
         if chosen.size:  # most blocks have none
             sample = columns["sample"][chosen] if "sample" in columns else chosen

@@ -66,7 +66,7 @@ def summarised(state: State) -> AnalysisResult:
         levels=_level_table(state),
         confusions=_confusion_table(state),
         positions=positions,
-        top_samples=causes.pop("loss"),
+        top_samples=causes.pop(BY[0]),
         causes=causes,
         top_anchors=_top_anchors(state),
         top_objects=TopObjects(**_folded(_objects(state), stuck, state.spec.top)),

@@ -3,17 +3,20 @@
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssd_mining import Mining, MiningResult
+from ssd_mining.analysis.exact_sums import Totals
 from ssd_mining.checks import refuse, warn
 from ssd_mining.cli.labels import labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.program import command
 from ssd_mining.cli.progress import progress
+from ssd_mining.cli.rows import Summary, total_rows, worst_rows
 from ssd_mining.engine.hazards import hazards_of
 from ssd_mining.engine.run import Columns, call_of, empty_mined, joined, sample_losses, sample_table
 from ssd_mining.files import output
@@ -30,38 +33,8 @@ from ssd_mining.mining_rule import Extras
 # What mining takes per anchor at the worst, beside its loss and its labels: two masks, and where every negative is
 # kept, its place in the indices and the keys that sort them. What is kept of a sample takes less than one anchor.
 MINING_BYTES = 64
+_LISTED = "sample", "confidence_loss", "num_pos", "num_kept"
 FILES = {"per_sample.csv", "summary.json", "offsets.npy", "anchors.npy", "hard_negative_mask.npy"}
-
-
-@dataclass(frozen=True)
-class WorstSample:
-    """A sample with one of the largest losses."""
-
-    sample: int
-    confidence_loss: float
-    num_pos: int
-    num_kept: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What ``mine`` says of a file."""
-
-    losses: str
-    labels: str
-    samples: int
-    samples_without_positives: int
-    anchors_per_sample: int
-    positives: int
-    negatives: int
-    ignored: int
-    kept_negatives: int
-    mean_confidence_loss: float
-    batch_loss: float
-    normalize: str
-    worst_samples: list[WorstSample]
-    mining: Mining
-    hazards: tuple[str, ...]
 
 
 def run(args: argparse.Namespace) -> str:
@@ -170,16 +143,16 @@ def _summary(
     args: argparse.Namespace, labels: ArraySource, mining: Mining, columns: Columns, num_empty: int | None
 ) -> Summary:
     """Sum up the columns; `num_empty` is None for a pos_mask, about which no hazard is known."""
-    losses, num_pos, num_anchors = columns["confidence_loss"], columns["num_pos"], labels.shape[1]
-    num_positives, num_negatives = int(num_pos.sum()), int(columns["num_neg"].sum())
+    losses, num_anchors = columns["confidence_loss"], columns["num_pos"].size * labels.shape[1]
+    num_pos, num_neg = int(columns["num_pos"].sum()), int(columns["num_neg"].sum())
     hazards: tuple[str, ...] = ()
     if num_empty is not None:
         hazards = hazards_of(
             mining.background,
             num_samples=losses.size,
-            num_anchors=losses.size * num_anchors,
-            num_pos=num_positives,
-            num_neg=num_negatives,
+            num_anchors=num_anchors,
+            num_pos=num_pos,
+            num_neg=num_neg,
             num_empty=num_empty,
             is_whole=True,
         )
@@ -187,47 +160,42 @@ def _summary(
     return Summary(
         losses=args.losses,
         labels=labels.name,
-        samples=losses.size,
-        samples_without_positives=int((num_pos == 0).sum()),
-        anchors_per_sample=num_anchors,
-        positives=num_positives,
-        negatives=num_negatives,
-        ignored=losses.size * num_anchors - num_positives - num_negatives,
-        kept_negatives=int(columns["num_kept"].sum()),
-        mean_confidence_loss=_batch_loss(columns, "batch", num_anchors),
-        batch_loss=_batch_loss(columns, args.normalize, num_anchors),
+        num_samples=losses.size,
+        num_without_pos=int((columns["num_pos"] == 0).sum()),
+        num_anchors=num_anchors,
+        num_pos=num_pos,
+        num_neg=num_neg,
+        num_kept=int(columns["num_kept"].sum()),
+        positive_sum=_total(columns["positive_sum"]),
+        negative_sum=_total(columns["negative_sum"]),
+        loss_sum=_total(losses),
+        loss=_loss(columns, args.normalize, num_anchors),
         normalize=args.normalize,
-        worst_samples=[
-            WorstSample(i, losses[i].item(), num_pos[i].item(), columns["num_kept"][i].item()) for i in worst.tolist()
-        ],
+        top_samples={
+            name: columns[name][worst].tolist() for name in ("sample", "confidence_loss", "num_pos", "num_kept")
+        },
         mining=mining,
         hazards=hazards,
     )
 
 
-def _batch_loss(columns: Columns, normalize: str, num_anchors: int) -> float:
+def _total(values: NDArray[np.float64]) -> float:
+    """Return the sum of values, rounded once."""
+    totals = Totals()
+    totals.add(values)
+    return totals.sum_of()
+
+
+def _loss(columns: Columns, normalize: str, num_anchors: int) -> float:
     """Return the loss that `confidence_loss` gives, of samples that were mined in blocks."""
     losses = columns["confidence_loss"]
     counts = empty_mined(losses.size, 0).counts
     counts[NUM_POS], counts[NUM_KEPT] = columns["num_pos"], columns["num_kept"]
-    by = divisor_of(normalize, "clamp", losses.size, losses.size * num_anchors)
-    return normalized_loss(losses, loss_divisors(counts, by))
+    return normalized_loss(losses, loss_divisors(counts, divisor_of(normalize, "clamp", losses.size, num_anchors)))
 
 
 def _mining_text(summary: Summary) -> str:
-    anchors = max(1, summary.samples * summary.anchors_per_sample)
-    lines = []
-    for name in ("samples", "samples_without_positives", "anchors_per_sample"):
-        lines += [f"{name.replace('_', ' '):26}{getattr(summary, name):>14,}"]
-    for name in ("positives", "negatives", "ignored", "kept_negatives"):
-        count = getattr(summary, name)
-        lines += [f"{name.replace('_', ' '):26}{count:>14,}{count / anchors:>10.2%}"]
-    lines += [
-        f"{'mean confidence loss':26}{summary.mean_confidence_loss:>14,.7g}  nats per sample",
-        f"{'batch loss':26}{summary.batch_loss:>14,.7g}  nats, normalize={summary.normalize}",
-    ]
-    if summary.worst_samples:
-        lines += ["", f"{'worst samples':>13}{'confidence loss':>18}{'positives':>12}{'kept negatives':>17}"]
-    for row in summary.worst_samples:
-        lines += [f"{row.sample:>13}{row.confidence_loss:>18,.4f}{row.num_pos:>12,}{row.num_kept:>17,}"]
-    return "\n".join(lines)
+    is_mean = summary.normalize == "batch"
+    lines = total_rows(summary, "mean of the samples" if is_mean else f"normalize={summary.normalize}")
+    worst = zip(*summary.top_samples.values(), strict=True)
+    return "\n".join([*lines, *worst_rows("largest losses, nats", worst)])

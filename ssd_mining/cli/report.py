@@ -17,10 +17,11 @@ from ssd_mining.cli.labels import MATCHING_BYTES, MatchedLabels, labels_of_boxes
 from ssd_mining.cli.options import OptionError, mining_of
 from ssd_mining.cli.program import command
 from ssd_mining.cli.progress import progress
+from ssd_mining.cli.rows import total_rows, worst_rows
 from ssd_mining.files import output
 from ssd_mining.files.names import Name, read_class_names, read_ids
 from ssd_mining.files.sources import ArraySource, open_array
-from ssd_mining.files.text import fitted, shown
+from ssd_mining.files.text import shown
 from ssd_mining.report import page, parts
 from ssd_mining.report.loss_report import FILES, LossReport
 from ssd_mining.report.versions import versions
@@ -221,24 +222,10 @@ def finish(args: argparse.Namespace, whole: parts.Part, labels: ArraySource | No
 
 
 def _report_text(result: AnalysisResult) -> str:
-    anchors = max(1, result.num_anchors)
-    lines = [
-        f"{'samples':26}{result.num_samples:>14,}",
-        f"{'samples without positives':26}{result.num_without_pos:>14,}",
-        f"{'positives':26}{result.num_pos:>14,}{result.num_pos / anchors:>10.2%}",
-        f"{'negatives':26}{result.num_neg:>14,}{result.num_neg / anchors:>10.2%}",
-        f"{'kept negatives':26}{result.num_kept:>14,}{result.num_kept / anchors:>10.2%}",
-        f"{'loss of positives':26}{result.positive_sum:>14,.7g}  nats",
-        f"{'loss of kept negatives':26}{result.negative_sum:>14,.7g}  nats",
-        f"{'confidence loss':26}{result.loss:>14,.7g}  nats per sample",
-    ]
-    for name, worst in {**result.causes, "loss": result.top_samples}.items():
-        if worst.loss.size:
-            lines += ["", f"{_TITLES[name]:>40}{'positives':>12}{'kept negatives':>17}"]
-        for i in range(min(3, worst.loss.size)):
-            sample = fitted(worst.id[i], 24)
-            number = getattr(worst, name)[i]
-            lines += [f"{sample:>24}{number:>16,.4f}{worst.num_pos[i]:>12,}{worst.num_kept[i]:>17,}"]
+    lines = total_rows(result, "mean of the samples")
+    for name, worst in {**result.causes, "confidence_loss": result.top_samples}.items():
+        columns = worst.id, getattr(worst, name), worst.num_pos, worst.num_kept
+        lines += worst_rows(_TITLES[name], zip(*(column[:3].tolist() for column in columns), strict=True))
     return "\n".join(lines)
 
 
@@ -246,5 +233,5 @@ _TITLES = {
     "unrecognised": "unrecognised objects, nats",
     "false_alarm": "false alarms, probability",
     "misplaced": "misplaced boxes, nats",
-    "loss": "largest losses, nats",
+    "confidence_loss": "largest losses, nats",
 }

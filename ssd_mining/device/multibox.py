@@ -112,8 +112,8 @@ def divided(
             enqueue_factors(boxes, results.shares, factors, loc_gradient, library.stream)
             fields["logits_gradient"] = mined.logits.gradients(factors).owner
             fields["loc_gradient"] = loc_gradient.owner if boxes.width else None
-    of_batch = {name: getattr(results, name).owner for name in ("loss", "conf_loss", "loc_loss", "per_sample")}
-    return fields | of_batch | {"loc_sum": given.loc_sums.owner}
+    of_batch = {name: getattr(results, name).owner for name in ("loss", "conf_loss", "loc_loss")}
+    return fields | of_batch | {"confidence_loss": results.per_sample.owner, "loc_sum": given.loc_sums.owner}
 
 
 def _boxes(call: Checked, mined: MinedLogits, beta: float) -> Boxes:

@@ -36,13 +36,24 @@ class Result:
     columns: ClassVar[tuple[str, ...]] = ()  # of equal length
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the columns of equal length by name, ready for a data frame."""
+        """Return the columns of equal length by name, ready for a data frame. One number, as `loss`, is no column."""
         return {name: getattr(self, name) for name in self.columns}
 
     def __repr__(self) -> str:
         """Show the shape and the sum of every array, and its elements if they are few."""
         shown = [f"{each.name}={_look(getattr(self, each.name))}" for each in fields(self) if each.repr]  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class SampleLosses(Result):
+    """Base of the results that have the confidence loss of every sample."""
+
+    confidence_loss: NDArray[np.float64]
+
+    @property
+    def per_sample(self) -> NDArray[np.float64]:
+        """`confidence_loss`, in the word of one who has a batch before him."""
+        return self.confidence_loss
 
 
 def _look(value: Any) -> str:

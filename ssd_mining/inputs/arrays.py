@@ -31,6 +31,12 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
         raise InputTypeError(name, "an array", got) from error
 
 
+def as_kind_of(given: ArrayLike, array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array, or, if `given` is a tensor of torch, a tensor over its memory."""
+    torch: Any = sys.modules.get("torch")
+    return torch.from_numpy(array) if torch is not None and isinstance(given, torch.Tensor) else array
+
+
 def is_on_device(value: Any, backend: str | None = None) -> bool:
     """Say whether a value lies in the memory of an NVIDIA GPU, or Numba's simulated one, and `backend` allows that."""
     if value is None or type(value) is np.ndarray or backend not in (None, "cuda"):

@@ -267,16 +267,16 @@ def _total_section(result: AnalysisResult, columns: Columns) -> Section:
         f"The samples with the largest finite loss, {pictures.MOST_BARS} at most.",
         "No sample has a loss.",
     )
-    caption = (
-        f"The {samples.loss.size:,} samples with the largest loss." if samples.loss.size else "There are no samples."
-    )
+    count = samples.sample.size
+    caption = f"The {count:,} samples with the largest loss." if count else "There are no samples."
     without = set() if "misplaced" in result.causes else {"misplaced"}
     shown = [column for column in columns_of(samples) if column.key not in without]
     text = ["This is what was trained on. It is large where many objects are, so it does not say what is wrong."]
-    if samples.loss.size > 2:
+    if count > 2:
         measured = rank_correlation(columns["confidence_loss"], columns["num_pos"])
         text.append(f"Its rank correlation with the number of positives is {measured:.2f} here.")
-    return Section("the-worst", "The largest losses", text, [picture], [Sheet("top_samples", caption, shown, "loss")])
+    sheet = Sheet("top_samples", caption, shown, "confidence_loss")
+    return Section("the-worst", "The largest losses", text, [picture], [sheet])
 
 
 def _class_section(

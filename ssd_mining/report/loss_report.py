@@ -24,7 +24,7 @@ from ssd_mining.report.saved_report import SCHEMA
 from ssd_mining.report.thumbnails import Images
 from ssd_mining.report.versions import versions
 
-LISTS = ("losses", "unrecognised", "false_alarm", "misplaced", "objects", "negatives", "alarms")
+LISTS = ("samples", "unrecognised", "false_alarm", "misplaced", "objects", "negatives", "alarms")
 TABLES = ("per_sample", "positions", "confusions", *(f"top_{name}" for name in LISTS))
 FILES = {"report.html", "summary.json", *(f"{name}.csv" for name in TABLES)}
 
@@ -247,7 +247,7 @@ class LossReport:
 def tables_of(result: AnalysisResult) -> dict[str, Table]:
     """Return the tables that are files of their own, by name."""
     tables: dict[str, Table | None] = {
-        "top_losses": result.top_samples,
+        "top_samples": result.top_samples,
         **{f"top_{name}": worst for name, worst in result.causes.items()},
         "top_objects": result.top_objects,
         "top_negatives": result.top_negatives,

@@ -195,7 +195,7 @@ def _scatter(name: str, x: NDArray[Any], y: NDArray[Any], **labels: str) -> str 
 
 def worst(samples: TopSamples) -> str | None:
     """Draw the losses of the worst samples, and which part of them is their positives'."""
-    chosen = np.flatnonzero(np.isfinite(samples.loss) & (samples.loss > 0))[:MOST_BARS]
+    chosen = np.flatnonzero(np.isfinite(samples.confidence_loss) & (samples.confidence_loss > 0))[:MOST_BARS]
     names = [_shortened(name) for name in samples.id[chosen]]
     return _bars("worst", 0.21, samples.positive_sum[chosen], samples.negative_sum[chosen], names)
 

@@ -107,7 +107,7 @@ def test_the_worst_samples_are_sorted_by_their_loss(drawn):
     worst = sorted(range(loss.size), key=lambda i: hardest(loss[i], i))[: chosen["top"]]
     top = analysis.result().top_samples
     np.testing.assert_array_equal(top.sample, worst)
-    np.testing.assert_array_equal(top.loss, loss[worst])
+    np.testing.assert_array_equal(top.confidence_loss, loss[worst])
     np.testing.assert_array_equal(top.num_kept, columns["num_kept"][worst])
     np.testing.assert_array_equal(top.id, columns["id"][worst])
 

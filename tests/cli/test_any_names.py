@@ -85,12 +85,12 @@ def test_any_names_survive_report_merge_and_compare(tmp_path_factory, kind, draw
             kind="stable",
         )
         assert worst.tolist() == list(range(5))
-        assert ids_in(folder / "a" / "top_losses.csv") == [texts[i] for i in summary["top_samples"]["sample"]]
+        assert ids_in(folder / "a" / "top_samples.csv") == [texts[i] for i in summary["top_samples"]["sample"]]
 
         for shard in (1, 2):
             report(folder, f"s{shard}", kind, names, LOSSES, "--shard", f"{shard}/2")
         assert run("merge", folder / "s2", folder / "s1", "--no-page", "--out", folder / "merged")[0] == 0
-        for name in ("per_sample.csv", "top_losses.csv", "top_objects.csv", "summary.json"):
+        for name in ("per_sample.csv", "top_samples.csv", "top_objects.csv", "summary.json"):
             assert (folder / "merged" / name).read_bytes() == (folder / "a" / name).read_bytes()
 
         turned = [names[i] for i in order]
@@ -120,7 +120,7 @@ def test_any_names_survive_report_merge_and_compare(tmp_path_factory, kind, draw
 def test_a_zero_at_the_end_of_a_line_tells_names_apart(tmp_path):
     report(tmp_path, "a", "text", ["a", "a\0", "a\0\0", "b", "c"], LOSSES)
     assert ids_in(tmp_path / "a" / "per_sample.csv") == ["a", "a\0", "a\0\0", "b", "c"]
-    assert sorted(ids_in(tmp_path / "a" / "top_losses.csv")) == ["a", "a\0", "a\0\0", "b", "c"]
+    assert sorted(ids_in(tmp_path / "a" / "top_samples.csv")) == ["a", "a\0", "a\0\0", "b", "c"]
 
 
 def test_a_report_whose_names_do_not_tell_its_samples_apart_is_not_compared(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 from typing import get_args
 
@@ -32,36 +33,32 @@ def test_mine_in_blocks_equals_one_call_on_everything(demo, tmp_path, max_memory
     mask = np.load(tmp_path / "m" / "hard_negative_mask.npy")
     np.testing.assert_array_equal(mask, res.hard_negative_mask, strict=True)
 
-    worst = np.argsort(-out.per_sample, kind="stable")[:5]
+    worst = np.argsort(-out.confidence_loss, kind="stable")[:5]
     assert got == {
         "losses": str(folder / "losses.npy"),
         "labels": str(folder / "labels.npy"),
-        "samples": 12,
-        "samples_without_positives": int((res.num_pos == 0).sum()),
-        "anchors_per_sample": 8732,
-        "positives": int(res.num_pos.sum()),
-        "negatives": int(res.num_neg.sum()),
-        "ignored": 0,
-        "kept_negatives": int(res.num_kept.sum()),
-        "mean_confidence_loss": out.loss,
-        "batch_loss": out.loss,
+        "num_samples": 12,
+        "num_without_pos": int((res.num_pos == 0).sum()),
+        "num_anchors": 12 * 8732,
+        "num_pos": int(res.num_pos.sum()),
+        "num_neg": int(res.num_neg.sum()),
+        "num_kept": int(res.num_kept.sum()),
+        "positive_sum": math.fsum(res.positive_sum),
+        "negative_sum": math.fsum(res.negative_sum),
+        "loss_sum": math.fsum(out.confidence_loss),
+        "loss": out.loss,
         "normalize": "batch",
         "hazards": [],
-        "worst_samples": [
-            {
-                "sample": i,
-                "confidence_loss": out.per_sample[i],
-                "num_pos": res.num_pos[i],
-                "num_kept": res.num_kept[i],
-            }
-            for i in worst
-        ],
+        "top_samples": {
+            "sample": worst.tolist(),
+            **{name: getattr(out, name)[worst].tolist() for name in ("confidence_loss", "num_pos", "num_kept")},
+        },
         "mining": dataclasses.asdict(sm.Mining(background=0)),
     }
     for kind in "im":
         with (tmp_path / kind / "per_sample.csv").open() as table:
             rows = list(csv.DictReader(table))
-        expected = {"sample": np.arange(12), "confidence_loss": out.per_sample} | res.to_dict()
+        expected = {"sample": np.arange(12), "confidence_loss": out.confidence_loss} | res.to_dict()
         assert set(rows[0]) == set(expected)
         for name, column in expected.items():
             np.testing.assert_array_equal([float(row[name]) for row in rows], column)
@@ -79,18 +76,34 @@ def test_a_process_of_its_own_prints_the_same_summary(demo):
 TABLE = """\
 samples                                2
 samples without positives              1
-anchors per sample                 1,500
+anchors                            3,000
 positives                              1     0.03%
 negatives                          2,999    99.97%
 ignored                                0     0.00%
 kept negatives                         3     0.10%
-mean confidence loss                2.75  nats per sample
-batch loss                           5.5  nats, normalize=positives
+loss of positives                      4  nats
+loss of kept negatives               1.5  nats
+confidence loss                      5.5  nats, normalize=positives
 
-worst samples   confidence loss   positives   kept negatives
-            1            5.5000           1                3
-            0            0.0000           0                0
+                    largest losses, nats   positives   kept negatives
+                       1          5.5000           1                3
+                       0          0.0000           0                0
 """
+
+
+def test_mine_and_report_say_the_same_of_a_file(demo):
+    folder, _ = demo
+    words = (folder / "losses.npy", folder / "labels.npy", "--background", 0)
+    mined, reported = (json.loads(run(command, *words, "--json")[1]) for command in ("mine", "report"))
+    same = set(mined) & set(reported) - {"top_samples", "hazards"}
+    assert same == {"num_samples", "num_without_pos", "num_anchors", "num_pos", "num_neg", "num_kept",
+                    "positive_sum", "negative_sum", "loss_sum", "loss"}  # fmt: skip
+    for name in same:
+        assert mined[name] == pytest.approx(reported[name], rel=1e-12), name
+    for name, column in mined["top_samples"].items():
+        np.testing.assert_allclose(column, reported["top_samples"][name][:5], rtol=1e-12)
+    tables = [run(command, *words)[1].splitlines()[:10] for command in ("mine", "report")]
+    assert tables[0] == tables[1]
 
 
 def test_the_table_is_aligned_and_names_its_units(tmp_path):
@@ -147,10 +160,10 @@ def test_every_option_reaches_the_rule_that_it_names(batch, words, selection):
     got = summary_of(folder / "losses.npy", folder / "labels.npy", "--background", 0, *words)
     out = sm.confidence_loss(arrays["losses"], arrays["labels"], background=0, **selection)
     assert got["mining"] == dataclasses.asdict(sm.Mining(background=0, **selection))
-    counts = (out.num_pos.sum(), out.num_neg.sum(), out.num_kept.sum(), 1200 - (out.num_pos + out.num_neg).sum())
-    assert tuple(got[name] for name in ("positives", "negatives", "kept_negatives", "ignored")) == counts
-    assert got["batch_loss"] == out.loss
-    assert got["samples_without_positives"] == (out.num_pos == 0).sum() > 0
+    for name in ("num_pos", "num_neg", "num_kept"):
+        assert got[name] == getattr(out, name).sum()
+    assert (got["num_anchors"], got["loss"]) == (1200, out.loss)
+    assert got["num_without_pos"] == (out.num_pos == 0).sum() > 0
 
 
 def test_every_normaliser_gives_the_loss_of_the_library(batch):
@@ -160,7 +173,7 @@ def test_every_normaliser_gives_the_loss_of_the_library(batch):
         words = (folder / "losses.npy", folder / "labels.npy", "--background", 0, "--normalize", normalize)
         got = summary_of(*words)
         out = sm.confidence_loss(arrays["losses"], arrays["labels"], background=0, normalize=normalize)
-        assert (got["batch_loss"], got["mean_confidence_loss"]) == (out.loss, out.per_sample.mean())
+        assert (got["loss"], got["loss_sum"]) == (out.loss, math.fsum(out.confidence_loss))
 
 
 def test_the_worst_samples_come_worst_first_and_nan_before_all(batch):
@@ -171,9 +184,9 @@ def test_the_worst_samples_come_worst_first_and_nan_before_all(batch):
     np.save(folder / "labels.npy", arrays["labels"])
     words = (folder / "losses.npy", folder / "labels.npy", "--background", 0, "--nan-policy", "propagate", "--top", 3)
     got = summary_of(*words)
-    assert [row["sample"] for row in got["worst_samples"]][:2] == [3, 11]
-    assert [row["confidence_loss"] for row in got["worst_samples"]][:2] == [None, None]  # JSON has no NaN, no inf
-    assert got["batch_loss"] is None
+    assert got["top_samples"]["sample"][:2] == [3, 11]
+    assert got["top_samples"]["confidence_loss"][:2] == [None, None]  # JSON has no NaN, no inf
+    assert got["loss"] is None
     _, table, _ = run("mine", *words)
     assert table.splitlines()[-3].split()[:2] == ["3", "nan"]
     assert table.splitlines()[-2].split()[:2] == ["11", "inf"]
@@ -183,7 +196,7 @@ def test_infinities_of_both_signs_are_nan_without_a_warning(tmp_path):
     np.save(tmp_path / "losses.npy", [[np.inf, -np.inf], [np.inf, 0], [-np.inf, 0]])
     np.save(tmp_path / "mask.npy", np.array([[True, False]] * 3))
     got = summary_of(tmp_path / "losses.npy", tmp_path / "mask.npy", "--out", tmp_path / "out")
-    assert [row["sample"] for row in got["worst_samples"]] == [0, 1, 2]
+    assert got["top_samples"]["sample"] == [0, 1, 2]
     with (tmp_path / "out" / "per_sample.csv").open() as table:
         assert [row["confidence_loss"] for row in csv.DictReader(table)] == ["nan", "inf", "-inf"]
 
@@ -191,7 +204,7 @@ def test_infinities_of_both_signs_are_nan_without_a_warning(tmp_path):
 def test_no_worst_samples_are_listed_if_none_are_asked_for(batch):
     folder, _ = batch
     words = ("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0, "--top", 0)
-    assert "worst" not in run(*words)[1]
+    assert "largest losses" not in run(*words)[1]
 
 
 def test_a_file_without_samples_is_mined(tmp_path):
@@ -199,7 +212,7 @@ def test_a_file_without_samples_is_mined(tmp_path):
     np.save(tmp_path / "labels.npy", np.zeros((0, 8), np.int64))
     words = (tmp_path / "losses.npy", tmp_path / "labels.npy", "--background", 0, "--out", tmp_path / "out")
     got = summary_of(*words)
-    assert (got["samples"], got["batch_loss"], got["worst_samples"]) == (0, 0, [])
+    assert (got["num_samples"], got["loss"], got["top_samples"]["sample"]) == (0, 0, [])
     assert np.load(tmp_path / "out" / "offsets.npy").tolist() == [0]
     assert np.load(tmp_path / "out" / "anchors.npy").shape == (0,)
 
@@ -215,7 +228,7 @@ def test_the_real_files_give_the_numbers_of_their_readme(tmp_path, name, backgro
     np.save(tmp_path / "labels.npy", labels)
     words = [] if background == "last" else ["--background", 0]
     got = summary_of(tmp_path / "losses.npy", tmp_path / "labels.npy", *words, "--max-memory", 8)
-    assert f"{got['batch_loss']:.6f}" == REAL_FILES[name]
+    assert f"{got['loss']:.6f}" == REAL_FILES[name]
 
 
 def test_the_rules_of_the_library_can_be_asked_for(demo):
@@ -233,16 +246,16 @@ def test_the_rules_of_the_library_can_be_asked_for(demo):
         )
         assert (code, err) == (0, "")
         expected = sm.confidence_loss(losses_of, labels, background=0, **keywords)
-        assert json.loads(out)["mean_confidence_loss"] == pytest.approx(expected.loss, rel=1e-12)
-        assert json.loads(out)["kept_negatives"] == expected.num_kept.sum()
+        assert json.loads(out)["loss"] == pytest.approx(expected.loss, rel=1e-12)
+        assert json.loads(out)["num_kept"] == expected.num_kept.sum()
 
 
 def test_the_sizes_of_the_blocks_change_no_draw(demo):
     folder, _ = demo
     words = ("mine", folder / "losses.npy", folder / "labels.npy", "--background", 0, "--pool-size", 3, "--json")
     whole, in_blocks = (json.loads(run(*words, "--max-memory", most)[1]) for most in (256, 2))
-    assert whole["kept_negatives"] == in_blocks["kept_negatives"]
-    assert whole["worst_samples"] == in_blocks["worst_samples"]
+    assert whole["num_kept"] == in_blocks["num_kept"]
+    assert whole["top_samples"] == in_blocks["top_samples"]
 
 
 def test_a_scope_that_needs_the_whole_file_says_how_much_that_is(demo):

@@ -140,7 +140,7 @@ def test_parts_of_a_file_that_changed_are_not_taken_up_and_those_of_the_same_are
     assert sorted(path.name for path in next(tmp_path.glob(".out.parts-*")).iterdir()) == ["0-6.npz", "6-12.npz"]
     assert WRITERS[kind](tmp_path, NEW) == name
     assert run(*words)[0] == 0
-    assert losses_in(tmp_path / "out") == sm.confidence_loss(NEW, LABELS, background=0).per_sample.tolist()
+    assert losses_in(tmp_path / "out") == sm.confidence_loss(NEW, LABELS, background=0).confidence_loss.tolist()
 
 
 @pytest.mark.parametrize("command", ["report", "mine"])

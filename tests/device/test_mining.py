@@ -77,7 +77,7 @@ def test_no_input_is_copied_and_the_results_are_device_arrays(monkeypatch):
     out = sm.confidence_loss(Interface(data.conf_loss), Interface(data.classes), background=0)
     expected = sm.confidence_loss(data.conf_loss, data.classes, background=0, backend="cpu")
     assert out.loss == pytest.approx(expected.loss, rel=1e-12)
-    np.testing.assert_allclose(out.per_sample.copy_to_host(), expected.per_sample, rtol=1e-12)
+    np.testing.assert_allclose(out.confidence_loss.copy_to_host(), expected.confidence_loss, rtol=1e-12)
 
 
 def test_nothing_is_read_back_where_no_value_can_be_wrong(monkeypatch):

@@ -116,7 +116,7 @@ def test_localization_and_division_are_those_of_plain_numpy(normalize, beta):
     np.testing.assert_allclose(to_host(got.loc_sum), loc_sum, rtol=1e-12)
     counts = SimpleNamespace(num_pos=to_host(got.num_pos), num_kept=to_host(got.num_kept))
     conf_sum = to_host(got.positive_sum) + to_host(got.negative_sum)
-    np.testing.assert_allclose(to_host(got.per_sample), conf_sum, rtol=1e-15)
+    np.testing.assert_allclose(to_host(got.confidence_loss), conf_sum, rtol=1e-15)
     for name, sums in (("conf_loss", conf_sum), ("loc_loss", loc_sum)):
         expected = divided(sums, normalize, counts, off[..., 0].size, "clamp")
         np.testing.assert_allclose(to_host(getattr(got, name)), expected, rtol=1e-12)

@@ -152,10 +152,10 @@ def a_thread_lives_before_the_first_launch():
 def eight_threads_share_their_inputs():
     from ssd_mining.engine import run
 
-    expected = sm.confidence_loss(*SMALL, background=0, num_threads=1).per_sample.tobytes()
+    expected = sm.confidence_loss(*SMALL, background=0, num_threads=1).confidence_loss.tobytes()
 
     def call():
-        got = sm.confidence_loss(*SMALL, background=0).per_sample.tobytes()
+        got = sm.confidence_loss(*SMALL, background=0).confidence_loss.tobytes()
         assert got == expected
 
     def call_many_times():

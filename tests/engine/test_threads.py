@@ -212,11 +212,11 @@ def test_a_call_does_not_wait_for_another_that_is_in_the_kernel(monkeypatch):
     monkeypatch.setattr(run, "PARALLEL_ANCHORS", 0)
     rng = np.random.default_rng(0)
     conf_loss, pos_mask = losses("gamma", (8, 100), rng), rng.random((8, 100)) < 0.1
-    expected = sm.confidence_loss(conf_loss, pos_mask).per_sample
+    expected = sm.confidence_loss(conf_loss, pos_mask).confidence_loss
     got, mine = [], cpu.mine
 
     def call():
-        got.append(sm.confidence_loss(conf_loss, pos_mask).per_sample)
+        got.append(sm.confidence_loss(conf_loss, pos_mask).confidence_loss)
 
     def mine_after_another_call(*arguments):
         monkeypatch.setattr(cpu, "mine", mine)

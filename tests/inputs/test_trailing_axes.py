@@ -75,7 +75,7 @@ def test_losses_are_mined_as_on_one_axis(shape, backend):
             )
             ours = sm.confidence_loss(maps.loss, labels, normalize="anchors", **here)
             theirs = sm.confidence_loss(*rows, normalize="anchors", **there)
-            assert (ours.loss, ours.per_sample.tolist()) == (theirs.loss, theirs.per_sample.tolist())
+            assert (ours.loss, ours.confidence_loss.tolist()) == (theirs.loss, theirs.confidence_loss.tolist())
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

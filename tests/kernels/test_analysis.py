@@ -84,7 +84,7 @@ def test_a_sweep_equals_a_call_for_every_ratio(batch, normalize, backend):
         one = sm.confidence_loss(batch.conf_loss, batch.labels, normalize=normalize, **own)
         np.testing.assert_array_equal(sweep.num_kept[i], one.num_kept)
         np.testing.assert_allclose(sweep.negative_sum[i], one.negative_sum, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(sweep.per_sample[i], one.per_sample, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(sweep.confidence_loss[i], one.confidence_loss, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(sweep.loss[i], one.loss, rtol=1e-12, atol=1e-12)
         mined = sm.mine_hard_negatives(batch.conf_loss, batch.labels, **own)
         np.testing.assert_array_equal(sweep.threshold[i], mined.threshold)

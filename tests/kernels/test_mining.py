@@ -63,7 +63,7 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it(backend):
     conf_loss, pos_mask = rng.gamma(0.3, 1.0, offsets[-1]), rng.random(offsets[-1]) < 0.1
     together = sm.confidence_loss(conf_loss, pos_mask, sample_offsets=offsets, backend=backend)
     again = sm.confidence_loss(conf_loss, pos_mask, sample_offsets=offsets, backend=backend)
-    np.testing.assert_array_equal(together.per_sample, again.per_sample)
+    np.testing.assert_array_equal(together.confidence_loss, again.confidence_loss)
     for i, (start, stop) in enumerate(itertools.pairwise(offsets)):
         alone = sm.confidence_loss(conf_loss[None, start:stop], pos_mask[None, start:stop], backend=backend)
         np.testing.assert_array_equal(alone.negative_sum, together.negative_sum[i : i + 1])

@@ -29,5 +29,5 @@ def test_the_real_files_give_their_expected_results(name, background, backend):
     np.testing.assert_allclose(res.positive_sum, real["exp_pos_sum"], rtol=3e-7, atol=0)
     np.testing.assert_allclose(res.negative_sum, real["exp_neg_sum"], rtol=3e-7, atol=0)
     out = sm.confidence_loss(real["losses"], **call, backend=backend)
-    np.testing.assert_allclose(out.per_sample, real["exp_total"], rtol=3e-7, atol=0)
+    np.testing.assert_allclose(out.confidence_loss, real["exp_total"], rtol=3e-7, atol=0)
     assert f"{out.loss:.6f}" == REAL_FILES[name]

@@ -72,7 +72,7 @@ def test_ratio_0_keeps_the_positives_only(kind, seed):
     conf_loss, pos_mask = draw(kind, seed)
     out = sm.confidence_loss(conf_loss, pos_mask, neg_pos_ratio=0)
     assert not out.num_kept.any()
-    np.testing.assert_array_equal(out.per_sample, out.positive_sum)
+    np.testing.assert_array_equal(out.confidence_loss, out.positive_sum)
 
 
 @drawn
@@ -94,7 +94,7 @@ def test_background_anchors_of_loss_zero_change_nothing(kind, seed):
     more = np.zeros((conf_loss.shape[0], 40), np.float32)
     got = sm.confidence_loss(np.hstack([conf_loss, more]), np.hstack([pos_mask, more > 0]))
     expected = sm.confidence_loss(conf_loss, pos_mask)
-    np.testing.assert_array_equal(got.per_sample, expected.per_sample)
+    np.testing.assert_array_equal(got.confidence_loss, expected.confidence_loss)
 
 
 @drawn
@@ -102,7 +102,7 @@ def test_scaling_by_a_power_of_two_is_exact(kind, seed):
     conf_loss, pos_mask = draw(kind, seed)
     got = sm.confidence_loss(conf_loss * np.float32(8), pos_mask)
     expected = sm.confidence_loss(conf_loss, pos_mask)
-    np.testing.assert_array_equal(got.per_sample, expected.per_sample * 8)
+    np.testing.assert_array_equal(got.confidence_loss, expected.confidence_loss * 8)
 
 
 def test_of_equal_losses_the_lower_anchor_indices_are_kept(backend):
@@ -178,7 +178,7 @@ def test_an_empty_batch_and_zero_anchors_have_the_loss_zero(shape, backend):
     assert res.indices()[1].size == 0
     out = sm.confidence_loss(np.ones(shape), np.zeros(shape, np.int64), background=0, backend=backend)
     assert out.loss == 0.0
-    assert out.per_sample.shape == shape[:1]
+    assert out.confidence_loss.shape == shape[:1]
 
 
 def test_with_one_class_every_anchor_is_a_negative(backend):

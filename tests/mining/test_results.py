@@ -96,7 +96,7 @@ def test_no_mask_is_built_for_the_loss(monkeypatch):
 
 def expected_loss(normalize):
     out = sm.confidence_loss(LOSS, CLASSES, background=0)
-    total, pos, kept = out.per_sample, out.num_pos, out.num_kept
+    total, pos, kept = out.confidence_loss, out.num_pos, out.num_kept
     return {
         "none": total.sum(),
         "batch": total.sum() / 5,
@@ -177,6 +177,16 @@ def test_relabelling_refuses_a_label_that_is_in_use(ignore_index):
         res.relabel(CLASSES, ignore_index=ignore_index)
 
 
+@pytest.mark.framework("torch")
+def test_labels_that_are_a_tensor_are_relabelled_as_one():
+    import torch
+
+    res = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
+    got = res.relabel(torch.tensor(CLASSES, dtype=torch.int32))
+    assert got.dtype == torch.int32
+    np.testing.assert_array_equal(got, res.relabel(CLASSES))
+
+
 def test_relabelled_labels_keep_their_byte_order():
     res = sm.mine_hard_negatives(LOSS, CLASSES, background=0)
     labels = CLASSES.astype(">i4")
@@ -190,7 +200,7 @@ def test_relabelled_labels_keep_their_byte_order():
 def test_an_empty_batch_has_the_loss_0(normalize, zero_positives):
     empty = np.zeros((0, 5))
     out = sm.confidence_loss(empty, empty > 0, normalize=normalize, zero_positives=zero_positives, num_negatives=[])
-    assert (out.loss, out.per_sample.shape) == (0.0, (0,))
+    assert (out.loss, out.confidence_loss.shape) == (0.0, (0,))
 
 
 def test_a_divisor_of_0_names_the_sample():

@@ -145,7 +145,7 @@ def test_the_real_files_give_their_expected_losses_from_their_logits(name, backg
     out = sm.multibox_loss(real["logits"], real["labels"], *locations, normalize="batch", **keywords)
     np.testing.assert_array_equal(out.num_pos, real["exp_P"])
     np.testing.assert_array_equal(out.num_kept, real["exp_k"])
-    np.testing.assert_allclose(out.per_sample, real["exp_total"], rtol=1e-6)
+    np.testing.assert_allclose(out.confidence_loss, real["exp_total"], rtol=1e-6)
     np.testing.assert_allclose(out.positive_sum, real["exp_pos_sum"], rtol=1e-6)
     np.testing.assert_allclose(out.conf_loss, real["exp_batch_mean"], rtol=1e-6)
     assert f"{out.conf_loss:.3f}" == f"{float(REAL_FILES[name]):.3f}"

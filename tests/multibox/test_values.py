@@ -30,7 +30,7 @@ def test_by_hand():
     )
     np.testing.assert_allclose(out.positive_sum, [LOG2])
     np.testing.assert_allclose(out.negative_sum, [3 * LOG2])
-    np.testing.assert_allclose(out.per_sample, [4 * LOG2])
+    np.testing.assert_allclose(out.confidence_loss, [4 * LOG2])
     assert out.loc_sum.tolist() == [0.25 + 1.75]
     np.testing.assert_allclose(out.conf_loss, LOG2)
     assert out.loc_loss == 2
@@ -61,7 +61,7 @@ def test_an_empty_batch_has_the_loss_0_and_empty_gradients(normalize, zero_posit
     assert (out.loss, out.conf_loss, out.loc_loss) == (0, 0, 0)
     assert out.logits_gradient.shape == (*shape, 3)
     assert out.loc_gradient.shape == (*shape, 4)
-    assert out.per_sample.shape == out.loc_sum.shape == (0,)
+    assert out.confidence_loss.shape == out.loc_sum.shape == (0,)
 
 
 @pytest.mark.parametrize("scope", ["sample", "batch", "batch_of_sample_quotas", "smallest_sample_quota"])
@@ -179,7 +179,7 @@ def test_nan_follows_its_policy(policy):
         assert np.isfinite(got.logits_gradient).all()
         return
     assert call.mined().hard_negative_mask[1, negative]  # NaN is the hardest
-    assert np.isnan(got.per_sample).tolist() == [False, True, False]
+    assert np.isnan(got.confidence_loss).tolist() == [False, True, False]
     assert np.isnan(got.loss)
     assert np.argwhere(np.isnan(got.logits_gradient).any(axis=2)).tolist() == [[1, negative]]
 
@@ -322,11 +322,13 @@ def test_the_gradient_is_the_same_under_another_scale_of_the_loss():
 def test_results_are_frozen_and_their_columns_have_one_length():
     out = draw(14).loss()
     columns = out.to_dict()
-    assert list(columns) == ["positive_sum", "negative_sum", "loc_sum", "num_pos", "num_neg", "num_kept"]
+    sums, counts = ("confidence_loss", "positive_sum", "negative_sum", "loc_sum"), ("num_pos", "num_neg", "num_kept")
+    assert (*columns,) == sums + counts
+    assert out.per_sample is out.confidence_loss
     assert {column.shape for column in columns.values()} == {(3,)}
     assert {name: str(column.dtype) for name, column in columns.items()} == {
-        **dict.fromkeys(("positive_sum", "negative_sum", "loc_sum"), "float64"),
-        **dict.fromkeys(("num_pos", "num_neg", "num_kept"), "int64"),
+        **dict.fromkeys(sums, "float64"),
+        **dict.fromkeys(counts, "int64"),
     }
     assert isinstance(out.loss, float)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -91,7 +91,7 @@ def test_every_backend_gives_the_notebook_s_losses(backend):
     out = sm.confidence_loss(np.float32(CONF), GT_CL, backend=backend)
     assert f"{out.loss:.7f}" == "1.8440574"
     # The notebook sums in float32, we in float64: the printed numbers agree to a float32 step of 1.
-    np.testing.assert_allclose(out.per_sample, [1.8637604, 0.9022439, 2.766168], rtol=0, atol=1.2e-7)
+    np.testing.assert_allclose(out.confidence_loss, [1.8637604, 0.9022439, 2.766168], rtol=0, atol=1.2e-7)
     np.testing.assert_allclose(out.negative_sum, [0.39282098, 0.5673287, 2.0660121], rtol=0, atol=1.2e-7)
     assert out.num_kept.tolist() == [1, 3, 3]
     divided = sm.confidence_loss(np.float32(CONF), GT_CL, normalize="sample_positives", backend=backend)

@@ -63,7 +63,7 @@ def test_the_change_of_every_number_is_said(reports):
     a, b = (sm.confidence_loss(arrays[name], arrays["labels"], background=0) for name in ("losses", "later"))
     assert got["totals"]["loss"] == {"a": a.loss, "b": b.loss, "change": b.loss - a.loss}
     assert got["totals"]["num_kept"] == {"a": a.num_kept.sum(), "b": b.num_kept.sum(), "change": 0}
-    change = b.per_sample - a.per_sample
+    change = b.confidence_loss - a.confidence_loss
     assert got["samples"] == {
         "both": 60,
         "worse": (change > 0).sum(),
@@ -77,7 +77,7 @@ def test_the_change_of_every_number_is_said(reports):
     assert got["worse"]["id"] == order[:5].tolist()
     assert got["better"]["id"] == order[::-1][:5].tolist()
     np.testing.assert_array_equal(got["worse"]["change"], change[order[:5]])
-    np.testing.assert_array_equal(got["worse"]["loss_b"], b.per_sample[order[:5]])
+    np.testing.assert_array_equal(got["worse"]["loss_b"], b.confidence_loss[order[:5]])
     for which, name in (("a", "a"), ("b", "b")):
         summary = json.loads((folder / name / "summary.json").read_text())
         for kind in ("positives", "negatives", "kept", "samples"):

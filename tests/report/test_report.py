@@ -46,16 +46,16 @@ def test_the_files_say_what_the_library_says(data):
     for name in set(columns) - {"id"}:
         np.testing.assert_array_equal([float(row[name]) for row in rows], columns[name])
     out = sm.confidence_loss(arrays["losses"], arrays["labels"], background=0)
-    np.testing.assert_array_equal([float(row["confidence_loss"]) for row in rows], out.per_sample)
-    worst = np.argsort(-out.per_sample, kind="stable")[:7]
-    assert [row["id"] for row in table(got["top_losses.csv"])] == [arrays["ids"][i] for i in worst]
+    np.testing.assert_array_equal([float(row["confidence_loss"]) for row in rows], out.confidence_loss)
+    worst = np.argsort(-out.confidence_loss, kind="stable")[:7]
+    assert [row["id"] for row in table(got["top_samples.csv"])] == [arrays["ids"][i] for i in worst]
     for name in LISTS:
         assert len(table(got[f"top_{name}.csv"])) == 7
 
 
 def test_the_table_on_stdout_and_the_json_name_the_worst(data):
     folder, arrays = data
-    worst = int(sm.confidence_loss(arrays["losses"], arrays["labels"], background=0).per_sample.argmax())
+    worst = int(sm.confidence_loss(arrays["losses"], arrays["labels"], background=0).confidence_loss.argmax())
     code, out, err = run(*words(folder), "--no-page", "--ids", folder / "ids.txt", "--out", folder / "out")
     assert (code, err) == (0, "")
     assert out.splitlines()[0].split() == ["samples", "60"]
@@ -201,7 +201,7 @@ def test_nan_is_treated_as_the_policy_says(data, monkeypatch):
     propagate = json.loads(got["summary.json"])
     assert (propagate["loss"], propagate["distributions"]["positives"]["num_nan"]) == (None, 1)
     assert propagate["top_samples"]["sample"][0] == 33
-    assert table(got["top_losses.csv"])[0]["loss"] == "nan"
+    assert table(got["top_samples.csv"])[0]["confidence_loss"] == "nan"
 
 
 @pytest.mark.parametrize(("num_samples", "positives"), [(0, 0.1), (1, 0.1), (1, 0), (6, 0), (6, 1)])

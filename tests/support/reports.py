@@ -53,7 +53,7 @@ def numbers(texts):
 NO_PAGE = [] if find_spec("matplotlib") and find_spec("jinja2") else ["--no-page"]
 
 
-LISTS = ("losses", "unrecognised", "false_alarm", "objects", "negatives", "alarms")
+LISTS = ("samples", "unrecognised", "false_alarm", "objects", "negatives", "alarms")
 TABLES = {"per_sample.csv", "positions.csv", "summary.json", *(f"top_{name}.csv" for name in LISTS)}
 
 

@@ -164,7 +164,7 @@ def test_an_analysis_takes_what_was_seen_batch_by_batch(model):
             model(*batch(objects=objects))
             columns = analysis.update(seen.logits, seen.labels)
             out = sm.multibox_loss(seen.logits, seen.labels, **seen.keywords)
-            np.testing.assert_allclose(columns["confidence_loss"], out.per_sample, rtol=1e-6)
+            np.testing.assert_allclose(columns["confidence_loss"], out.confidence_loss, rtol=1e-6)
     assert analysis.result().num_samples == 3
 
 
