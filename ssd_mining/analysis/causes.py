@@ -101,17 +101,21 @@ class Positives(NamedTuple):
     taken_for: Anchors  # (m,) the class with the largest score, which may be background; -1: not known
     distance: NDArray[np.float64] | None  # (m,) localization loss
     are_worst: NDArray[np.bool_]  # (m,) no positive of the sample has a larger loss
-    objects: "Objects | None"  # None: every positive is its own
+    objects: "Objects"
 
 
 class Objects(NamedTuple):
-    """The objects of some samples: the positives with one number in one sample."""
+    """The objects of some samples: the positives with one number in one sample; without numbers, every positive."""
 
     row: Anchors  # (m,) the object of every positive
     sample: Anchors  # (n,) of every object
-    number: Anchors  # (n,) of the object in its sample
+    number: Anchors  # (n,) of the object in its sample; -1: not known
     num_anchors: Anchors  # (n,)
-    loss: NDArray[Any]  # (n,) mean of its positives
+
+    def mean(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the mean over the positives of every object; `values`: of all positives."""
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN
+            return np.asarray(np.bincount(self.row, values, self.sample.size) / self.num_anchors)
 
     def hardest(self, chosen: Anchors, losses: NDArray[Any]) -> Anchors:
         """Return for each of the chosen objects the place of its hardest positive; `losses`: of all positives."""
@@ -160,8 +164,8 @@ def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, b
         for part, sample in block.positives.parts(most, block.samples.start):
             own = _positives(batch, beside, part, sample, beta)
             told.positives.append(own)
-            if own.objects is not None:
-                _write_largest(unrecognised, own.objects.sample, own.objects.loss)
+            if beside.matched is not None:
+                _write_largest(unrecognised, own.objects.sample, own.objects.mean(part.losses))
             if own.distance is not None:
                 distances += np.bincount(sample, own.distance, num_samples)
         for part, sample in block.free.parts(most, block.samples.start):
@@ -212,7 +216,8 @@ def _positives(batch: Batch, beside: Beside, part: Found, sample: Anchors, beta:
         "are_worst": part.are_hardest(),
     }
     if beside.matched is None:
-        return Positives(**shared, objects=None)
+        ones = np.ones_like(sample)
+        return Positives(**shared, objects=Objects(np.arange(sample.size), sample, -ones, ones))
     number = beside.matched[at].astype(np.int64)
     if number.min(initial=0) < 0:
         i = int(number.argmin())
@@ -221,10 +226,8 @@ def _positives(batch: Batch, beside: Beside, part: Found, sample: Anchors, beta:
     span = int(number.max(initial=0)) + 1
     names, row = numbered(sample * span + number)
     present, row, counts = np.unique(row, return_inverse=True, return_counts=True)
-    with np.errstate(invalid="ignore"):  # inf - inf is NaN
-        loss = np.bincount(row, part.losses, present.size) / counts
     owner, number = np.divmod(names[present], span)
-    return Positives(**shared, objects=Objects(row, owner, number, counts, loss))
+    return Positives(**shared, objects=Objects(row, owner, number, counts))
 
 
 def _alarms(beside: Beside, part: Found, sample: Anchors, scored: "Scored", free: NDArray[np.float64]) -> Alarms:

@@ -197,7 +197,7 @@ class TopSamples(Table):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TopObjects(Table):
-    """The objects that are recognised least, the worst first. Without `matched`, every positive is an object.
+    """The objects with the largest losses, the worst first. Without `matched`, every positive is an object.
 
     Attributes
     ----------
@@ -327,6 +327,8 @@ class AnalysisResult(Result):
         The worst positives and kept negatives in one list.
     top_objects : TopObjects
         The objects that are recognised least.
+    top_boxes : TopObjects
+        The objects whose boxes are placed worst: `loss` is their localization loss. Empty without locations.
     top_negatives : TopAnchors
         The worst kept negatives.
     top_false_alarms : TopAlarms
@@ -360,6 +362,7 @@ class AnalysisResult(Result):
     causes: Mapping[str, TopSamples]
     top_anchors: TopAnchors
     top_objects: TopObjects
+    top_boxes: TopObjects
     top_negatives: TopAnchors
     top_false_alarms: TopAlarms
     hazards: tuple[str, ...]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.analysis.causes import Explained, Listed, Objects, Positives
+from ssd_mining.analysis.causes import Explained, Listed, Positives
 from ssd_mining.analysis.exact_sums import Totals, by_sample
 from ssd_mining.analysis.histogram import LossHistogram
 from ssd_mining.analysis.one_pass import Analysed, Analyser, bins_of
@@ -34,12 +34,14 @@ _OF_A_SAMPLE = {
     **dict.fromkeys((*BY, "positive_sum", "negative_sum"), np.float64),
     **dict.fromkeys(("num_false_alarms", "num_pos", "num_kept"), np.int64),
 }
-# What else is listed: positives and kept negatives by their loss, objects by the mean loss of their anchors, false
-# alarms by their probability.
+# What else is listed: positives and kept negatives by their loss, objects by the mean loss of their anchors, boxes by
+# their mean localization loss, false alarms by their probability.
+_OF_AN_OBJECT = dict.fromkeys(("object", "num_anchors", "label", "taken_for"), np.int64)
 _OF_OTHERS: dict[str, dict[str, Any]] = {
     "positives": {"label": np.int64, "taken_for": np.int64},
     "kept": {"label": np.int64},
-    "objects": {"object": np.int64, "num_anchors": np.int64, "label": np.int64, "taken_for": np.int64},
+    "objects": _OF_AN_OBJECT,
+    "boxes": _OF_AN_OBJECT,
     "alarms": {"loss": np.float64, "label": np.int64},
 }
 # So many times the entries that are asked for are kept, because those of stuck anchors become one.
@@ -143,24 +145,27 @@ class State:
     def _add_positives(self, own: Positives, told: Explained, start: int, names: NDArray[Any]) -> None:
         listed = own.listed
         self._list("positives", listed.loss, start, names, listed._asdict() | {"taken_for": own.taken_for})
-        if own.objects is not None:
-            self._add_objects(own, own.objects, start, names)
+        if told.beside.matched is not None:
+            self._add_objects("objects", own, listed.loss, start, names)
         self._add_tables("positives", told, listed, listed.loss)
         if own.distance is not None:
+            self._add_objects("boxes", own, own.distance, start, names)
             self.totals["located"].add(*by_sample(listed.sample, np.zeros_like(listed.sample), own.distance))
             self._add_tables("located", told, listed, own.distance)
         self._add_confusions(listed, listed.label, own.taken_for)
         self._add_positions(AS_POSITIVE, listed.anchor)
         self._add_positions(WORST_POSITIVE, listed.anchor[own.are_worst])
 
-    def _add_objects(self, own: Positives, objects: Objects, start: int, names: NDArray[Any]) -> None:
-        worst, listed = self.worst["objects"], own.listed
-        chosen = worst.candidates(objects.loss)
+    def _add_objects(self, name: str, own: Positives, cost: NDArray[Any], start: int, names: NDArray[Any]) -> None:
+        """Add what may be among the worst objects to a list; `cost`: of every positive."""
+        worst, listed, objects = self.worst[name], own.listed, own.objects
+        score = objects.mean(cost)
+        chosen = worst.candidates(score)
         if chosen.size:
-            hardest = objects.hardest(chosen, listed.loss)
+            hardest = objects.hardest(chosen, cost)
             worst.add(
                 {
-                    "score": objects.loss[chosen],
+                    "score": score[chosen],
                     "sample": start + objects.sample[chosen],
                     "id": names[objects.sample[chosen]],
                     "object": objects.number[chosen],

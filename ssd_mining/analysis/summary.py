@@ -70,6 +70,7 @@ def summarised(state: State) -> AnalysisResult:
         causes=causes,
         top_anchors=_top_anchors(state),
         top_objects=TopObjects(**_folded(_objects(state), stuck, state.spec.top)),
+        top_boxes=TopObjects(**_folded(_renamed(state.worst["boxes"], "loss"), stuck, state.spec.top)),
         top_negatives=TopAnchors(**_folded(_negatives(state), stuck, state.spec.top)),
         top_false_alarms=TopAlarms(**_folded(_renamed(state.worst["alarms"], "probability"), stuck, state.spec.top)),
         hazards=hazards_of_state(state),

@@ -212,6 +212,8 @@ def finish(args: argparse.Namespace, whole: parts.Part, labels: ArraySource | No
         samples = np.unique(np.concatenate(lists)).tolist()
         report.boxes = {i: boxes[offsets[i] : offsets[i + 1]] for i in samples}
         report.anchors, images = labels.corners, args.images
+        if labels.objects.sizes is not None:
+            report.sizes = {i: (width, height) for i, (width, height) in enumerate(labels.objects.sizes.tolist())}
     if args.out:
         report.write(args.out, images=images, page=not args.no_page, overwrite=args.overwrite)
     if args.json:

@@ -32,6 +32,7 @@ class Annotations(NamedTuple):
     offsets: NDArray[np.int64]  # (B + 1,)
     ids: list[Name] | None  # (B,): what the samples are called; None: they have no names
     class_names: list[str]  # from class 0 on; empty: unknown
+    sizes: NDArray[np.int64] | None = None  # (B, 2) width and height of the images
 
     def chosen(self, samples: Sequence[int]) -> "Annotations":
         """Return some samples, in this order."""
@@ -39,8 +40,14 @@ class Annotations(NamedTuple):
         sizes = np.diff(self.offsets)[places]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         rows = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[places], sizes)
-        ids = None if self.ids is None else [self.ids[sample] for sample in samples]
-        return Annotations(self.boxes[rows], self.classes[rows], self.crowd[rows], offsets, ids, self.class_names)
+        return self._replace(
+            boxes=self.boxes[rows],
+            classes=self.classes[rows],
+            crowd=self.crowd[rows],
+            offsets=offsets,
+            ids=None if self.ids is None else [self.ids[sample] for sample in samples],
+            sizes=None if self.sizes is None else self.sizes[places],
+        )
 
 
 def read_annotations(name: str, ids: Sequence[Name] | None = None) -> Annotations:
@@ -106,10 +113,12 @@ def read_coco(name: str) -> Annotations:
     label = _looked_up(name, "category_id", "category", table[:, 1].astype(np.int64), classes)
     order = np.argsort(sample, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(sample, minlength=len(images)))])
-    shape = np.frombuffer(sizes).reshape(-1, 2)[sample] if sizes else np.empty((0, 2))
+    image_sizes = np.frombuffer(sizes).reshape(-1, 2) if sizes else np.empty((0, 2))
+    shape = image_sizes[sample]
     boxes = np.concatenate([table[:, 2:4] / shape, (table[:, 2:4] + table[:, 4:6]) / shape], axis=1)
     names = ["background", *(categories[category] for category in sorted(categories))]
-    return Annotations(boxes[order], label[order], crowd[order], offsets.astype(np.int64), list(images), names)
+    per_box = boxes[order], label[order], crowd[order]
+    return Annotations(*per_box, offsets.astype(np.int64), list(images), names, image_sizes.astype(np.int64))
 
 
 def _keep_image(where: str, entry: Any, images: dict[int, int], sizes: "array[float]") -> None:

@@ -101,10 +101,13 @@ def _causes_section(result: AnalysisResult) -> Section:
     return Section("look-first", "Look at these samples first", [text], [], tables)
 
 
+_MISPLACED = "Purple: boxes that are placed worst, with their localization loss. "
+
+
 def _gallery_sections(result: AnalysisResult, images: Images, name_of: Callable[[int], str]) -> list[Section]:
     legend = (
         "Blue: labelled boxes. Pink: objects that are recognised least, with their loss in nats. "
-        "Orange: false alarms, with their probability."
+        f"{_MISPLACED if result.top_boxes.sample.size else ''}Orange: false alarms, with their probability."
     )
     drawn = {cause: gallery(worst, result, images, name_of) for cause, worst in result.causes.items()}
     titles = {cause: CAUSES[cause].partition(":")[0] for cause in drawn}
@@ -124,7 +127,8 @@ def _places_section(result: AnalysisResult, name_of: Callable[[int], str]) -> Se
             if each.key not in ("num_folded", "object") or max(each.values, default=0) > 0
         ]
 
-    objects, alarms, negatives = result.top_objects, result.top_false_alarms, result.top_negatives
+    objects, boxes = result.top_objects, result.top_boxes
+    alarms, negatives = result.top_false_alarms, result.top_negatives
     positions, confusions = result.positions, result.confusions
     classes = [*named("class", "Class", objects.label), *named("taken", "Taken for", objects.taken_for)]
     free = "that overlap no object by 0.1 or more, and look like one"
@@ -145,6 +149,11 @@ def _places_section(result: AnalysisResult, name_of: Callable[[int], str]) -> Se
             "loss",
         ),
     ]
+    if boxes.sample.size:
+        label = named("class", "Class", boxes.label)
+        tables.insert(
+            1, Sheet("top_boxes", "The objects whose boxes are placed worst.", [*listed(boxes), *label], "loss")
+        )
     if positions.anchor.size:
         stuck = Column("stuck", "Stuck", ["yes" if each else "no" for each in positions.is_stuck], is_number=False)
         caption = (

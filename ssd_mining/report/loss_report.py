@@ -21,10 +21,10 @@ from ssd_mining.files.text import write_text
 from ssd_mining.report import page as pages
 from ssd_mining.report.loss_page import loss_page
 from ssd_mining.report.saved_report import SCHEMA
-from ssd_mining.report.thumbnails import Images
+from ssd_mining.report.thumbnails import Images, Size
 from ssd_mining.report.versions import versions
 
-LISTS = ("samples", "unrecognised", "false_alarm", "misplaced", "objects", "negatives", "alarms")
+LISTS = ("samples", "unrecognised", "false_alarm", "misplaced", "objects", "boxes", "negatives", "alarms")
 TABLES = ("per_sample", "positions", "confusions", *(f"top_{name}" for name in LISTS))
 FILES = {"report.html", "summary.json", *(f"{name}.csv" for name in TABLES)}
 
@@ -69,6 +69,7 @@ class LossReport:
         self._blocks: list[Columns] = []
         self.boxes: dict[int, NDArray[Any]] = {}  # of every sample, (n, 4), as far as they are known
         self.anchors: NDArray[Any] | None = None  # (A, 4)
+        self.sizes: dict[int, Size] = {}  # of the images, as far as they are known
 
     @classmethod
     def of(
@@ -130,6 +131,7 @@ class LossReport:
         self.analysis.merge(other.analysis)
         self._blocks += other._blocks
         self.boxes |= other.boxes
+        self.sizes |= other.sizes
         self.anchors = other.anchors if self.anchors is None else self.anchors
         return self
 
@@ -169,16 +171,18 @@ class LossReport:
         ImportError
             If jinja2 or matplotlib is not installed.
         """
-        return self._page(self.result(), images, in_pixels=in_pixels)
+        return self._page(self.result(), self._images(images, in_pixels=in_pixels))
 
-    def _page(self, result: AnalysisResult, images: str | os.PathLike[str] | None, *, in_pixels: bool) -> str:
-        missing = pages.missing_packages(*(() if images is None else ("PIL",)))
-        if missing:
-            msg = f"a page needs {' and '.join(missing)}: {install_command('ssd_mining[report]')}"
-            raise ImportError(msg)
-        drawn = None if images is None else Images(Path(images), self.boxes, self.anchors, in_pixels)
+    def _images(self, folder: str | os.PathLike[str] | None, *, in_pixels: bool) -> Images | None:
+        if folder is None:
+            return None
+        _refuse_missing(pages.missing_packages("PIL"))
+        return Images(Path(folder), self.boxes, self.anchors, in_pixels, self.sizes)
+
+    def _page(self, result: AnalysisResult, images: Images | None) -> str:
+        _refuse_missing(pages.missing_packages())
         about = self.class_names, self.arguments, versions()
-        return pages.render(loss_page(result, self.columns, *about, drawn))
+        return pages.render(loss_page(result, self.columns, *about, images))
 
     def write(
         self,
@@ -199,7 +203,8 @@ class LossReport:
             The folder of the images, which are called as the samples: the page shows the first 20 of each cause, with
             the labelled boxes, the objects that are recognised least, and the false alarms.
         in_pixels : bool
-            Whether boxes and anchors are in pixels of the images; else they are in shares of them.
+            Whether boxes and anchors are in pixels of the images; else they are in shares of them. The files of places
+            are in pixels, if there are images.
         page : bool
             Whether `report.html` is among them.
         overwrite : bool
@@ -212,10 +217,10 @@ class LossReport:
         ImportError
             If jinja2 or matplotlib is not installed, and the page is wanted.
         """
-        result = self.result()
-        text = self._page(result, images, in_pixels=in_pixels) if page else None
+        result, drawn = self.result(), self._images(images, in_pixels=in_pixels)
+        text = self._page(result, drawn) if page else None
         tables = {"per_sample": self.columns}
-        tables |= {name: self._with_boxes(table) for name, table in tables_of(result).items()}
+        tables |= {name: self._with_boxes(table, drawn) for name, table in tables_of(result).items()}
         with output.atomic_directory(directory, FILES if overwrite else ()) as folder:
             for name, columns in tables.items():
                 output.write_csv(folder / f"{name}.csv", columns)
@@ -223,8 +228,11 @@ class LossReport:
             if text is not None:
                 write_text(folder / "report.html", text)
 
-    def _with_boxes(self, table: Table) -> Columns:
-        """Return the columns of a table; of places, also where they are, if that is known: labelled box, or anchor."""
+    def _with_boxes(self, table: Table, images: Images | None) -> Columns:
+        """Return the columns of a table; of places, also where they are, if that is known: labelled box, or anchor.
+
+        They are in pixels of the images where these are given, NaN if the size of one is not known.
+        """
         columns = table.to_dict()
         if self.anchors is None or not {"sample", "anchor"} <= columns.keys():
             return columns
@@ -233,6 +241,10 @@ class LossReport:
         for row, (sample, number) in enumerate(zip(columns["sample"].tolist(), numbers.tolist(), strict=True)):
             if number >= 0 and sample in self.boxes:
                 corners[row] = self.boxes[sample][number]
+        if images is not None and not images.in_pixels:
+            named = zip(columns["sample"].tolist(), columns["id"].tolist(), strict=True)
+            for row, (sample, name) in enumerate(named):
+                corners[row] *= (images.size_of(sample, str(name)) or (np.nan, np.nan)) * 2
         return columns | dict(zip(("x1", "y1", "x2", "y2"), corners.T, strict=True))
 
     def _repr_html_(self) -> str:
@@ -244,12 +256,19 @@ class LossReport:
         return f"<LossReport of {self.analysis!r}>"
 
 
+def _refuse_missing(packages: list[str]) -> None:
+    if packages:
+        msg = f"a page needs {' and '.join(packages)}: {install_command('ssd_mining[report]')}"
+        raise ImportError(msg)
+
+
 def tables_of(result: AnalysisResult) -> dict[str, Table]:
     """Return the tables that are files of their own, by name."""
     tables: dict[str, Table | None] = {
         "top_samples": result.top_samples,
         **{f"top_{name}": worst for name, worst in result.causes.items()},
         "top_objects": result.top_objects,
+        "top_boxes": result.top_boxes if "misplaced" in result.causes else None,
         "top_negatives": result.top_negatives,
         "top_alarms": result.top_false_alarms,
         "positions": result.positions,

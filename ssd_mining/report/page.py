@@ -128,8 +128,8 @@ def share(part: float, whole: float) -> str:
     return f"{100 * ratio:.3g} %" if math.isfinite(ratio) else "-"
 
 
-def missing_packages(*others: str) -> list[str]:
-    """Return the packages that a page needs, and those beside, that are not installed."""
+def missing_packages(*packages: str) -> list[str]:
+    """Return which packages, or by default those that a page needs, are not installed."""
     from importlib.util import find_spec
 
-    return [name for name in ("jinja2", "matplotlib", *others) if find_spec(name) is None]
+    return [name for name in packages or ("jinja2", "matplotlib") if find_spec(name) is None]

@@ -1,6 +1,7 @@
 """Small pictures of the samples to look at first, with boxes drawn on them, to stand in a page."""
 
 import base64
+import contextlib
 import glob
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ FIRST_SAMPLES = 20  # so many of each cause are listed and drawn
 SIDE = 360  # the longer side, in pixels: 60 pictures of a page take about 1 MB
 _QUALITY = 70
 # Seen on any picture: a line of colour in a wider one of white.
-COLOURS = {"labelled": "#1676c9", "worst": "#d6006c", "alarm": "#e8590c"}
+COLOURS = {"labelled": "#1676c9", "worst": "#d6006c", "misplaced": "#7a3cc2", "alarm": "#e8590c"}
 
 
 class Mark(NamedTuple):
@@ -37,6 +38,10 @@ class Thumbnail(NamedTuple):
     note: str
 
 
+Size = tuple[int, int]  # width, height, in pixels
+ORIENTATION = 0x0112  # of EXIF; above 4, width and height are exchanged
+
+
 class Images(NamedTuple):
     """Where the images of the samples are, and what can be drawn on them."""
 
@@ -44,40 +49,55 @@ class Images(NamedTuple):
     boxes: Mapping[int, NDArray[Any]]  # (n, 4) the labelled boxes of a sample, by its number
     anchors: NDArray[Any] | None  # (A, 4)
     in_pixels: bool  # boxes and anchors are in pixels of the images, and not in shares of them
+    sizes: Mapping[int, Size]  # of the images, by sample, as far as they are known without looking
+
+    def size_of(self, sample: int, name: str) -> Size | None:
+        """Return the size of an image; None if nobody knows it."""
+        from PIL import Image
+
+        with contextlib.suppress(*_unreadable()), Image.open(_path(self.folder, name)) as file:
+            turned = file.getexif().get(ORIENTATION, 1) > 4
+            return (file.height, file.width) if turned else (file.width, file.height)
+        return self.sizes.get(sample)
 
 
 def gallery(
     worst: TopSamples, result: AnalysisResult, images: Images, name_of: Callable[[int], str]
 ) -> list[Thumbnail]:
-    """Draw some samples, with the boxes that are labelled, recognised least, and missing."""
+    """Draw some samples, with the boxes that are labelled, recognised least, placed worst, and missing."""
     drawn = []
     for sample, name in zip(worst.sample[:FIRST_SAMPLES].tolist(), worst.id[:FIRST_SAMPLES].tolist(), strict=True):
         boxes = images.boxes.get(sample, np.empty((0, 4)))
         marks = [Mark(corners, "labelled") for corners in boxes]
-        objects, alarms = result.top_objects, result.top_false_alarms
-        for row in np.flatnonzero(objects.sample == sample).tolist():
-            number, anchor = int(objects.object[row]), int(objects.anchor[row])
-            text = f"{name_of(int(objects.label[row]))} {objects.loss[row]:.2f}"
-            if 0 <= number < len(boxes):
-                marks.append(Mark(boxes[number], "worst", text))
-            elif images.anchors is not None:
-                marks.append(Mark(images.anchors[anchor], "worst", text))
+        for kind, objects in (("worst", result.top_objects), ("misplaced", result.top_boxes)):
+            for row in np.flatnonzero(objects.sample == sample).tolist():
+                number, anchor = int(objects.object[row]), int(objects.anchor[row])
+                text = f"{name_of(int(objects.label[row]))} {objects.loss[row]:.2f}"
+                if 0 <= number < len(boxes):
+                    marks.append(Mark(boxes[number], kind, text))
+                elif images.anchors is not None:
+                    marks.append(Mark(images.anchors[anchor], kind, text))
+        alarms = result.top_false_alarms
         for row in np.flatnonzero(alarms.sample == sample).tolist() if images.anchors is not None else ():
             text = f"{name_of(int(alarms.label[row]))} {alarms.probability[row]:.2f}"
             marks.append(Mark(images.anchors[alarms.anchor[row]], "alarm", text))  # type: ignore[index]
-        drawn.append(thumbnail(str(name), images.folder, marks, in_pixels=images.in_pixels))
+        size = images.sizes.get(sample, (SIDE, SIDE))
+        drawn.append(thumbnail(str(name), images.folder, marks, in_pixels=images.in_pixels, size=size))
     return drawn
 
 
-def thumbnail(name: str, folder: Path, marks: Sequence[Mark], *, in_pixels: bool = False) -> Thumbnail:
-    """Draw boxes on an image of a folder; on an empty canvas if the image is missing or broken, and say so."""
+def thumbnail(
+    name: str, folder: Path, marks: Sequence[Mark], *, in_pixels: bool = False, size: Size = (SIDE, SIDE)
+) -> Thumbnail:
+    """Draw boxes on an image of a folder; if it is missing or broken, on an empty canvas of this size, and say so."""
     from PIL import Image, ImageDraw
 
     note = ""
     try:
         image, size = _opened(_path(folder, name))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        image, size = Image.new("RGB", (SIDE, SIDE), "#808890"), (SIDE, SIDE)
+    except _unreadable() as error:
+        width, height = (max(1, side * SIDE // max(size)) for side in size)
+        image = Image.new("RGB", (width, height), "#808890")
         note = "not found" if isinstance(error, FileNotFoundError) else f"not readable: {error}"
     scale = np.array(image.size * 2) / (np.array(size * 2) if in_pixels else 1)
     draw = ImageDraw.Draw(image)
@@ -96,6 +116,13 @@ def thumbnail(name: str, folder: Path, marks: Sequence[Mark], *, in_pixels: bool
     image.save(file, "JPEG", quality=_QUALITY, optimize=True)
     uri = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
     return Thumbnail(name, uri, _described(name, marks), f"{shown(name)}: {note}" if note else "")
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """Return what Pillow raises of files that it cannot read."""
+    from PIL import Image
+
+    return OSError, ValueError, SyntaxError, Image.DecompressionBombError
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -126,7 +153,12 @@ def _opened(path: Path) -> tuple[Any, tuple[int, int]]:
 def _described(name: str, marks: Sequence[Mark]) -> str:
     """Say what is seen, for people who do not see it."""
     counts = {kind: sum(mark.kind == kind for mark in marks) for kind in COLOURS}
-    words = {"labelled": ("labelled box", "es"), "worst": ("unrecognised object", "s"), "alarm": ("false alarm", "s")}
+    words = {
+        "labelled": ("labelled box", "es"),
+        "worst": ("unrecognised object", "s"),
+        "misplaced": ("misplaced box", "es"),
+        "alarm": ("false alarm", "s"),
+    }
     told = [f"{count} {words[kind][0]}{words[kind][1] * (count > 1)}" for kind, count in counts.items() if count]
     texts = [mark.text for mark in marks if mark.text]
     return f"{shown(name)} with {', '.join(told) or 'no boxes'}" + (f": {', '.join(texts)}" if texts else "")

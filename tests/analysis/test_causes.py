@@ -109,24 +109,31 @@ def test_the_causes_are_those_of_the_definitions(kind, seed):
     assert res.num_false_alarms == len(heads)
 
 
-def test_a_list_has_one_entry_for_each_object_and_says_what_it_is_taken_for():
+@pytest.mark.parametrize("has_numbers", [True, False])
+def test_a_list_has_one_entry_for_each_object_and_says_what_it_is_taken_for(has_numbers):
     given = drawn(1)
+    positive, matched = given["labels"] > 0, given["matched"]
+    if not has_numbers:  # every positive is an object
+        del given["matched"]
+        matched = np.where(positive, np.arange(matched.shape[1]), -1)
     analysis = sm.LossAnalysis(background=0, classification=sm.Softmax(), top=100, neg_overlap=2)
     analysis.update(**given)
-    listed = analysis.result().top_objects
-    losses = sm.softmax_cross_entropy(given["values"], given["labels"], background=0)
-    matched = given["matched"]
-    assert listed.sample.size == sum(np.unique(row[row >= 0]).size for row in matched)
-    assert (np.diff(listed.loss) <= 0).all()
-    for sample, number, anchor, loss, count, label, taken in zip(
-        listed.sample, listed.object, listed.anchor, listed.loss, listed.num_anchors, listed.label, listed.taken_for,
-        strict=True,
-    ):  # fmt: skip
-        own = np.flatnonzero(matched[sample] == number)
-        assert (count, anchor) == (own.size, own[losses[sample, own].argmax()])
-        assert loss == pytest.approx(losses[sample, own].mean(dtype=float), rel=1e-12)
-        assert label == given["labels"][sample, anchor]
-        assert taken == given["values"][sample, anchor].argmax()
+    for listed, losses in (
+        (analysis.result().top_objects, sm.softmax_cross_entropy(given["values"], given["labels"], background=0)),
+        (analysis.result().top_boxes, sm.smooth_l1(given["loc_pred"].astype(float), given["loc_target"])),
+    ):
+        assert listed.sample.size == sum(np.unique(row[row >= 0]).size for row in matched)
+        assert (np.diff(listed.loss) <= 0).all()
+        for sample, number, anchor, loss, count, label, taken in zip(
+            listed.sample, listed.object, listed.anchor, listed.loss, listed.num_anchors, listed.label,
+            listed.taken_for, strict=True,
+        ):  # fmt: skip
+            own = np.flatnonzero(matched[sample] == (number if has_numbers else anchor))
+            assert (number >= 0) == has_numbers
+            assert (count, anchor) == (own.size, own[losses[sample, own].argmax()])
+            assert loss == pytest.approx(losses[sample, own].mean(dtype=float), rel=1e-12)
+            assert label == given["labels"][sample, anchor]
+            assert taken == given["values"][sample, anchor].argmax()
 
 
 def test_confusions_count_positives_and_kept_negatives():

@@ -1,6 +1,7 @@
 """The pictures of samples: images of every kind, and what is drawn on them."""
 
 import base64
+import csv
 import io
 import re
 
@@ -82,6 +83,38 @@ def test_what_cannot_be_read_is_said_in_a_line(tmp_path):
     assert thumbnail("none.jpg", tmp_path, []).note == "none.jpg: not found"
     assert thumbnail("broken.jpg", tmp_path, []).note.startswith("broken.jpg: not readable: ")
     assert pixels(thumbnail("none.jpg", tmp_path, [])).shape == (SIDE, SIDE, 3)
+    assert pixels(thumbnail("none.jpg", tmp_path, [], size=(WIDTH, HEIGHT))).shape == (
+        SIDE * HEIGHT // WIDTH,
+        SIDE,
+        3,
+    )
+
+
+def test_places_in_the_files_are_in_pixels_of_the_images(tmp_path):
+    """Two images are there, one of them turned; the size of the third is told, that of the fourth nobody knows."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(tmp_path / "0.jpg")
+    picture().save(tmp_path / "1.jpg", exif=exif)
+    rng = np.random.default_rng(0)
+    anchors = np.array([[0.1, 0.2, 0.5, 0.9], [0.3, 0.0, 1.0, 0.5], [0.0, 0.0, 0.25, 0.125]])
+    shape, names = (4, 3, 4), [f"{i}.jpg" for i in range(4)]
+    report = sm.LossReport(background=0)
+    report.update(
+        rng.gamma(1, 1, (4, 3)), [[1, 0, 0]] * 4, ids=names, matched=[[0, -1, -1]] * 4, anchors=anchors,
+        boxes=[[[0.1, 0.1, 0.4, 0.8]]] * 4, loc_pred=rng.normal(size=shape), loc_target=rng.normal(size=shape),
+    )  # fmt: skip
+    report.sizes[2] = 40, 80
+    report.write(tmp_path / "out", images=tmp_path, page=False)
+    size_of = {"0.jpg": (WIDTH, HEIGHT), "1.jpg": (HEIGHT, WIDTH), "2.jpg": (40, 80), "3.jpg": (np.nan, np.nan)}
+    for name in ("top_objects", "top_boxes", "top_negatives", "top_alarms"):
+        with (tmp_path / "out" / f"{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) > 3
+        for row in rows:
+            shares = [0.1, 0.1, 0.4, 0.8] if "object" in row else anchors[int(row["anchor"])]
+            corners = [float(row[key]) for key in ("x1", "y1", "x2", "y2")]
+            np.testing.assert_allclose(corners, np.multiply(shares, size_of[row["id"]] * 2))
 
 
 def test_a_name_without_its_ending_is_found(tmp_path):
