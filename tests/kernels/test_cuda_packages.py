@@ -1,5 +1,6 @@
 """CUDA packages that do not work together: one sentence names them and what to install, whenever it comes out."""
 
+import importlib.util
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from numba.core.errors import TypingError
 
 from ssd_mining.cli import main
 from ssd_mining.kernels.cuda import runtime
+from tests.support import simulator
 from tests.support.batches import ROOT
 
 VERSIONS = f"numba {numba.__version__}, numpy {np.__version__}"
@@ -118,3 +120,18 @@ def test_the_doctor_names_what_does_not_work_together(monkeypatch, capsys):
     assert main(["doctor"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("numba-cuda"))
     assert line.endswith(f"numba-cuda, which does not work beside {VERSIONS} (AttributeError: {MISSING}); {ADVICE}")
+
+
+@pytest.mark.toolchain
+@pytest.mark.skipif(bool(numba.config.ENABLE_CUDASIM), reason="the simulator has no packages")
+@pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
+def test_the_stand_in_of_the_simulator_offers_nothing_that_numba_has_not():
+    from numba import cuda
+
+    def public(value):
+        return {name for name in dir(value) if not name.startswith("_")}
+
+    assert public(simulator.Array(np.zeros(3))) <= public(cuda.devicearray.DeviceNDArray) | {
+        *("shape", "strides", "dtype", "size", "ndim", "nbytes"),  # its instances have them
+    }
+    assert public(simulator.StandIn()) - {"array", "implementation"} <= public(cuda)

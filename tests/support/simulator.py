@@ -66,6 +66,7 @@ class Array:
         return self.shape[0]
 
     def __getitem__(self, index):
+        assert all(isinstance(each, int | slice) for each in (index if isinstance(index, tuple) else (index,)))
         part = self._array[index]
         return Array(part, self) if isinstance(part, np.ndarray) else part
 
