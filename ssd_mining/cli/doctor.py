@@ -11,7 +11,7 @@ import numba
 
 from ssd_mining.checks import install_command
 from ssd_mining.files.output import json_text
-from ssd_mining.kernels.cpu import cache
+from ssd_mining.kernels import cache
 from ssd_mining.report.versions import version_of, versions
 
 # Packages that some commands and files need; an extra of ours installs each.
