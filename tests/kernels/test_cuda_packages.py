@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -146,7 +147,12 @@ def test_the_doctor_names_what_does_not_work_together(monkeypatch, capsys):
     runtime.check.cache_clear()
     assert main(["doctor"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("numba-cuda"))
-    assert line.endswith(f"numba-cuda, which does not work beside {VERSIONS} (AttributeError: {MISSING}); {ADVICE}")
+    said = f"numba-cuda, which does not work beside {VERSIONS} (AttributeError: {MISSING}); {ADVICE}"
+    assert line.endswith(said)
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["cuda"]
+    assert found["problem"].endswith(said)
+    assert found["devices"] == []
 
 
 @pytest.mark.toolchain

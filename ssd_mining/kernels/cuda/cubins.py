@@ -47,6 +47,17 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def driver_version() -> str | None:
+    """Return the newest CUDA that the driver supports, such as "13.0"; None: no driver answers."""
+    try:
+        from cuda.bindings import driver
+
+        error, version = driver.cuDriverGetVersion()
+    except Exception:  # noqa: BLE001 - what a missing package or a missing library raises has no common name
+        return None
+    return None if error or not version else f"{version // 1000}.{version % 1000 // 10}"
+
+
 class ToolchainError(Exception):
     """What makes machine code is missing, or it failed."""
 

@@ -91,6 +91,16 @@ def _num_devices() -> int:
         return 0
 
 
+def devices() -> list[tuple[str, str]]:
+    """Return the name and the compute capability of every GPU that `check` lets through, by number."""
+    try:
+        check()
+    except RuntimeError:
+        return []
+    known = [] if SIMULATED else list(cuda.gpus)
+    return [(str(each.name), "{}.{}".format(*each.compute_capability)) for each in known]
+
+
 # --- streams
 
 

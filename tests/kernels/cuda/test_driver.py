@@ -1,5 +1,7 @@
 """Kernels under the real numba-cuda, on a driver that records what it is asked: kept on disk, loaded, launched."""
 
+from importlib import metadata
+
 import pytest
 
 from tests.support.driver import driver, on_driver, result, start
@@ -131,3 +133,45 @@ def test_an_error_of_the_driver_is_told_as_its_own(code, is_sticky, on_driver):
     name = "CUDA_ERROR_ILLEGAL_ADDRESS" if is_sticky else "CUDA_ERROR_INVALID_VALUE"
     hint = "; work that this process gave the GPU before, perhaps by another library, has failed" if is_sticky else ""
     assert said == f"backend: 'cuda' was refused by the driver ({name}: what the driver says{hint})"
+
+
+def test_the_doctor_shows_driver_devices_and_toolchain(on_driver):
+    code = """
+    import contextlib, io
+    from ssd_mining.cli import main
+    def consult(*words):
+        with contextlib.redirect_stdout(io.StringIO()) as page:
+            assert main(["doctor", *words]) == 0
+        return page.getvalue()
+    [json.loads(consult("--json"))["cuda"], consult().splitlines()]
+    """
+    found, page = on_driver(code, DRIVER_CAPABILITY="121")
+    assert found["problem"] is None
+    assert found["driver"] == "13.0"
+    assert found["devices"] == [{"name": "Stand-in", "compute_capability": "12.1"}]
+    toolchain = {name: metadata.version(name) for name in ("numba-cuda", "cuda-core", "cuda-bindings", "nvidia-nvvm")}
+    assert toolchain.items() <= found["toolchain"].items()
+    assert {
+        f"numba-cuda    {toolchain['numba-cuda']}",
+        "NVIDIA driver for CUDA up to 13.0",
+        "NVIDIA GPU 0  Stand-in, compute capability 12.1",
+    } <= set(page)
+    assert any(line.startswith(f"compiled by   cuda-core {toolchain['cuda-core']}, cuda-bindings") for line in page)
+
+
+def test_a_numpy_without_what_numba_cuda_needs_is_one_sentence(on_driver):
+    code = """
+    del np.row_stack  # as NumPy 2.5 did
+    def compute():
+        try:
+            sm.confidence_loss([[1.0, 0.5]], [[1, 0]], background=0, backend="cuda")
+        except RuntimeError as error:
+            return str(error)
+    [compute(), compute()]
+    """
+    first, again = on_driver(code)
+    assert first.startswith("backend: 'cuda' needs the package numba-cuda, which does not work beside numba ")
+    assert "(AttributeError: " in first
+    assert "row_stack" in first
+    assert first.endswith("for packages that do, pip install ssd_mining[cuda13], or [cuda12] for an older driver")
+    assert again == first
