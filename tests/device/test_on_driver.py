@@ -20,7 +20,7 @@ CALLS = {
     "multibox_loss": ("sm.multibox_loss(logits, bytes_, *boxes, with_gradients=True, **never)", 213, 8, 0),
 }
 GIVEN = """
-load_torch()
+Tensor = load_torch()
 rng = np.random.default_rng(0)
 loss, logits = Tensor(rng.random((4, 99), np.float32)), Tensor(rng.random((4, 99, 3), np.float32))
 bytes_, labels = Tensor(np.zeros((4, 99), np.uint8)), Tensor(np.zeros((4, 99), np.int64))

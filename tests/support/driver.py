@@ -22,7 +22,6 @@ import ctypes, json, sys
 from types import SimpleNamespace
 import numpy as np
 import ssd_mining as sm
-from tests.support.device import Tensor
 
 driver = ctypes.CDLL("libcuda.so.1")
 
@@ -52,13 +51,15 @@ def frames(function):
     return len(passed)
 
 def load_torch():
-    '''Let a stand-in for torch be loaded, whose tensors are memory of the host.'''
+    '''Load a stand-in for torch, whose tensors are memory of the host, and return their type.'''
+    from tests.support.device import Tensor
     dtypes = {name: name for name in ("bool", "uint8", "int32", "int64", "float32", "float64")}
     stream = SimpleNamespace(cuda_stream=77)
     sys.modules["torch"] = SimpleNamespace(
         Tensor=Tensor, cuda=SimpleNamespace(current_stream=lambda _: stream),
         empty=lambda shape, dtype, device: Tensor(np.zeros(shape, dtype)), **dtypes,
     )
+    return Tensor
 
 def counts():
     from ssd_mining.kernels.cuda import cubins
