@@ -172,10 +172,12 @@ def multibox_loss(
         arrays = logits, labels, loc_pred, loc_target
         given = device.check(*arrays, spec, extras, classification=classification, class_axis=class_axis)
         located = check_locations(given.shape, *given.stand_ins) is not None
-        mined_there = device.mine(given)
-        if zero_positives == "raise":  # this alone has to wait for the counts
-            _refuse_no_divisors(mined_there.resident.on_host().counts, given.num_anchors, how, located=located)
-        return MultiboxLoss(**device.divided(given, mined_there, **how._asdict(), with_gradients=with_gradients))
+
+        def refuse_counts(counts: NDArray[np.int64]) -> None:
+            _refuse_no_divisors(counts, given.num_anchors, how, located=located)
+
+        waits = refuse_counts if zero_positives == "raise" else None  # this alone has to wait for the counts
+        return MultiboxLoss(**device.computed(given, waits, **how._asdict(), with_gradients=with_gradients))
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
     locations = check_locations(batch.mask_shape, loc_pred, loc_target)
     call = call_of(backend, num_threads)

@@ -49,7 +49,7 @@ settings.load_profile("ssd_mining")
 
 def pytest_configure():
     """Let the workers of one run wait for what another one compiles, however long that takes on a busy machine."""
-    from ssd_mining.kernels.cpu import cache
+    from ssd_mining.kernels import cache
 
     cache.LOCK_SECONDS = 600.0
 

@@ -5,13 +5,14 @@ import contextlib
 import os
 import platform
 import sys
+from typing import Any
 
 import llvmlite.binding
 import numba
 
 from ssd_mining.checks import install_command
 from ssd_mining.files.output import json_text
-from ssd_mining.kernels.cpu import cache
+from ssd_mining.kernels import cache
 from ssd_mining.report.versions import version_of, versions
 
 # Packages that some commands and files need; an extra of ours installs each.
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> str:
             "cache": {"directory": directory, "writable": refusal is None, "problem": refusal},
             "optional": optional,
             "hint": hint,
-            "cuda": {"version": version_of("numba-cuda"), "problem": cuda},
+            "cuda": cuda,
         }
         return json_text(found)
     lines = [
@@ -61,17 +62,35 @@ def run(args: argparse.Namespace) -> str:
         f"{'cache':14}{directory or 'none'}, {refusal or 'writable'}",
         "",
         *(f"{name:14}{version or 'not installed'}" for name, version in optional.items()),
-        f"{'numba-cuda':14}{cuda or version_of('numba-cuda')}",
+        *_cuda_lines(cuda),
     ]
     return "\n".join([*lines, "", f"install what some commands and files need: {hint}"] if hint else lines)
 
 
-def _cuda() -> str | None:
-    """Say what is missing for ``backend="cuda"``; None: nothing."""
-    from ssd_mining.kernels.cuda import runtime  # Numba's part for CUDA takes a while
+def _cuda() -> dict[str, Any]:
+    """Say what is there for ``backend="cuda"``, and what is missing."""
+    from ssd_mining.kernels.cuda import cubins, runtime  # Numba's part for CUDA takes a while
 
+    problem = None
     try:
         runtime.check()
     except RuntimeError as error:
-        return str(error)
-    return None
+        problem = str(error)
+    return {
+        "version": version_of("numba-cuda"),
+        "problem": problem,
+        "toolchain": {name: version for name, version in cubins.versions().items() if version is not None},
+        "driver": cubins.driver_version(),
+        "devices": [{"name": name, "compute_capability": capability} for name, capability in runtime.devices()],
+    }
+
+
+def _cuda_lines(found: dict[str, Any]) -> list[str]:
+    lines = [f"{'numba-cuda':14}{found['problem'] or found['version']}"]
+    parts = [f"{name} {version}" for name, version in found["toolchain"].items() if name != "numba-cuda"]
+    if parts:  # they ask the driver
+        driver = "not found" if found["driver"] is None else f"for CUDA up to {found['driver']}"
+        lines += [f"{'compiled by':14}{', '.join(parts)}", f"{'NVIDIA driver':14}{driver}"]
+    for i, each in enumerate(found["devices"]):
+        lines.append(f"{f'NVIDIA GPU {i}':14}{each['name']}, compute capability {each['compute_capability']}")
+    return lines

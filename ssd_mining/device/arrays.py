@@ -5,9 +5,11 @@ what an array comes from is loaded already.
 """
 
 import ctypes
+import functools
 import math
 import sys
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,6 +20,8 @@ from ssd_mining.kernels.cuda import runtime
 from ssd_mining.kernels.cuda.pack import Strided, enqueue_packed
 from ssd_mining.kernels.cuda.runtime import DeviceArray, Library, Stream, current_device
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # of DLPack's type codes
 
 
@@ -27,7 +31,8 @@ class Foreign(NamedTuple):
     name: str  # of the argument
     array: DeviceArray
     strides: tuple[int, ...]  # in elements
-    stream: Stream  # that its producer works on
+    device: int
+    handle: int = 0  # of the stream that its producer names; torch and CuPy are asked for their current one
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -47,8 +52,11 @@ class Foreign(NamedTuple):
     @property
     def is_contiguous(self) -> bool:
         """Whether the elements lie one after the other, in C order."""
-        places = zip(self.shape, self.strides, contiguous(self.shape), strict=True)
-        return self.array.size == 0 or all(length == 1 or stride == expected for length, stride, expected in places)
+        expected = contiguous(self.shape)
+        if self.strides == expected or self.array.size == 0:
+            return True
+        places = zip(self.shape, self.strides, expected, strict=True)
+        return all(length == 1 or stride == in_order for length, stride, in_order in places)
 
     @property
     def memory(self) -> DeviceArray:
@@ -72,12 +80,12 @@ class Foreign(NamedTuple):
 
     def packed(self, library: Library, class_axis: int | None = None) -> DeviceArray:
         """Return all anchors on one axis, (N,) or (N, C): the memory itself, or a copy where the layout wants one."""
-        source, size = self.strided(class_axis), self.array.size
-        shape = (size,) if class_axis is None else (size // max(1, source.num_classes), source.num_classes)
-        if self.is_contiguous and class_axis != 1:
+        size, num_classes = self.array.size, None if class_axis is None else self.shape[class_axis]
+        shape = (size,) if num_classes is None else (size // max(1, num_classes), num_classes)
+        if class_axis != 1 and self.is_contiguous:
             return self.array._replace(shape=shape)
         copy = library.allocate(shape, self.dtype)
-        enqueue_packed(source, copy, library.stream)
+        enqueue_packed(self.strided(class_axis), copy, library.stream)
         return copy
 
     def viewed(self, dtype: DTypeLike) -> "Foreign":
@@ -91,6 +99,7 @@ class Foreign(NamedTuple):
         return np.lib.stride_tricks.as_strided(flat, self.shape, in_bytes, writeable=False)
 
 
+@functools.lru_cache(maxsize=128)
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides, in elements, of an array in C order."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
@@ -107,7 +116,7 @@ def gathered(**given: Any) -> dict[str, Foreign]:
         if not is_on_device(value):
             refuse(name, f"a device array, as {leader} is one", type(value).__name__, TypeError)
         arrays[name] = foreign(name, value)
-        ours, device = arrays[name].stream.device, arrays[leader].stream.device
+        ours, device = arrays[name].device, arrays[leader].device
         if ours != device:
             refuse(name, f"an array on the device of {leader} ({device})", f"one on device {ours}")
     return arrays
@@ -124,21 +133,20 @@ def foreign(name: str, value: Any) -> Foreign:
 def _foreign(name: str, value: Any) -> Foreign:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        return _from_torch(name, value, torch)
+        return _from_torch(name, value)
     if hasattr(value, "__cuda_array_interface__"):
         return _from_interface(name, value)
     return _from_dlpack(name, value)
 
 
-def _from_torch(name: str, tensor: Any, torch: Any) -> Foreign:
+def _from_torch(name: str, tensor: Any) -> Foreign:
     if tensor.requires_grad:
         refuse(name, "a tensor without gradient", "one that requires grad; pass tensor.detach()", TypeError)
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype in ("bfloat16", "float16"):
         _refuse_half(name, dtype)
-    stream = torch.cuda.current_stream(tensor.device)
     array = DeviceArray(tensor.data_ptr(), tuple(tensor.shape), np.dtype(dtype), tensor)
-    return Foreign(name, array, tuple(tensor.stride()), Stream(tensor.device.index, stream.cuda_stream))
+    return Foreign(name, array, tuple(tensor.stride()), tensor.device.index)
 
 
 def _from_interface(name: str, value: Any) -> Foreign:
@@ -148,13 +156,10 @@ def _from_interface(name: str, value: Any) -> Foreign:
     array = DeviceArray(shown["data"][0] or 0, tuple(shown["shape"]), np.dtype(shown["typestr"]), value)
     strides = shown.get("strides")
     stream, device = shown.get("stream"), getattr(getattr(value, "device", None), "id", None)
-    cupy = sys.modules.get("cupy")
-    if cupy is not None and isinstance(value, cupy.ndarray):
-        stream = cupy.cuda.get_current_stream().ptr
-    stream = 0 if stream in (None, 1) else int(stream)  # 1: the default stream by another name
-    queue = Stream(current_device() if device is None else int(device), stream)
+    handle = 0 if stream in (None, 1) else int(stream)  # 1: the default stream by another name
+    device = current_device() if device is None else int(device)
     in_elements = contiguous(array.shape) if strides is None else _elements(name, strides, array.dtype)
-    return Foreign(name, array, in_elements, queue)
+    return Foreign(name, array, in_elements, device, handle)
 
 
 class _DLTensor(ctypes.Structure):
@@ -186,7 +191,7 @@ def _from_dlpack(name: str, value: Any) -> Foreign:
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else contiguous(shape)
     # The capsule is not renamed: it still owns the memory, and gives it back when nobody holds it.
     array = DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, (value, capsule))
-    return Foreign(name, array, strides, Stream(tensor.device_id))
+    return Foreign(name, array, strides, tensor.device_id)
 
 
 def _elements(name: str, strides: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
@@ -205,20 +210,37 @@ def library_of(array: Foreign) -> Library:
     if torch is not None and isinstance(owner, torch.Tensor):
 
         def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
-            name = np.dtype(dtype).name
-            made = torch.empty(shape, dtype=getattr(torch, _SIGNED.get(name, name)), device=owner.device)
+            name = _name_in_torch(np.dtype(dtype))
+            made = torch.empty(shape, dtype=getattr(torch, name), device=owner.device)
             return DeviceArray(made.data_ptr(), shape, np.dtype(dtype), made)
 
-    elif cupy is not None and isinstance(owner, cupy.ndarray):
+        return Library(Stream(array.device, torch.cuda.current_stream(owner.device).cuda_stream), allocate)
+    if cupy is not None and isinstance(owner, cupy.ndarray):
 
         def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
             made = cupy.empty(shape, dtype)
             return DeviceArray(made.data.ptr, shape, np.dtype(dtype), made)
 
-    else:
-        allocate = runtime.empty
-    return Library(array.stream, allocate)
+        return Library(Stream(array.device, cupy.cuda.get_current_stream().ptr), allocate)
+    return Library(Stream(array.device, array.handle), runtime.empty)
 
 
-# A workspace is unsigned, which old versions of torch have not: its bits are what counts.
-_SIGNED = {"uint16": "int16", "uint32": "int32", "uint64": "int64"}
+@functools.cache
+def _name_in_torch(dtype: np.dtype[Any]) -> str:
+    name: str = dtype.name
+    # A workspace is unsigned, which old versions of torch have not: its bits are what counts.
+    return name.removeprefix("u") if name in ("uint16", "uint32", "uint64") else name
+
+
+def remembered(check: F) -> F:
+    """Let a check remember what it returned for the newest arguments; what cannot be hashed is checked every time."""
+    remember = functools.lru_cache(maxsize=128, typed=True)(check)
+
+    @functools.wraps(check)
+    def once(*arguments: Any) -> Any:
+        try:
+            return remember(*arguments)
+        except TypeError:  # a value that cannot be hashed, or one that the check refuses
+            return check(*arguments)
+
+    return cast("F", once)

@@ -11,8 +11,8 @@ import numpy as np
 
 from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification
-from ssd_mining.device.arrays import Foreign, contiguous, gathered, library_of
-from ssd_mining.device.mining import DeviceBatch, HostArrays, Resident, checked, not_yet
+from ssd_mining.device.arrays import Foreign, contiguous, gathered, library_of, remembered
+from ssd_mining.device.mining import DeviceBatch, Form, HostArrays, Resident, checked, not_yet
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64
 from ssd_mining.inputs.batch import Batch, check_logit_batch
 from ssd_mining.inputs.logits import Logits, check_logits, weights_of
@@ -71,29 +71,40 @@ def losses(
 ) -> Any:
     """Compute the losses of every anchor, (B, A): an array of the caller's library."""
     arrays = gathered(logits=logits, labels=labels, valid=valid)
-    known = check_logits(
-        arrays["logits"].stand_in,
-        arrays["labels"].stand_in,
-        classification,
-        background=background,
-        ignore_index=ignore_index,
-        valid=arrays["valid"].stand_in if "valid" in arrays else None,
-        class_axis=class_axis,
-    )
+    forms = tuple((name, array.dtype, array.shape) for name, array in arrays.items())
+    known = _check_once(forms, classification, background, ignore_index, class_axis)
     library = library_of(arrays["logits"])
     with library.current():
         return _on_device(known, arrays, class_axis, library).losses().owner
+
+
+@remembered
+def _check_once(
+    forms: tuple[Form, ...],
+    classification: Classification,
+    background: int | None,
+    ignore_index: int | None,
+    class_axis: int,
+) -> Logits:
+    host = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, dtype, shape in forms}
+    words: dict[str, Any] = {"background": background, "ignore_index": ignore_index, "class_axis": class_axis}
+    return check_logits(host["logits"], host["labels"], classification, valid=host.get("valid"), **words)
 
 
 def mine(
     logits: Any, labels: Any, mining: Mining, extras: Extras, classification: Classification | None, class_axis: int
 ) -> Resident:
     """Mine a batch by losses from logits, with masks."""
+    given = checked(check_batch, (mining, classification, class_axis), extras, logits=logits, labels=labels)
+    with given.library.current():
+        return mine_checked(given, class_axis).resident
 
-    def check(host: HostArrays, others: Extras) -> Batch:
-        return check_logit_batch(host["logits"], host["labels"], mining, others, classification, class_axis)
 
-    return mine_checked(checked(check, extras, logits=logits, labels=labels), class_axis).resident
+def check_batch(
+    host: HostArrays, extras: Extras, mining: Mining, classification: Classification | None, class_axis: int
+) -> Batch:
+    """Check logits and labels of the host, by the names of the arguments."""
+    return check_logit_batch(host["logits"], host["labels"], mining, extras, classification, class_axis)
 
 
 class MinedLogits(NamedTuple):
@@ -104,14 +115,13 @@ class MinedLogits(NamedTuple):
 
 
 def mine_checked(given: DeviceBatch, class_axis: int) -> MinedLogits:
-    """Mine a checked batch by losses from its logits, with masks."""
-    with given.library.current():
-        logits = _on_device(cast("Logits", given.batch.logits), given.arrays, class_axis, given.library)
-        ranked, classes = given.batch.ranks, logits.anchors.labels._replace(dtype=np.dtype(np.uint32))
-        ranks = given.ranks if ranked is None else logits.ranks(ranked)
-        # What is no class is one more than the highest.
-        codes = np.array([given.batch.mining.background, -1, logits.anchors.num_classes], np.int32).view(np.uint32)
-        return MinedLogits(logits, given.mine(logits.losses(), ranks, classes, codes, masks=True))
+    """Mine a checked batch by losses from its logits, with masks, on the device that is the current one."""
+    logits = _on_device(cast("Logits", given.batch.logits), given.arrays, class_axis, given.library)
+    ranked, classes = given.batch.ranks, logits.anchors.labels._replace(dtype=np.dtype(np.uint32))
+    ranks = given.ranks if ranked is None else logits.ranks(ranked)
+    # What is no class is one more than the highest.
+    codes = np.array([given.batch.mining.background, -1, logits.anchors.num_classes], np.int32).view(np.uint32)
+    return MinedLogits(logits, given.mine(logits.losses(), ranks, classes, codes, masks=True))
 
 
 def _on_device(checked: Logits, arrays: dict[str, Foreign], class_axis: int, library: Library) -> DeviceLogits:

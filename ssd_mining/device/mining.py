@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining.checks import refuse
-from ssd_mining.device.arrays import Foreign, gathered, library_of
+from ssd_mining.device.arrays import Foreign, gathered, library_of, remembered
 from ssd_mining.engine import run
 from ssd_mining.engine.result import Kept
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, is_on_device
@@ -25,7 +25,7 @@ from ssd_mining.kernels.cuda.runtime import DeviceArray, Library, nothing
 from ssd_mining.kernels.cuda.short_rows import DeviceMined, DeviceRows
 from ssd_mining.kernels.records import Mined
 from ssd_mining.kernels.rules import ROLE_CODES
-from ssd_mining.mining_rule import Extras, Mining
+from ssd_mining.mining_rule import NO_EXTRAS, Extras, Mining
 
 
 class Resident(NamedTuple):
@@ -63,6 +63,7 @@ class Resident(NamedTuple):
 
 
 HostArrays = dict[str, NDArray[Any]]  # of the host, by the names of the arguments
+Form = tuple[str, np.dtype[Any], tuple[int, ...]]  # of an array: the name of the argument, dtype and shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +144,14 @@ def _empty(num_samples: int, shape: tuple[int, ...], library: Library) -> Device
 
 def mine(conf_loss: Any, labels: Any, mining: Mining, extras: Extras, *, masks: bool) -> Resident:
     """Mine a batch whose losses and labels, and whatever else has their shape, are on one device."""
-
-    def check(host: HostArrays, others: Extras) -> Batch:
-        return check_losses(host["conf_loss"], host["labels"], mining, others)
-
-    given = checked(check, extras, conf_loss=conf_loss, labels=labels)
+    given = checked(_check, (mining,), extras, conf_loss=conf_loss, labels=labels)
     with given.library.current():
         unsigned, codes = _labels(given)
         return given.mine(given.arrays["conf_loss"].packed(given.library), given.ranks, unsigned, codes, masks=masks)
+
+
+def _check(host: HostArrays, extras: Extras, mining: Mining) -> Batch:
+    return check_losses(host["conf_loss"], host["labels"], mining, extras)
 
 
 def _labels(given: DeviceBatch) -> tuple[DeviceArray, NDArray[Any]]:
@@ -177,30 +178,45 @@ def _labels(given: DeviceBatch) -> tuple[DeviceArray, NDArray[Any]]:
     return roles, ROLE_CODES
 
 
-def checked(check: Callable[[HostArrays, Extras], Batch], extras: Extras, **given: Any) -> DeviceBatch:
-    """Check device arrays by a check of the host's; the first of them are the losses, or the logits."""
+def checked(check: Callable[..., Batch], how: tuple[Any, ...], extras: Extras, **given: Any) -> DeviceBatch:
+    """Check device arrays, the losses or logits first, by ``check(host, extras, *how)``, a check of the host's."""
     arrays = gathered(**given, rank_by=extras.rank_by, valid=extras.valid)
-    name, first = next(iter(arrays.items()))
-
-    def check_host(host: HostArrays) -> Batch:
-        return check(host, extras._replace(valid=host.get("valid"), rank_by=host.get("rank_by")))
-
     for extra in ("overlaps", "anchor_weights"):
         if getattr(extras, extra) is not None:
             not_yet(extra, "it")
     for extra in ("num_negatives", "sample_offsets"):
         if is_on_device(getattr(extras, extra)):
             refuse(extra, "whole numbers on the host", "a device array", TypeError)
-    batch = check_host({name: array.stand_in for name, array in arrays.items()})
+    forms = tuple((name, array.dtype, array.shape) for name, array in arrays.items())
+    others = extras._replace(valid=None, rank_by=None)
+    batch = _check_forms(check, forms, *how, others=others) if others.given else _check_once(check, forms, *how)
+
+    def check_host(host: HostArrays) -> Batch:
+        return check(host, extras._replace(valid=host.get("valid"), rank_by=host.get("rank_by")), *how)
+
+    return DeviceBatch(batch, arrays, library_of(next(iter(arrays.values()))), check_host)
+
+
+def _check_forms(
+    check: Callable[..., Batch], forms: tuple[Form, ...], *how: Any, others: Extras = NO_EXTRAS
+) -> Batch:
+    """Check what costs no pass over the values: dtypes and shapes, by arrays that stand in for those of the device."""
+    host = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, dtype, shape in forms}
+    batch = check(host, others._replace(valid=host.get("valid"), rank_by=host.get("rank_by")), *how)
     _refuse_unsupported(batch)
-    if first.dtype not in (FLOAT32, FLOAT64):
-        refuse(name, "float32 or float64 on a device", f"dtype {first.dtype}", TypeError)
-    if "rank_by" in arrays and arrays["rank_by"].dtype != first.dtype:
-        got = f"dtype {arrays['rank_by'].dtype}"
-        refuse("rank_by", f"{first.dtype} on a device, as {name}", got, TypeError)
+    name, first, _ = forms[0]
+    if first not in (FLOAT32, FLOAT64):
+        refuse(name, "float32 or float64 on a device", f"dtype {first}", TypeError)
+    if "rank_by" in host and host["rank_by"].dtype != first:
+        got = f"dtype {host['rank_by'].dtype}"
+        refuse("rank_by", f"{first} on a device, as {name}", got, TypeError)
     if batch.labels.dtype == np.float16:
         refuse("labels", "float32 or float64 scores on a device", "dtype float16", TypeError)
-    return DeviceBatch(batch, arrays, library_of(first), check_host)
+    return batch
+
+
+# A loop passes arrays of the same forms again and again.
+_check_once = remembered(_check_forms)
 
 
 def _refuse_unsupported(batch: Batch) -> None:

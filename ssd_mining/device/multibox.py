@@ -1,5 +1,6 @@
 """The whole loss of device arrays: mined, then divided and differentiated by kernels that ask the host nothing."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,11 +8,10 @@ from numpy.typing import NDArray
 
 from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification
-from ssd_mining.device.losses import MinedLogits, mine_checked
-from ssd_mining.device.mining import DeviceBatch, HostArrays, checked
+from ssd_mining.device.losses import MinedLogits, check_batch, mine_checked
+from ssd_mining.device.mining import DeviceBatch, checked
 from ssd_mining.engine.run import sample_columns
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64
-from ssd_mining.inputs.batch import Batch, check_logit_batch
 from ssd_mining.kernels.cuda.multibox import NUM_SHARES, Boxes, Quotients, Sums, enqueue_division, enqueue_factors
 from ssd_mining.kernels.cuda.runtime import nothing
 from ssd_mining.kernels.loss_rules import divisor_of
@@ -54,11 +54,8 @@ def check(
     class_axis: int,
 ) -> Checked:
     """Check all arrays of a call, but for the shapes of the locations."""
-
-    def check_host(host: HostArrays, others: Extras) -> Batch:
-        return check_logit_batch(host["logits"], host["labels"], mining, others, classification, class_axis)
-
-    given = checked(check_host, extras, logits=logits, labels=labels, loc_pred=loc_pred, loc_target=loc_target)
+    how = mining, classification, class_axis
+    given = checked(check_batch, how, extras, logits=logits, labels=labels, loc_pred=loc_pred, loc_target=loc_target)
     locations = {name: given.arrays[name].dtype for name in ("loc_pred", "loc_target") if name in given.arrays}
     for name, dtype in locations.items():
         if dtype not in (FLOAT32, FLOAT64) or dtype != locations.get("loc_pred", dtype):
@@ -66,14 +63,9 @@ def check(
     return Checked(given, class_axis)
 
 
-def mine(call: Checked) -> MinedLogits:
-    """Mine a batch by losses from logits."""
-    return mine_checked(call.given, call.class_axis)
-
-
-def divided(
+def computed(
     call: Checked,
-    mined: MinedLogits,
+    refuse_counts: Callable[[NDArray[np.int64]], None] | None,
     *,
     normalize: str,
     loc_normalize: str,
@@ -82,10 +74,17 @@ def divided(
     beta: float,
     with_gradients: bool,
 ) -> dict[str, Any]:
-    """Enqueue what comes after mining; return the fields of a `MultiboxLoss`, arrays of the caller's library."""
-    library, resident = mined.logits.library, mined.resident
-    num_samples, allocate = resident.offsets.size - 1, library.allocate
+    """Enqueue the whole loss; return the fields of a `MultiboxLoss`, arrays of the caller's library.
+
+    `refuse_counts` is called with the counts of mining if it is not None: then the host waits for them.
+    """
+    library = call.given.library
+    num_samples, allocate = call.given.batch.offsets.size - 1, library.allocate
     with library.current():
+        mined = mine_checked(call.given, call.class_axis)
+        resident = mined.resident
+        if refuse_counts is not None:
+            refuse_counts(library.download(resident.mined.counts))
         boxes = _boxes(call, mined, beta)
         given = Sums(
             counts=resident.mined.counts,

@@ -37,7 +37,7 @@ def announce_compilation() -> None:
 
 
 def _text(kernels: str) -> str:
-    from ssd_mining.kernels.cpu import cache
+    from ssd_mining.kernels import cache
 
     problem = cache.refusal()
     how_often = "once, for they are kept" if problem is None else f"in every process: {problem}"

@@ -13,6 +13,7 @@ import ssd_mining.device.multibox  # loaded before anything is missing
 from ssd_mining.engine import run
 from ssd_mining.kernels.cuda import runtime
 from tests.support.batches import ROOT
+from tests.support.device import to_device
 
 pytestmark = pytest.mark.no_gpu
 
@@ -135,3 +136,24 @@ def test_the_other_backends_refuse_device_arrays():
 def test_analyses_say_that_they_are_not_there():
     with pytest.raises(NotImplementedError, match=r"^backend: 'cuda' does not do analyses in this version"):
         sm.LossAnalysis(background=0, backend="cuda").update(LOSSES, LABELS)
+
+
+@pytest.mark.cuda
+def test_what_is_remembered_of_a_call_lets_no_other_one_through():
+    logits, labels = to_device(np.zeros((2, 3, 4), np.float32)), to_device(np.zeros((2, 4), np.int64))
+    loss = to_device(np.zeros((2, 4), np.float32))
+    for _ in range(2):
+        sm.softmax_cross_entropy(logits, labels, class_axis=1)
+        sm.mine_logits(logits, labels, class_axis=1, background=0)
+        sm.hard_negative_mask(loss, labels, background=0)
+        for call in (sm.softmax_cross_entropy, sm.mine_logits):
+            with pytest.raises(ValueError, match=r"^class_axis: expected -1, 2 or 1, got True"):
+                call(logits, labels, class_axis=True, background=0)
+        with pytest.raises(ValueError, match=r"^background: expected"):
+            sm.hard_negative_mask(loss, labels)
+        with pytest.raises(ValueError, match=r"^labels: expected"):
+            sm.hard_negative_mask(loss, to_device(np.zeros((2, 5), np.int64)), background=0)
+        with pytest.raises(ValueError, match=r"^num_negatives: expected"):
+            sm.hard_negative_mask(loss, labels, background=0, num_negatives=[1, 2, 3])
+        with pytest.raises(TypeError, match=r"^classification: expected"):
+            sm.mine_logits(logits, labels, class_axis=1, background=0, classification=[])

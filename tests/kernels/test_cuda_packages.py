@@ -1,8 +1,11 @@
 """CUDA packages that do not work together: one sentence names them and what to install, whenever it comes out."""
 
+import importlib.util
+import inspect
+import json
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numba
 import numpy as np
@@ -10,7 +13,8 @@ import pytest
 from numba.core.errors import TypingError
 
 from ssd_mining.cli import main
-from ssd_mining.kernels.cuda import runtime
+from ssd_mining.kernels.cuda import cubins, runtime
+from tests.support import simulator
 from tests.support.batches import ROOT
 
 VERSIONS = f"numba {numba.__version__}, numpy {np.__version__}"
@@ -84,31 +88,57 @@ def test_an_import_that_fails_is_one_sentence(way):
     assert message == expected
 
 
-@pytest.mark.parametrize("error", [AttributeError(MISSING), TypingError("no type\nfor it"), ImportError("no nvvm")])
-def test_a_compilation_that_fails_is_one_sentence(monkeypatch, error):
-    def jit(*_, **__):
-        raise error
+load = inspect.unwrap(runtime.load)  # not that of the simulator
 
-    monkeypatch.setattr(runtime, "cuda", SimpleNamespace(jit=jit))
-    monkeypatch.setattr(runtime, "SIMULATED", False)
+
+@pytest.fixture
+def let_compilation_raise(monkeypatch):
+    """Return a function that lets every compilation raise an error."""
+
+    def let(error):
+        def compile_(*_, **__):
+            raise error
+
+        gpus = [SimpleNamespace(compute_capability=(9, 0))]
+        monkeypatch.setattr(runtime, "cuda", SimpleNamespace(compile=compile_, gpus=gpus))
+        monkeypatch.setattr(cubins, "toolchain", lambda: ("a toolchain",))
+
+    return let
+
+
+@pytest.mark.parametrize("part", ["cuda.bindings", "cuda.core"])
+def test_a_part_of_the_toolchain_that_is_missing_is_one_sentence(let_compilation_raise, monkeypatch, part):
+    toolchain = cubins.toolchain
+    let_compilation_raise(AssertionError)
+    monkeypatch.setitem(sys.modules, part, None)
+    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
+    if part == "cuda.bindings":
+        monkeypatch.setattr(cubins, "toolchain", toolchain)
+    else:
+        monkeypatch.setattr(runtime.cuda, "compile", lambda *_, **__: (b"", None))
+    said = rf"^backend: 'cuda' needs the package numba-cuda, which does not work beside .*{part}.* pip install"
+    with pytest.raises(RuntimeError, match=said):
+        load(runtime.Kernel(lambda: None), 0)
+
+
+@pytest.mark.parametrize("error", [AttributeError(MISSING), TypingError("no type\nfor it"), ImportError("no nvvm")])
+def test_a_compilation_that_fails_is_one_sentence(let_compilation_raise, error):
+    let_compilation_raise(error)
     kernel = runtime.Kernel(lambda: None)
     with pytest.raises(
         RuntimeError, match=r"^backend: 'cuda' needs the package numba-cuda, which does not"
     ) as caught:
-        kernel.on(0)
+        load(kernel, 0)
     assert str(caught.value).endswith(f"({type(error).__name__}: {' '.join(str(error).split())}); {ADVICE}")
 
 
-def test_an_error_of_the_driver_stays_itself(monkeypatch):
+def test_an_error_of_the_driver_stays_itself(let_compilation_raise):
     class OutOfMemoryError(Exception):
         pass
 
-    def jit(*_, **__):
-        raise OutOfMemoryError
-
-    monkeypatch.setattr(runtime, "cuda", SimpleNamespace(jit=jit))
+    let_compilation_raise(OutOfMemoryError)
     with pytest.raises(OutOfMemoryError):
-        runtime.Kernel(lambda: None).on(0)
+        load(runtime.Kernel(lambda: None), 0)
 
 
 def test_the_doctor_names_what_does_not_work_together(monkeypatch, capsys):
@@ -117,4 +147,24 @@ def test_the_doctor_names_what_does_not_work_together(monkeypatch, capsys):
     runtime.check.cache_clear()
     assert main(["doctor"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("numba-cuda"))
-    assert line.endswith(f"numba-cuda, which does not work beside {VERSIONS} (AttributeError: {MISSING}); {ADVICE}")
+    said = f"numba-cuda, which does not work beside {VERSIONS} (AttributeError: {MISSING}); {ADVICE}"
+    assert line.endswith(said)
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["cuda"]
+    assert found["problem"].endswith(said)
+    assert found["devices"] == []
+
+
+@pytest.mark.toolchain
+@pytest.mark.skipif(bool(numba.config.ENABLE_CUDASIM), reason="the simulator has no packages")
+@pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
+def test_the_stand_in_of_the_simulator_offers_nothing_that_numba_has_not():
+    from numba import cuda
+
+    def public(value):
+        return {name for name in dir(value) if not name.startswith("_")}
+
+    assert public(simulator.Array(np.zeros(3))) <= public(cuda.devicearray.DeviceNDArray) | {
+        *("shape", "strides", "dtype", "size", "ndim", "nbytes"),  # its instances have them
+    }
+    assert public(simulator.StandIn()) - {"array", "implementation"} <= public(cuda)

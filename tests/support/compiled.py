@@ -4,18 +4,25 @@ Needs the package numba-cuda with its toolchain (``pip install ssd_mining[cuda13
 asks for a `capability` is skipped where they are not there.
 """
 
-import ctypes
 import importlib.util
 import re
+import struct
 from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
 
+from ssd_mining.kernels.cuda.runtime import layout_of, unfolded
+
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 UINT8, UINT64 = np.dtype(np.uint8), np.dtype(np.uint64)
 ARCHITECTURES = [(8, 0), (9, 0)]
+
+
+def is_installed():
+    """Say whether numba-cuda is there."""
+    return importlib.util.find_spec("numba_cuda") is not None
 
 
 def arch(capability):
@@ -32,7 +39,7 @@ def capability(request, monkeypatch):
     """Pretend that the current device is of some capability: numba asks it when it compiles a helper."""
     if numba.config.ENABLE_CUDASIM:
         pytest.skip("the simulator compiles nothing")
-    if importlib.util.find_spec("numba_cuda") is None:
+    if not is_installed():
         pytest.skip("numba-cuda is not installed: pip install ssd_mining[cuda13]")
     device = SimpleNamespace(compute_capability=request.param)
     monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: device)
@@ -58,19 +65,10 @@ def usage(kernel, capability):
     return int(re.search(r"Used (\d+) registers", log)[1]), tuple(map(int, memory.groups()))
 
 
-def handed_over(kernel, *arguments):
-    """Return what numba hands to a kernel: addresses as they are, numbers in their C types."""
-    from numba.cuda.dispatcher import _Kernel
-
-    launch, handed = SimpleNamespace(extensions=[]), []
-    launch._prepare_args = lambda *given: _Kernel._prepare_args(launch, *given)
-    for kind, value in zip(kernel.signature.args, arguments, strict=True):
-        launch._prepare_args(kind, value, None, [], handed)
-    return handed
-
-
 def assert_taken(kernel, capability, *arguments):
-    """Assert that a kernel takes what it is handed, size by size."""
-    sizes = [8 if isinstance(value, int) else ctypes.sizeof(value) for value in handed_over(kernel, *arguments)]
+    """Assert that a kernel takes what a launch packs, size by size."""
+    layout = "".join(map(layout_of, kernel.signature.args))
+    assert struct.pack(layout, *unfolded(arguments))  # as many numbers, of such kinds
     entry = re.search(r"\.entry.*?\)", compiled(kernel, capability, "ptx"), re.DOTALL)[0]
-    assert [int(bits) // 8 for bits in re.findall(r"\.param \.[bfsu](\d+)", entry)] == sizes
+    sizes = [int(bits) // 8 for bits in re.findall(r"\.param \.[bfsu](\d+)", entry)]
+    assert sizes == list(map(struct.calcsize, layout))

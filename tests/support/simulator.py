@@ -31,12 +31,28 @@ def install():
     sys.modules["numba.cuda.np"] = sys.modules["numba.cuda.np.numpy_support"] = SimpleNamespace(carray=lambda x, _: x)
     from ssd_mining.kernels.cuda import runtime
 
-    runtime.address_of = flat
+    load.__wrapped__, runtime.load = runtime.load, load
 
 
-def flat(array):
-    """Return the elements of a `DeviceArray`, which is what a kernel finds at an address."""
-    return memory(array.address, array.size, array.dtype)
+def load(ours, _device):
+    """Return what launches a kernel in the simulator, as `runtime.load` does for a device."""
+    simulated = kernel.FakeCUDAKernel(ours.function, device=False)
+
+    def launch(num_blocks, _stream, shared_bytes, arguments):
+        simulated[num_blocks, ours.threads, 0, shared_bytes](*map(as_taken, arguments))
+
+    return launch
+
+
+def as_taken(value):
+    """Return a value as a kernel finds it: where an address would lead, flat arrays."""
+    from ssd_mining.kernels.cuda.runtime import DeviceArray
+
+    if isinstance(value, DeviceArray):
+        return memory(value.address, value.size, value.dtype)
+    if hasattr(value, "_fields"):
+        return type(value)._make(map(as_taken, value))
+    return value
 
 
 def memory(address, size, dtype):
@@ -66,6 +82,7 @@ class Array:
         return self.shape[0]
 
     def __getitem__(self, index):
+        assert all(isinstance(each, int | slice) for each in (index if isinstance(index, tuple) else (index,)))
         part = self._array[index]
         return Array(part, self) if isinstance(part, np.ndarray) else part
 
@@ -111,8 +128,8 @@ class StandIn:
         shape, dtype = shown["shape"], np.dtype(shown["typestr"])
         return Array(memory(shown["data"][0], int(np.prod(shape)), dtype).reshape(shape), owner)
 
-    def jit(self, *signature, device=False, **_):
-        return (lambda function: function) if device else Kernel if signature else None
+    def jit(self, **_):
+        return lambda function: function
 
     # --- what a thread asks
 
@@ -144,16 +161,6 @@ def poisoned(shape, dtype):
     array = np.empty(shape, dtype)
     array.reshape(-1).view(np.uint8)[...] = 0xA5
     return array
-
-
-class Kernel:
-    """A kernel in the simulator; its launchers have a configuration each."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def __getitem__(self, configuration):
-        return kernel.FakeCUDAKernel(self.function, device=False)[configuration]
 
 
 # --- turns

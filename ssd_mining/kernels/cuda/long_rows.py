@@ -20,7 +20,6 @@ from ssd_mining.kernels.cuda.runtime import (
     DeviceArray,
     Kernel,
     Library,
-    addresses,
     atomic_add,
     cuda,
     helper,
@@ -271,7 +270,7 @@ def enqueue_long(
     """Enqueue the mining of the rows of at least `shortest` anchors, the longest of which has `longest`."""
     num_samples, num_chunks, dtype = mined.counts.shape[1], -(-longest // CHUNK), rows.loss.dtype
     ours = kernels(dtype, rows.labels.dtype, ranked=rows.rank.size > 0, masked=mined.pos_mask.size > 0)
-    owned = Workspace(
+    workspace = Workspace(
         histograms=library.allocate((num_samples, NUM_BINS), np.uint32),
         keys=library.allocate((num_samples,), codec(dtype).unsigned),
         states=library.allocate((num_samples, NUM_STATE), np.int64),
@@ -279,12 +278,10 @@ def enqueue_long(
         num_chunks=num_chunks,
         shortest=shortest,
     )
-    # Once for all launches.
-    taken_rows, taken_mined, workspace = addresses(rows), addresses(mined), addresses(owned)
     stream, num_blocks = library.stream, num_samples * num_chunks
     ours.erase.launch(num_samples, stream, workspace)
     for digit in digits_of(8 * dtype.itemsize):
-        ours.count_digit.launch(num_blocks, stream, taken_rows, rule, workspace, digit)
-        ours.advance.launch(num_samples, stream, taken_rows, rule, taken_mined, workspace, digit)
-    ours.sum_chunks.launch(num_blocks, stream, taken_rows, rule, taken_mined, workspace)
-    ours.finish_rows.launch(num_samples, stream, taken_rows, taken_mined, workspace)
+        ours.count_digit.launch(num_blocks, stream, rows, rule, workspace, digit)
+        ours.advance.launch(num_samples, stream, rows, rule, mined, workspace, digit)
+    ours.sum_chunks.launch(num_blocks, stream, rows, rule, mined, workspace)
+    ours.finish_rows.launch(num_samples, stream, rows, mined, workspace)

@@ -7,8 +7,8 @@ no layout needs a compilation of its own (docs/decisions/0008-cuda.md).
 
 import functools
 import math
-import warnings
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +17,9 @@ import numpy as np
 from numba.core import types as numba_types
 from numba.core.errors import NumbaError
 from numpy.typing import DTypeLike, NDArray
+
+from ssd_mining.kernels.cache import code_of
+from ssd_mining.kernels.cuda import cubins
 
 F = TypeVar("F", bound=Callable[..., object])
 types: Any = numba_types  # mypy sees half of its names
@@ -27,13 +30,21 @@ _ADVICE = "pip install ssd_mining[cuda13], or [cuda12] for an older driver"
 _problem = f"numba-cuda, which is not installed; {_ADVICE}"
 
 # What packages raise that do not work together, on their import or when they compile. A driver raises its own.
-MISFITS = (AttributeError, ImportError, LookupError, NotImplementedError, TypeError, NumbaError)
+MISFITS = (
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    NumbaError,
+    cubins.ToolchainError,
+)
 
 
 def _misfit(error: BaseException) -> str:
     """Say which packages do not work together."""
-    beside, said = f"numba {numba.__version__}, numpy {np.__version__}", f"{type(error).__name__}: {error}"
-    said = " ".join(said.split())[:200]
+    beside = f"numba {numba.__version__}, numpy {np.__version__}"
+    said = str(error) if isinstance(error, cubins.ToolchainError) else cubins.said_by(error)
     return f"numba-cuda, which does not work beside {beside} ({said}); for packages that do, {_ADVICE}"
 
 
@@ -78,6 +89,16 @@ def _num_devices() -> int:
         return len(cuda.gpus)
     except Exception:  # noqa: BLE001 - the driver's way to say that it has none
         return 0
+
+
+def devices() -> list[tuple[str, str]]:
+    """Return the name and the compute capability of every GPU that `check` lets through, by number."""
+    try:
+        check()
+    except RuntimeError:
+        return []
+    known = [] if SIMULATED else list(cuda.gpus)
+    return [(str(each.name), "{}.{}".format(*each.compute_capability)) for each in known]
 
 
 # --- streams
@@ -213,19 +234,33 @@ def record(kind: Any, **others: Any) -> Any:
     return types.NamedTuple(list(fields), kind)
 
 
-def address_of(array: DeviceArray) -> Any:
-    """Return what a kernel takes for an array."""
-    return array.address
+# What a struct calls them; an address is one more number.
+_CODES = {types.int64: "q", types.float64: "d"}
+_CODES |= {types.uint8: "B", types.uint16: "H", types.uint32: "I", types.uint64: "Q"}
 
 
-def addresses(value: Any) -> Any:
-    """Return a value as a kernel takes it: arrays are addresses. A record that has arrays begins with one."""
-    if isinstance(value, DeviceArray):
-        return address_of(value)
-    if isinstance(value, tuple) and isinstance(value[0], DeviceArray):
-        kind: Any = type(value)
-        return kind._make(address_of(each) if isinstance(each, DeviceArray) else each for each in value)
-    return value
+def layout_of(kind: Any) -> str:
+    """Return the format of a struct of what a kernel takes for a type: one code for each number, records unfolded."""
+    if isinstance(kind, types.BaseTuple):
+        return "".join(map(layout_of, kind))
+    return "P" if isinstance(kind, types.CPointer) else _CODES[kind]
+
+
+def unfolded(arguments: Iterable[Any]) -> list[Any]:
+    """Return the numbers of some arguments one by one: arrays are addresses."""
+    numbers: list[Any] = []
+    for each in arguments:
+        if type(each) is DeviceArray:
+            numbers.append(each.address)
+        elif isinstance(each, tuple):
+            numbers += unfolded(each)
+        else:
+            numbers.append(each)
+    return numbers
+
+
+# Takes blocks, the raw handle of a stream, bytes of shared memory, and arguments.
+Launcher = Callable[[int, int, int, tuple[Any, ...]], None]
 
 
 class Kernel:
@@ -235,32 +270,49 @@ class Kernel:
         self.function = function
         self.signature = types.void(*arguments)
         self.threads = threads  # per block
-        self._compiled: dict[int, Any] = {}  # by device
+        self._launchers: dict[int, Launcher] = {}  # by device
 
-    def on(self, device: int) -> Any:
-        """Return the kernel as compiled for a device, which is the current one."""
-        if device not in self._compiled:
-            try:
-                self._compiled[device] = cuda.jit(self.signature, launch_bounds=self.threads)(self.function)
-            except MISFITS as error:
-                if SIMULATED:
-                    raise
-                msg = f"backend: 'cuda' needs the package {_misfit(error)}"
-                raise RuntimeError(msg) from error
-        return self._compiled[device]
+    def on(self, device: int) -> Launcher:
+        """Return what launches the kernel on a device, which is the current one."""
+        if device not in self._launchers:
+            with _loading:  # of several threads one compiles
+                if device not in self._launchers:
+                    self._launchers[device] = load(self, device)
+        return self._launchers[device]
 
     def launch(self, num_blocks: int, stream: Stream, *arguments: Any, shared_bytes: int = 0) -> None:
         """Enqueue the kernel on a stream of the current device; `shared_bytes` are those of arrays of size 0."""
         if num_blocks:
-            _launcher(self, num_blocks, stream, shared_bytes)(*map(addresses, arguments))
+            self.on(stream.device)(num_blocks, stream.handle, shared_bytes, arguments)
 
     def launch_each(self, number: int, stream: Stream, *arguments: Any, shared_bytes: int = 0) -> None:
         """Enqueue the kernel with a thread for each of some elements."""
         self.launch(-(-number // self.threads), stream, *arguments, shared_bytes=shared_bytes)
 
 
-@functools.lru_cache(maxsize=512)
-def _launcher(kernel: Kernel, num_blocks: int, stream: Stream, shared_bytes: int) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numba finds grids below 128 blocks too small: 32 samples are 32 blocks
-        return kernel.on(stream.device)[num_blocks, kernel.threads, _queue(stream), shared_bytes]
+_loading = threading.Lock()
+
+
+def load(kernel: Kernel, device: int) -> Launcher:
+    """Load a kernel from the cache, or compile it, for a device, which is the current one."""
+    function: Any = kernel.function
+    capability = tuple(cuda.gpus[device].compute_capability)
+    types_of = [(str(kind), getattr(kind, "fields", ())) for kind in kernel.signature.args]
+    identity = function.__module__, types_of, kernel.threads, capability, list(code_of(function))
+
+    def make() -> bytes:
+        options = {"device": False, "abi": "numba", "launch_bounds": kernel.threads, "output": "ltoir"}
+        ltoir, _ = cuda.compile(function, kernel.signature, cc=capability, **options)
+        return cubins.link(ltoir, capability)
+
+    try:
+        cubin = cubins.kept(function.__name__, identity, cubins.toolchain(), make)
+        launcher = cubins.Launcher(cubin, "".join(map(layout_of, kernel.signature.args)), kernel.threads)
+    except MISFITS as error:
+        msg = f"backend: 'cuda' needs the package {_misfit(error)}"
+        raise RuntimeError(msg) from error
+
+    def launch(num_blocks: int, stream: int, shared_bytes: int, arguments: tuple[Any, ...]) -> None:
+        launcher(num_blocks, stream, shared_bytes, unfolded(arguments))
+
+    return launch

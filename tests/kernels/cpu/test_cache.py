@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 import numba
 import pytest
 
+from ssd_mining.kernels.cache import code_of, entry_of
 from ssd_mining.kernels.cpu import cache as _cache
 from tests.support.cache import COMPILED, LOADED, RULES, SOURCES, UNCACHED, files
 
@@ -115,7 +116,7 @@ function = factory(4.0 if {cell} == 4 else 5.0)
 """,
             scope,
         )
-        return list(_cache._code(scope["function"]))
+        return list(code_of(scope["function"]))
 
     rules, cell = ModuleType("rules"), 4
     rules.__package__, rules.PREFETCH = "ssd_mining.kernels", 1
@@ -129,22 +130,25 @@ function = factory(4.0 if {cell} == 4 else 5.0)
     assert made() != expected
 
 
+def directory_for(features):
+    codegen = SimpleNamespace(magic_tuple=lambda: ("triple", "cpu", features))
+    return entry_of("name", (), _cache._environment(codegen)).path.parent
+
+
 @pytest.mark.parametrize("version", ["numba.__version__", "numpy.__version__", "llvmlite.__version__", "sys.version"])
 def test_a_new_version_of_anything_that_makes_code_is_a_new_directory(version, monkeypatch):
-    codegen = SimpleNamespace(magic_tuple=lambda: ("triple", "cpu", "features"))
-    before = _cache._environment(codegen)
-    assert _cache._environment(codegen) == before
-    assert _cache._environment(SimpleNamespace(magic_tuple=lambda: ("triple", "cpu", "others"))) != before
+    before = directory_for("features")
+    assert directory_for("features") == before
+    assert directory_for("others") != before
     monkeypatch.setattr(version, "1.2.3")
-    assert _cache._environment(codegen) != before
+    assert directory_for("features") != before
 
 
 @pytest.mark.parametrize("name", ["BOUNDSCHECK", "OPT", "NUMBA_NUM_THREADS", "ENABLE_CUDASIM", "_HAVE_YAML"])
 def test_only_a_setting_that_changes_code_is_a_new_directory(name, monkeypatch):
-    codegen = SimpleNamespace(magic_tuple=lambda: ("triple", "cpu", "features"))
-    before = _cache._environment(codegen)
+    before = directory_for("features")
     monkeypatch.setattr(numba.config, name, "another")
-    assert (_cache._environment(codegen) != before) == (name in {"BOUNDSCHECK", "OPT"})
+    assert (directory_for("features") != before) == (name in {"BOUNDSCHECK", "OPT"})
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def test_code_that_does_not_load_costs_a_warning(run):
     get_ready()
     import pickle
     def spoil(content):
-        from ssd_mining.kernels.cpu import cache as _cache
+        from ssd_mining.kernels import cache as _cache
         _cache.Entry.write = lambda entry, _, write=_cache.Entry.write: write(entry, content)
         return call()
     def with_spoiled(content):
@@ -146,7 +146,7 @@ def test_two_processes_that_start_cold_at_once_are_right_and_compile_once(run):
     code = """
     get_ready()
     def slow_call(name):
-        from ssd_mining.kernels.cpu import cache as _cache
+        from ssd_mining.kernels import cache as _cache
         def fsync(file, fsync=os.fsync):
             fsync(file)
             time.sleep(0.1)
@@ -172,7 +172,7 @@ def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(run):
         os.fsync = lambda _: os.kill(os.getpid(), signal.SIGSTOP)
         return call()
     def impatient():
-        from ssd_mining.kernels.cpu import cache as _cache
+        from ssd_mining.kernels import cache as _cache
         _cache.LOCK_SECONDS = 0.2
         return [*call(), call('_third_serial')[3]]
     process = os.fork()
