@@ -20,6 +20,7 @@ TABLES = (
     "distributions",
     "label_types",
     "outputs",
+    "kept",
     "logits",
     "growth",
     "first_call",
@@ -59,10 +60,13 @@ def main() -> None:
         parser.error(f"no such table: {', '.join(sorted(unknown))}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if not arguments.render:
-        results["machine"] = machine()
+        if not arguments.tables:
+            results |= {"machine": machine(), "elsewhere": {}}
         for name in arguments.tables or TABLES:
             print(f"{name} ...", flush=True)
             results[name] = getattr(suite, name)()
+            if arguments.tables:
+                results.setdefault("elsewhere", {})[name] = machine()
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     PAGE.write_text(render(results | on_gpu()))
     print(f"wrote {PAGE.name}")

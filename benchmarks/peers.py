@@ -104,6 +104,19 @@ def tensorflow_notebook(conf_loss: NDArray[Any], classes: NDArray[Any]) -> NDArr
     return tf.add(*(tf.reduce_sum(part, axis=-1) for part in both)).numpy()
 
 
+def sorted_keys(num_kept: NDArray[Any], ranks: NDArray[np.float32], anchors: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sort kept negatives, hardest first, by one ``np.sort`` of whole numbers: sample, falling rank, anchor.
+
+    No rank is NaN, and the anchors fit into 16 bits.
+    """
+    rising = ranks.view(np.int32).astype(np.int64)
+    rising ^= (rising >> 63) & 0x7FFFFFFF
+    samples = np.repeat(np.arange(num_kept.size), num_kept)
+    keys = samples << 49 | (0x80000000 - rising) << 16 | anchors
+    keys.sort()
+    return keys & 0xFFFF
+
+
 def read_floor(conf_loss: NDArray[Any], classes: NDArray[Any]) -> float:
     """Read both arrays once: the cost below which nothing can compute the loss. Labels are read as 8-byte words."""
     words = classes.reshape(-1).view(np.uint8)

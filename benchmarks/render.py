@@ -26,7 +26,9 @@ def render(results: Results) -> str:
     parts = [HEAD.format(machine=results["machine"])]
     for title, text, key, columns in SECTIONS:
         if results.get(key):
-            parts += [f"## {title}\n", f"{text.format(gpu=results.get('gpu'))}\n", _table(results[key], columns)]
+            elsewhere = results.get("elsewhere", {}).get(key)
+            text = f"{text.format(gpu=results.get('gpu'))}{f' Measured on {elsewhere}.' if elsewhere else ''}\n"
+            parts += [f"## {title}\n", text, _table(results[key], columns)]
     return "\n".join(parts)
 
 
@@ -90,6 +92,21 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
         },
     ),
     ("Outputs and batch sizes", "8732 anchors, 0.3 % positives, int64 labels.", "outputs", OUTPUTS),
+    (
+        "Kept negatives",
+        "8732 anchors, int64 labels, us per sample. Result: mine_hard_negatives. Sort: one `np.sort` of whole numbers.",
+        "kept",
+        {
+            "samples": ("samples", str),
+            "positives": ("positives", _percent),
+            "mask": ("mask", _short),
+            "result": ("result", _short),
+            "result_over_mask": ("result / mask", _ratio),
+            "indices": ("indices", _short),
+            "sort": ("sort", _short),
+            "indices_over_sort": ("indices / sort", _ratio),
+        },
+    ),
     (
         "From logits",
         "8732 anchors, 0.3 % positives, 32 samples; us per sample. Mined: multibox_loss. Floor: `np.sum` of logits.",

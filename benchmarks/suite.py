@@ -170,6 +170,54 @@ def outputs(
     return rows
 
 
+def kept(
+    num_anchors: int = 8732, sizes: tuple[int, ...] = (32, 256), rounds: int = 15, fresh: int = FRESH_BYTES
+) -> list[Row]:
+    """Time the whole result beside the mask alone, and its indices beside one sort, on one thread."""
+    rows = []
+    for num_samples, positives in itertools.product(sizes, (0.003, 0.03)):
+        calls = [
+            {"conf_loss": loss, "labels": y, "background": 0, "num_threads": 1}
+            for loss, y in (
+                case(num_anchors, positives, num_samples=num_samples, draw=draw)[:2]
+                for draw in range(num_fresh(num_anchors, num_samples, fresh))
+            )
+        ]
+        results = [sm.mine_hard_negatives(**call) for call in calls]
+        masks = [res.hard_negative_mask for res in results]
+        lists = [
+            (res.num_kept, call["conf_loss"][mask], np.nonzero(mask)[1])
+            for call, res, mask in zip(calls, results, masks, strict=True)
+        ]
+        for call, res, mask, listed in zip(calls, results, masks, lists, strict=True):
+            np.testing.assert_array_equal(mask, sm.hard_negative_mask(**call))
+            np.testing.assert_array_equal(res.indices()[1], peers.sorted_keys(*listed))
+        functions: dict[str, Callable[[], Any]] = {
+            "mask": lambda calls=calls: _each(sm.hard_negative_mask, calls),
+            "result": lambda calls=calls: _each(sm.mine_hard_negatives, calls),
+            "indices": lambda results=results: [res.indices() for res in results],
+            "sort": lambda lists=lists: [peers.sorted_keys(*listed) for listed in lists],
+        }
+        seconds = interleaved(functions, rounds=rounds)
+        unit = 1e6 / num_samples / len(calls)
+        rows.append(
+            {
+                "samples": num_samples,
+                "positives": positives,
+                **{name: took * unit for name, took in seconds.items()},
+                "result_over_mask": seconds["result"] / seconds["mask"],
+                "indices_over_sort": seconds["indices"] / seconds["sort"],
+            }
+        )
+    return rows
+
+
+def _each(function: "Callable[..., Any]", calls: list[dict[str, Any]]) -> None:
+    """Call a function and drop what it returns, as a loop over batches does."""
+    for call in calls:
+        function(**call)
+
+
 def logits(num_anchors: int = 8732, num_samples: int = 32, rounds: int = 15) -> list[Row]:
     """Losses from logits, with and without mining, beside torch where it is installed, NumPy and one read of them."""
     rows = []

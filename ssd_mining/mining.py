@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.checks import refuse
 from ssd_mining.classification import Classification
 from ssd_mining.engine.hazards import warn_of_hazards
-from ssd_mining.engine.result import Kept, KeptNegatives, Result
+from ssd_mining.engine.result import KeptNegatives, Listed, Result
 from ssd_mining.engine.run import Backend, Call, blocks, call_of, empty_mined, mine_batch, mine_rows, sample_columns
 from ssd_mining.inputs.arrays import as_kind_of, is_on_device
 from ssd_mining.inputs.batch import Batch, check_logit_batch, check_losses
 from ssd_mining.inputs.counts import check_counts
 from ssd_mining.inputs.labels import check_relabelled
-from ssd_mining.kernels.records import NUM_KEPT
+from ssd_mining.kernels.records import NUM_KEPT, KeptLists
 from ssd_mining.kernels.rules import quota_of
 from ssd_mining.mining_rule import Keywords, Mining, Selection, named_keywords, resolve
 
@@ -78,12 +78,9 @@ class MiningResult(Result):
         array([4, 2, 3])
         """
         kept = self._kept.read()
-        samples = np.repeat(np.arange(kept.num_kept.size), kept.num_kept)
-        is_number = ~np.isnan(kept.ranks)
-        descending = np.where(is_number, -kept.ranks, 0)
-        order = np.lexsort((descending, is_number, samples))  # stable: equal ranks stay in anchor order
-        offsets = np.concatenate([[0], np.cumsum(kept.num_kept)])
-        return offsets, kept.anchors[order]
+        offsets = np.zeros(kept.num_kept.size + 1, np.int64)
+        np.cumsum(kept.num_kept, out=offsets[1:])
+        return offsets, kept.hardest_first()
 
     def relabel(self, labels: ArrayLike, *, ignore_index: int = -1) -> NDArray[Any]:
         """Return integer labels in which every negative that was not kept is ignored.
@@ -299,20 +296,20 @@ def mine_logits(
 
 def mined_result(batch: Batch, call: Call) -> MiningResult:
     """Mine a checked batch. The result also has the anchors and the ranks of the kept negatives, for `indices`."""
-    mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]))
-    anchors, ranks = [np.empty(0, np.int64)], [np.empty(0, batch.dtype)]
+    mined, kept = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1])), []
     for block in blocks(batch, call, mined):
-        mine_rows(block.rows, batch.mining, block.mined, call, batch.rng)
-        # From the mask: if another thread changes the inputs during the call, the counts may disagree with it.
-        kept = np.flatnonzero(block.mined.hard_negative_mask)
-        offsets = block.rows.offsets
-        anchors.append(kept - offsets[np.searchsorted(offsets, kept, "right") - 1])
-        ranks.append((block.rows.rank if block.rows.rank.size else block.rows.loss)[kept])  # a copy
+        num_samples, size = block.rows.offsets.size - 1, block.rows.loss.size
+        places = np.zeros(1, np.int64), np.empty(num_samples, np.int64)
+        lists = KeptLists(*places, np.empty(size, np.int64), np.empty(size, batch.dtype))
+        mine_rows(block.rows, batch.mining, block.mined._replace(kept=lists), call, batch.rng)
+        for array in (lists.anchors, lists.ranks):
+            array.resize(lists.total[0], refcheck=False)  # gives the rest of the memory back; no view of it is left
+        kept.append((block.mined.counts[NUM_KEPT], lists))
     return MiningResult(
         hard_negative_mask=mined.hard_negative_mask.reshape(batch.mask_shape),
         pos_mask=mined.pos_mask.reshape(batch.mask_shape),
         **sample_columns(mined),
-        _kept=Kept(mined.counts[NUM_KEPT], np.concatenate(anchors), np.concatenate(ranks)),
+        _kept=Listed(kept),
     )
 
 

@@ -56,6 +56,15 @@ NUM_POS, NUM_NEG, NUM_KEPT, NUM_NAN, NUM_BAD, DONE, NUM_COUNTS = range(7)
 POSITIVE_SUM, NEGATIVE_SUM, THRESHOLD, NUM_SUMS = range(4)
 
 
+class KeptLists(NamedTuple):
+    """The kept negatives. Those of a sample lie side by side, in anchor order; the samples follow in any order."""
+
+    total: NDArray[np.int64]  # (1,) how many are listed
+    first: NDArray[np.int64]  # (b,) where those of a sample begin
+    anchors: NDArray[np.int64]  # (n,) indices in the samples
+    ranks: NDArray[Any]  # (n,), the dtype of loss
+
+
 class Mined(NamedTuple):
     """What mining writes: numbers for each sample and, where masks are wanted, a flag for each anchor.
 
@@ -70,6 +79,7 @@ class Mined(NamedTuple):
     sums: NDArray[np.float64]
     pos_mask: NDArray[np.bool_]  # (n,); (0,): no masks are wanted
     hard_negative_mask: NDArray[np.bool_]  # (n,); (0,): no masks are wanted
+    kept: KeptLists | None = None  # beside masks only; None: no lists are wanted
 
 
 class Tally(NamedTuple):

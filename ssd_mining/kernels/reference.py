@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_mining import reference
-from ssd_mining.kernels import records
+from ssd_mining.kernels import records, rules
 from ssd_mining.kernels.records import (
     BoxRows,
     Computed,
@@ -60,6 +60,7 @@ def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int = 1) -> None:  #
             mined.pos_mask[start:stop] = (pos_mask & ~nan if rule.omit_nan else pos_mask)[start:stop]
             mined.hard_negative_mask[start:stop] = sample.hard_negative_mask
         counts[records.DONE, i] = 1
+    rules.list_kept(rows, mined)
 
 
 def analyse(

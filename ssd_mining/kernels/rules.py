@@ -14,6 +14,8 @@ from ssd_mining.kernels.records import (
     IGNORED_LABEL,
     NEGATIVE,
     POSITIVE,
+    Mined,
+    Rows,
     Rule,
     Scalar,
 )
@@ -97,3 +99,19 @@ def roles_of(labels: NDArray[np.unsignedinteger], codes: NDArray[np.unsignedinte
     roles: NDArray[np.uint8] = np.uint8(NEGATIVE) * is_negative(labels, codes) + np.uint8(POSITIVE) * positive
     roles[positive & is_bad(labels, codes)] = BAD
     return roles
+
+
+# --- the kept negatives, where a kernel does not list them
+
+
+def list_kept(rows: Rows, mined: Mined) -> None:
+    """List the kept negatives by their mask, if lists are wanted."""
+    if mined.kept is None:
+        return
+    kept = np.flatnonzero(mined.hard_negative_mask)
+    first = int(mined.kept.total[0])
+    own = slice(first, first + kept.size)
+    mined.kept.anchors[own] = kept - rows.offsets[np.searchsorted(rows.offsets, kept, "right") - 1]
+    mined.kept.ranks[own] = (rows.rank if rows.rank.size else rows.loss)[kept]
+    mined.kept.first[...] = first + np.searchsorted(kept, rows.offsets[:-1])
+    mined.kept.total[0] += kept.size

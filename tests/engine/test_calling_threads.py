@@ -301,9 +301,11 @@ def an_interrupt_arrives_soon_and_nothing_is_written_after_it():
         while "mined" not in trace.tb_frame.f_locals:
             trace = trace.tb_next
         mined = trace.tb_frame.f_locals["mined"]
-        before = [column.copy() for column in mined]
+        *columns, kept = mined
+        before = [column.copy() for column in columns]
         time.sleep(0.05)
-        assert all(np.array_equal(now, then, equal_nan=True) for now, then in zip(mined, before, strict=True))
+        assert all(np.array_equal(now, then, equal_nan=True) for now, then in zip(columns, before, strict=True))
+        assert kept is None
         done = mined.counts[DONE]
         num_done = int(done.sum())
         assert 0 < num_done < done.size

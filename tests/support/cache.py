@@ -81,7 +81,7 @@ from ssd_mining.kernels.records import DONE
 def mine(rows, rule, mined, num_workers):
     mined.pos_mask[:] = mined.hard_negative_mask[:] = False
     driver = _serial if num_workers == 1 else _parallel
-    driver(rows.offsets.size - 1, num_workers, *rows, *rule, *mined)
+    driver(rows.offsets.size - 1, num_workers, *rows, *rule, *mined[:-1])
 
 @helper
 def _mine_sample(worker, sample, loss, rank, labels, codes, quotas, offsets, shortest, longest,

@@ -241,7 +241,7 @@ def _analyse_sample(
 ) -> None:  # fmt: skip
     rows = Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
     rule = Rule(ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan)
-    mined = Mined(counts, sums, pos_mask, hard_negative_mask)
+    mined = Mined(counts, sums, pos_mask, hard_negative_mask, None)
     tally = Tally(kept, sums_of_kept, thresholds, tables, levels, extremes, anchors, losses, ends, num_free, free)
     own = (
         words[worker, : (offsets[sample + 1] - offsets[sample] + LANES - 1) // LANES],
@@ -331,7 +331,5 @@ def analyse(
     places = np.empty((num_workers, rows.longest + LANES), np.int64)
     firsts = np.arange(num_workers) * num_samples // num_workers  # each worker writes from its first sample on
     tally.places[:num_workers] = rows.offsets[firsts][:, None, None]
-    driver = _ANALYSE[num_workers > 1]
-    driver(
-        num_samples, num_workers, *rows, *rule, *mined, *tally, ratios, level_starts, is_free, words, values, places
-    )
+    arguments: tuple[Any, ...] = *rows, *rule, *mined[:-1], *tally, ratios, level_starts, is_free
+    _ANALYSE[num_workers > 1](num_samples, num_workers, *arguments, words, values, places)

@@ -1,4 +1,4 @@
-"""SIMD on 64 anchors: comparisons that return a word with one bit per anchor, compaction, prefetching, transposition.
+"""SIMD on 64 anchors: words of comparisons, compaction, prefetching, transposition; and a counter that threads share.
 
 Loops that branch or compact per anchor cost several times as much (docs/decisions/0004-words.md). Each function is an
 LLVM intrinsic of a few lines that lowers well on AVX-512, AVX2 and generic x86. With Numba's JIT off, the plain Python
@@ -290,6 +290,22 @@ def count(_: Context, word: Type) -> Typed:
 def lowest(_: Context, word: Type) -> Typed:
     """Return the place of the lowest bit that is set; 64 where none is."""
     return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.cttz(args[0], _I1(0))
+
+
+def _fetch_add(counter: Row, amount: int) -> int:
+    counter[0] += amount
+    return int(counter[0] - amount)
+
+
+@_native(_fetch_add)
+def fetch_add(_: Context, counter: Type, amount: Type) -> Typed:
+    """Add to the first element, whole while other threads do so too. Return what it was before."""
+
+    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
+        data = make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", data, args[1], "monotonic")
+
+    return types.int64(counter, types.int64), codegen
 
 
 # Columns that are transposed at once: a tile holds a multiple of them.

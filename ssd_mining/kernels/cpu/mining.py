@@ -4,7 +4,8 @@
    counts and sums the positives.
 2. `select`: a few ranks from all over the row give a pivot a little below the threshold. The ranks above the pivot
    are compacted to the front of the workspace, and a bisection of their bits finds the k-th largest.
-3. `sum_kept` sums the kept ones among the compacted values. `_mark` writes the mask, where one is wanted.
+3. `sum_kept` sums the kept ones among the compacted values. `_mark` writes the mask and `_list` the kept anchors,
+   where they are wanted.
 
 Nothing sorts and nothing is quadratic. In the worst case a few pivots miss, all negatives are compacted, and the
 bisection takes 64 passes.
@@ -20,7 +21,7 @@ from ssd_mining.kernels import records, rules
 from ssd_mining.kernels.cpu import lanes
 from ssd_mining.kernels.cpu.jit import drivers, helper, inlined
 from ssd_mining.kernels.cpu.lanes import LANES, ONE, Row
-from ssd_mining.kernels.records import Mined, Rows, Rule, Scalar
+from ssd_mining.kernels.records import KeptLists, Mined, Rows, Rule, Scalar
 
 # Bisection uses the bits of a float64. A float32 is exact in it and leaves the 29 lowest bits 0.
 FLOAT32_SHIFT = np.uint64(29)
@@ -248,7 +249,7 @@ def sum_kept(values: Row, threshold: float, num_kept: int) -> tuple[float, int]:
 def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: int, sample: int) -> float:
     """Write the mask of the kept negatives; of ties, those with lower anchor indices are kept.
 
-    Return the sum of their losses where ranks differ from losses, else 0.
+    Leave the words of the kept ones. Return the sum of their losses where ranks differ from losses, else 0.
     """
     ranked, masked = rows.rank.shape[0] > 0, mined.hard_negative_mask.shape[0] > 0
     loss = row(rows.loss, rows, sample)
@@ -270,12 +271,28 @@ def _mark(rows: Rows, mined: Mined, negatives: Row, threshold: float, num_ties: 
                 kept |= ties & ~(ties - ONE)
                 ties &= ties - ONE
             num_ties = 0
+        negatives[block] = kept
         if masked:
             lanes.store(mask, start, kept)
         while ranked and kept != NO_WORD:
             total += loss[start + lanes.lowest(kept)]
             kept &= kept - ONE
     return total
+
+
+@helper
+def _list(rank: Row, kept: Row, anchors: Row, ranks: Row) -> None:
+    """List the anchors of the words `kept`, and their ranks."""
+    place, room = np.uint64(0), np.uint64(anchors.shape[0])
+    for block in range(kept.shape[0]):
+        word = kept[block]
+        stop = min(place + np.uint64(lanes.count(word)), room)
+        while place < stop:
+            anchor = np.uint64(block * LANES + lanes.lowest(word))
+            anchors[place], ranks[place] = anchor, rank[anchor]
+            word &= word - ONE
+            place += ONE
+    anchors[place:] = 0  # nothing, unless another thread changes the arrays during the call
 
 
 @inlined
@@ -290,11 +307,12 @@ def _mine_sample(
     loss: Row, rank: Row, labels: Row, codes: Row, quotas: Row, offsets: Row, shortest: int, longest: int,
     ratio: float, round_up: bool, extra: int, min_negatives: int, min_always: bool, max_negatives: int, omit_nan: bool,
     counts: Row, sums: Row, pos_mask: Row, hard_negative_mask: Row,
+    num_listed: Row, firsts: Row, anchors: Row, ranks: Row,
     words: Row, values: Row,
 ) -> None:  # fmt: skip
     rows = Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
     rule = Rule(ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan)
-    mined = Mined(counts, sums, pos_mask, hard_negative_mask)
+    mined = Mined(counts, sums, pos_mask, hard_negative_mask, None)
     num_anchors = offsets[sample + 1] - offsets[sample]
     negatives, compacted = words[worker, : (num_anchors + LANES - 1) // LANES], values[worker]
     num_nan_ranks = stage(rows, rule, mined, negatives, sample)
@@ -313,6 +331,10 @@ def _mine_sample(
         total = _mark(rows, mined, negatives, threshold, num_ties, sample)
         if ranked:
             negative_sum = total
+    if anchors.shape[0] > 0:
+        first = lanes.fetch_add(num_listed, num_kept)
+        _list(by, negatives, anchors[first : first + num_kept], ranks[first : first + num_kept])
+        firsts[sample] = first
     counts[records.NUM_KEPT, sample] = num_kept
     sums[records.THRESHOLD, sample] = threshold
     sums[records.NEGATIVE_SUM, sample] = negative_sum
@@ -320,6 +342,10 @@ def _mine_sample(
 
 
 _MINE = drivers(_mine_sample)
+_NO_LISTS = {
+    np.dtype(kind): KeptLists(np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, kind))
+    for kind in (np.float32, np.float64)
+}
 
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
@@ -332,7 +358,9 @@ def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
     num_words, num_values = workspace_sizes(rows.longest)
     words = np.empty((num_workers, num_words), np.uint64)
     values = np.empty((num_workers, num_values), rows.loss.dtype)
-    _MINE[num_workers > 1](num_samples, num_workers, *rows, *rule, *mined, words, values)
+    *written, kept = mined
+    lists = kept or _NO_LISTS[rows.loss.dtype]
+    _MINE[num_workers > 1](num_samples, num_workers, *rows, *rule, *written, *lists, words, values)
 
 
 def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
@@ -340,9 +368,9 @@ def _mine_padded(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None
     if not mined.pos_mask.size:
         mine(wide, rule, mined, num_workers)
         return
-    of_wide = mined._replace(
-        pos_mask=np.empty(wide.loss.size, np.bool_), hard_negative_mask=np.empty(wide.loss.size, np.bool_)
-    )
+    pos_mask, hard_negative_mask = np.empty((2, wide.loss.size), np.bool_)
+    of_wide = Mined(mined.counts, mined.sums, pos_mask, hard_negative_mask)
     mine(wide, rule, of_wide, num_workers)
-    mined.pos_mask[...] = of_wide.pos_mask[places]
-    mined.hard_negative_mask[...] = of_wide.hard_negative_mask[places]
+    mined.pos_mask[...] = pos_mask[places]
+    mined.hard_negative_mask[...] = hard_negative_mask[places]
+    rules.list_kept(rows, mined)

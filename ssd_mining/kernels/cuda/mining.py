@@ -4,6 +4,7 @@ from ssd_mining.kernels.cuda.long_rows import enqueue_long
 from ssd_mining.kernels.cuda.runtime import THREADS, Library, numba_library
 from ssd_mining.kernels.cuda.short_rows import MAX_KEYS, DeviceMined, DeviceRows, enqueue_short
 from ssd_mining.kernels.records import Mined, Rows, Rule
+from ssd_mining.kernels.rules import list_kept
 
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:  # noqa: ARG001 - the twins' signature
@@ -20,10 +21,12 @@ def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:  # noq
             num_anchors=rows.longest if rows.shortest == rows.longest else -1,
             is_explicit=int(rows.quotas.size > 0),
         )
-        written = DeviceMined(**{name: library.allocate(to.shape, to.dtype) for name, to in mined._asdict().items()})
+        into = {name: getattr(mined, name) for name in DeviceMined._fields}
+        written = DeviceMined(**{name: library.allocate(to.shape, to.dtype) for name, to in into.items()})
         enqueue(ours, rule, written, library, shortest=rows.shortest, longest=rows.longest)
-        for name, to in mined._asdict().items():
+        for name, to in into.items():
             to[...] = library.download(getattr(written, name))
+    list_kept(rows, mined)
 
 
 def enqueue(

@@ -40,11 +40,12 @@ def run_cases(number):
     """Mine generated rows whose arrays, workspace and results all lie against protected pages."""
     from ssd_mining.engine import run as _backends
     from ssd_mining.kernels.cpu import mining as cpu
-    from ssd_mining.kernels.records import Rows
+    from ssd_mining.kernels.records import KeptLists, Rows
     from ssd_mining.mining_rule import Mining
     from tests.support.batches import LOSSES, losses
 
-    pools = {name: Guarded(64 * 1024) for name in ("loss", "labels", "rank", "pos_mask", "hard_negative_mask")}
+    names = ("loss", "labels", "rank", "pos_mask", "hard_negative_mask")
+    pools = {name: Guarded(64 * 1024) for name in (*names, *KeptLists._fields)}
     rng = np.random.default_rng(0)
     for case in range(number):
         at_end = bool(case % 2)
@@ -72,13 +73,20 @@ def run_cases(number):
         for array in (each for each in (*rows, *plain) if isinstance(each, np.ndarray)):
             array.flags.writeable = False
         got, expected = (_backends.empty_mined(shape[0], num_masked) for _ in range(2))
-        names = ("pos_mask", "hard_negative_mask")
-        got = got._replace(**{name: pools[name].put(np.zeros(num_masked, np.bool_), at_end=at_end) for name in names})
+        masks = {name: pools[name].put(np.zeros(num_masked, np.bool_), at_end=at_end) for name in names[3:5]}
+        got = got._replace(**masks)
+        if num_masked and case % 4:
+            places = np.zeros(1, np.int64), np.zeros(shape[0], np.int64)
+            lists = KeptLists(*places, np.zeros(size, np.int64), np.zeros(size, conf_loss.dtype))
+            guarded = (pools[name].put(array, at_end=at_end) for name, array in lists._asdict().items())
+            expected, got = expected._replace(kept=lists), got._replace(kept=KeptLists(*guarded))
         rule = Mining(nan_policy="propagate").rule
         cpu.mine(rows, rule, got, 1)
         cpu.mine(plain, rule, expected, 1)
-        for name in got._fields:
+        for name in got._fields[:4]:
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=f"{case} {name}")
+        for one, other in zip(got.kept or (), expected.kept or (), strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=f"{case} kept")
     print("in bounds", number)
 
 
