@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,7 +13,6 @@ from ssd_mining.analysis.one_pass import Analyser
 from ssd_mining.classification import Sigmoid, Softmax
 from ssd_mining.engine.lazy_losses import gradients, losses
 from ssd_mining.engine.run import call_of, mine_batch
-from ssd_mining.engine.threads import threads_can_start
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.inputs.logits import check_logits
 from ssd_mining.matching.match import match_anchors
@@ -80,10 +77,7 @@ def warmup(
     Notes
     -----
     Call it in the parent before it forks workers. A child that is forked while another thread of its parent compiles
-    hangs as soon as it has to compile itself. This function runs no kernel on several threads, so it starts no OpenMP
-    pool, which forked children could not use.
-
-    If Numba has one thread only, or its threads cannot be started, the functions for several threads are left out.
+    hangs as soon as it has to compile itself.
 
     Examples
     --------
@@ -118,24 +112,9 @@ def warmup(
         gradients(checked, np.ones((1, 64)), call)
     for boxes in [np.ones((1, 1, 4), dtype) for dtype in ("float32", "float64") if matching]:
         match_anchors(boxes, [[1]], boxes[0], num_threads=1)
-    if _has_threads():
-        jit.compile_parallel()
     after = jit.counts()
     return Warmup(
         compiled=after.compiled - before.compiled,
         loaded=after.loaded - before.loaded,
         seconds=time.perf_counter() - start,
     )
-
-
-def _has_threads() -> bool:
-    """Say whether Numba can have several threads in this process, now or later."""
-    numba: Any = importlib.import_module("numba")
-    most = numba.config.NUMBA_NUM_THREADS
-    if most == 1 or not threads_can_start(most):
-        return False
-    try:
-        numba.get_num_threads()  # chooses the threading layer
-    except ValueError:  # the layer that the user wants is not installed
-        return False
-    return True

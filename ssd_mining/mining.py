@@ -297,7 +297,7 @@ def mine_logits(
 def mined_result(batch: Batch, call: Call) -> MiningResult:
     """Mine a checked batch. The result also has the anchors and the ranks of the kept negatives, for `indices`."""
     mined, kept = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1])), []
-    for block in blocks(batch, call, mined):
+    for block in blocks(batch, call, mined, may_be_large=True):
         num_samples, size = block.rows.offsets.size - 1, block.rows.loss.size
         places = np.zeros(1, np.int64), np.empty(num_samples, np.int64)
         lists = KeptLists(*places, np.empty(size, np.int64), np.empty(size, batch.dtype))

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.simulator import install, turns
-from tests.support.workers import several_workers
 
-__all__ = ["several_workers", "turns"]  # fixtures
+__all__ = ["turns"]  # fixtures
 
 TESTS = Path(__file__).parent
 # Folders whose tests call kernels on arrays of any kind: interpreted, bounds-checked and by old versions, too.

@@ -14,7 +14,7 @@ The life of a call of `confidence_loss`:
       kernels.loss_rules           divisors; the loss of the batch
 
 Around this line: `lazy_losses` computes losses from logits, block by block; `multi_pass` composes plain passes for the
-rules that one pass cannot follow (``scope="batch"``, ties, pools); `threads` says how many threads are safe;
+rules that one pass cannot follow (``scope="batch"``, ties, pools); `threads` says how many threads a call may use;
 `announcement` tells a terminal that kernels are compiled; `result` is the base of all results. The public function
 hands arrays on a GPU to ``device/`` instead.
 

@@ -19,8 +19,8 @@ from ssd_mining.mining_rule import Mining, Rng
 Backend = Literal["cpu", "cuda", "reference"]
 Columns = dict[str, NDArray[Any]]  # per sample, of equal length
 
-# Below this many anchors a parallel launch costs more than the second thread saves (docs/performance.md).
-PARALLEL_ANCHORS = 300_000
+# Below this many anchors to call for help costs more than it saves (docs/performance.md).
+PARALLEL_ANCHORS = 200_000
 
 
 _NO_MASK = np.empty(0, np.bool_)
@@ -85,20 +85,20 @@ class Block(NamedTuple):
 def mine_batch(batch: Batch, call: Call, *, masks: bool) -> Mined:
     """Mine a checked batch. Raise if it has bad values; warn of hazards."""
     mined = empty_mined(batch.offsets.size - 1, int(batch.offsets[-1]) if masks else 0)
-    for block in blocks(batch, call, mined):
+    for block in blocks(batch, call, mined, may_be_large=True):
         mine_rows(block.rows, batch.mining, block.mined, call, batch.rng)
     if batch.num_empty or not np.count_nonzero(mined.counts[records.NUM_NEG]):
         warn_of_hazards(batch, mined.counts[records.NUM_POS], mined.counts[records.NUM_NEG])
     return mined
 
 
-def blocks(batch: Batch, call: Call, mined: Mined) -> Iterator[Block]:
+def blocks(batch: Batch, call: Call, mined: Mined, *, may_be_large: bool = False) -> Iterator[Block]:
     """Yield the blocks of a batch. The caller mines a block before it asks for the next one.
 
     Then the counts of the kernel are checked, and the first bad value is raised.
     """
     is_lazy = batch.logits is not None
-    for samples in batch.blocks():
+    for samples in batch.blocks(may_be_large=may_be_large):
         loss, rank = lazy_losses.block_losses(batch, samples, call) if is_lazy else (None, None)
         rows = batch.rows(samples, loss, rank)
         # Most batches are one block. In a call of a single sample, every view saved counts.

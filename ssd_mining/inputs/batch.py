@@ -43,6 +43,8 @@ from ssd_mining.mining_rule import NO_EXTRAS, Extras, Mining, Rng
 
 # A kernel gets a batch in blocks of this many elements: converted copies stay small, and Ctrl-C gets through.
 BLOCK_ELEMENTS = 2_000_000
+# A block of which no copy is made may be this much larger. Ctrl-C still gets through within 20 ms.
+VIEWED = 8
 
 # The kernels fill shorter rows up to one word of 64 bits.
 SHORTEST_ROW = 64
@@ -83,14 +85,19 @@ class Batch:
         self.is_dense = len(self.shape) == 2
         self.is_pos_mask = self.labels.dtype.kind == "b" and self.labels.ndim == len(self.shape)
 
-    def blocks(self) -> list[slice]:
-        """Return slices of the samples, of at most `BLOCK_ELEMENTS` losses or scores, but at least one sample each."""
+    def blocks(self, *, may_be_large: bool = False) -> list[slice]:
+        """Return slices of the samples, of at most `BLOCK_ELEMENTS` losses or scores, but at least one sample each.
+
+        Those that `may_be_large` have `VIEWED` times as many if the kernel takes the caller's own memory.
+        """
         num_samples, most = self.offsets.size - 1, BLOCK_ELEMENTS
         if self.labels.ndim > len(self.shape):
             most //= self.labels.shape[-1]
         together = num_samples == 1 or self.mining.scope != "sample"  # a batch that is mined as a whole is one block
         if num_samples and (together or self.offsets[-1] + SHORTEST_ROW * num_samples <= most):
             return [slice(0, num_samples)]
+        if may_be_large and self._is_viewed():
+            most *= VIEWED
         blocks, start = [], 0
         room = np.concatenate([[0], np.cumsum(np.maximum(np.diff(self.offsets), SHORTEST_ROW))])
         while start < num_samples:
@@ -98,6 +105,16 @@ class Batch:
             blocks.append(slice(start, stop))
             start = stop
         return blocks
+
+    def _is_viewed(self) -> bool:
+        """Say whether no array is converted or computed for the kernel."""
+        if self.codes is None or self.conf_loss is None or self.weights is not None or not self.mining.is_plain:
+            return False
+        taken = [(self.labels, native_dtype(self.labels.dtype)), (self.conf_loss, self.dtype)]
+        taken += [] if self.rank_by is None else [(self.rank_by, self.dtype)]
+        return all(
+            array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned for array, dtype in taken
+        )
 
     def anchors(self, block: slice) -> slice:
         """Return which anchors of the batch belong to the samples of a block."""

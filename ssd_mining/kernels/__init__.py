@@ -8,7 +8,7 @@ A twin has the functions ``mine``, ``losses`` and ``gradients``; ``cpu`` and ``r
 
 - The caller checks the inputs. They are C-contiguous and read-only.
 - A kernel raises nothing. It counts wrong values, NUM_NAN and NUM_BAD, and the caller raises.
-- The parallel loop allocates nothing. Each worker has its own part of a workspace.
+- The loop over samples allocates nothing. Each worker has its own part of a workspace.
 - A sample is reduced in a fixed order, so that the bits depend neither on the number of threads nor on how a batch is
   split. On the host one worker does it. DONE is written last, which shows a sample whose worker was lost.
 - Sums are float64, indices are never narrowed, and fastmath is off.

@@ -77,7 +77,6 @@ def test_after_warmup_of_logits_no_loss_and_no_gradient_compiles_anything():
 
 
 def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
-    pytest.importorskip("numba.np.ufunc.omppool", reason="Numba's workqueue starts its threads when it compiles")
     code = """
     import numba
     from ssd_mining import warmup
@@ -88,7 +87,7 @@ def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
     again = warmup(loss_dtypes=[np.float32], label_dtypes=["u1", "u8"])
     [done.compiled, done.loaded, again.compiled, again.loaded, threads() - before]
     """
-    assert run(code, NUMBA_THREADING_LAYER="omp") == [4, 0, 0, 0, 0]
+    assert run(code) == [2, 0, 0, 0, 0]
     assert run(code, NUMBA_THREADING_LAYER="omp") == [0, 4, 0, 0, 0]
 
 

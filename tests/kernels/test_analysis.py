@@ -164,7 +164,6 @@ def test_where_nan_is_omitted_the_rank_counts_as_well(label):
     assert analysis.result().top_anchors.loss.max() == 1
 
 
-@pytest.mark.usefixtures("several_workers")
 @pytest.mark.full_size
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_result_does_not_depend_on_the_threads(dtype):
@@ -298,7 +297,6 @@ def found(array, tally, role):
     return np.concatenate([array[role, start:stop] for start, stop in tally.places[:, role]])
 
 
-@pytest.mark.usefixtures("several_workers")
 def test_both_drivers_say_the_same_with_any_number_of_workers():
     rows, mined, tally = by_hand(1)
     positive = rows.labels != rows.codes[0]

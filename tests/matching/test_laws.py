@@ -75,7 +75,6 @@ def test_the_kernel_and_the_reference_agree(rule, seed, dtype, extras):
     np.testing.assert_array_equal(again.labels, got.labels)
 
 
-@pytest.mark.usefixtures("several_workers")
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_threads_and_blocks_give_the_same_bits(kind, monkeypatch):
     rng = np.random.default_rng(2)

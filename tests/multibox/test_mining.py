@@ -94,7 +94,6 @@ def test_mining_ragged_logits_is_mining_their_losses_bit_for_bit(scope, monkeypa
             same_bits(sm.mine_logits(logits, labels, **keywords, num_threads=num_threads), expected)
 
 
-@pytest.mark.usefixtures("several_workers")
 def test_large_batches_give_the_same_bits_on_two_threads(monkeypatch):
     monkeypatch.setattr("ssd_mining.engine.lazy_losses.PARALLEL_LOGITS", 1)
     monkeypatch.setattr("ssd_mining.engine.run.PARALLEL_ANCHORS", 1)

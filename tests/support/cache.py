@@ -34,7 +34,7 @@ def kept(**options):
         driver = numba.njit(function, nogil=True, error_model="numpy", **options)
         if driver is not function:
             cache.guard(driver)
-            jit._drivers.append((driver,))
+            jit._drivers.append(driver)
         return driver
     return compiled
 
@@ -80,8 +80,7 @@ from ssd_mining.kernels.records import DONE
 
 def mine(rows, rule, mined, num_workers):
     mined.pos_mask[:] = mined.hard_negative_mask[:] = False
-    driver = _serial if num_workers == 1 else _parallel
-    driver(rows.offsets.size - 1, num_workers, *rows, *rule, *mined[:-1])
+    _MINE[num_workers > 1](rows.offsets.size - 1, num_workers, *rows, *rule, *mined[:-1])
 
 @helper
 def _mine_sample(worker, sample, loss, rank, labels, codes, quotas, offsets, shortest, longest,
@@ -89,7 +88,7 @@ def _mine_sample(worker, sample, loss, rank, labels, codes, quotas, offsets, sho
                  counts, sums, pos_mask, hard_negative_mask):
     counts[DONE, sample] = 1
 
-_serial, _parallel = drivers(_mine_sample)
+_MINE = drivers(_mine_sample)
 """
 
 

@@ -310,7 +310,7 @@ def _tally_sample(
         tally.num_kept[sample, i], tally.negative_sum[sample, i], tally.threshold[sample, i] = num_kept, total, cut
 
 
-_ANALYSE = drivers(_analyse_sample)
+_ANALYSE = drivers(_analyse_sample, by_piece=True)
 
 
 def analyse(
@@ -329,7 +329,7 @@ def analyse(
     words = np.empty((num_workers, num_words), np.uint64)
     values = np.empty((num_workers, num_values), rows.loss.dtype)
     places = np.empty((num_workers, rows.longest + LANES), np.int64)
-    firsts = np.arange(num_workers) * num_samples // num_workers  # each worker writes from its first sample on
+    firsts = np.arange(num_workers) * num_samples // num_workers  # each piece is written from its first sample on
     tally.places[:num_workers] = rows.offsets[firsts][:, None, None]
     arguments: tuple[Any, ...] = *rows, *rule, *mined[:-1], *tally, ratios, level_starts, is_free
     _ANALYSE[num_workers > 1](num_samples, num_workers, *arguments, words, values, places)

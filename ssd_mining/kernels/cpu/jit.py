@@ -6,16 +6,20 @@ A kernel is compiled on first use, once for each of the few input types that `in
 guarded cache keeps on disk; helpers are compiled into them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numba
+import numpy as np
 
 from ssd_mining.kernels.cpu import cache
+from ssd_mining.kernels.cpu.crew import work_together
+from ssd_mining.kernels.cpu.lanes import fetch_add
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_drivers: list[tuple[Any, Any]] = []  # pairs: serial, parallel
+_drivers: list[Any] = []
 
 
 def helper(function: F) -> F:
@@ -34,28 +38,51 @@ def inlined(function: F) -> F:
     return numba.njit(function, nogil=True, error_model="numpy", inline="always")  # type: ignore[no-any-return]
 
 
-def drivers(body: Callable[..., None]) -> tuple[Any, Any]:
-    """Make the serial and the parallel driver of a helper ``body(worker, sample, *arguments)``.
+def drivers(body: Callable[..., None], *, by_piece: bool = False) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Make two loops over the samples of a helper ``body(worker, sample, *arguments)``: of this thread, and of several.
 
-    Both are called as ``driver(num_samples, num_workers, *arguments)`` and release the GIL. They are one function,
-    compiled twice: in the serial one `prange` means `range`.
+    Both are called as ``driver(num_samples, num_workers, *arguments)`` and release the GIL. Several threads take the
+    samples piece by piece: whoever is free has the next one. `worker` is the number of the thread, or, with `by_piece`,
+    of the piece: then there are as many pieces as workers.
     """
 
-    def driver(num_samples: int, num_workers: int, *arguments: Any) -> None:
-        for worker in numba.prange(num_workers):
-            first, last = worker * num_samples // num_workers, (worker + 1) * num_samples // num_workers
-            for sample in range(first, last):
-                body(worker, sample, *arguments)
+    def driver(
+        worker: int, piece: int, begun: Any, ended: Any, num_pieces: int, num_samples: int, _num_workers: int,
+        *arguments: Any,
+    ) -> None:  # fmt: skip
+        if piece < 0:
+            piece = fetch_add(begun, 1)
+        while piece < num_pieces:
+            for sample in range(piece * num_samples // num_pieces, (piece + 1) * num_samples // num_pieces):
+                body(piece if by_piece else worker, sample, *arguments)
+            fetch_add(ended, 1)
+            piece = fetch_add(begun, 1)
 
     driver.__name__ = driver.__qualname__ = body.__name__  # names its files in the cache
     options = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
-    pair = [numba.njit(driver, parallel=several, **options) for several in (False, True)]
-    if pair[0] is not driver:  # with the JIT off it is
-        for each in pair:
-            each.__code__ = body.__code__  # profilers show the body; all drivers are the same function
-            cache.guard(each)
-        _drivers.append((pair[0], pair[1]))
-    return pair[0], pair[1]
+    compiled = numba.njit(driver, **options)
+    if compiled is not driver:  # with the JIT off it is
+        compiled.__code__ = body.__code__  # profilers show the body; all drivers are the same function
+        cache.guard(compiled)
+        _drivers.append(compiled)
+
+    def together(num_samples: int, num_workers: int, *arguments: Any) -> None:
+        compiled(0, 1, _BEGUN, _BEGUN, 1, num_samples, num_workers, *arguments)  # nothing, but now it is compiled
+        num_pieces = num_workers if by_piece else min(num_samples, num_workers * PIECES)
+        begun, ended = np.zeros((2, _CACHE_LINE), np.int64)
+
+        def work(worker: int) -> None:
+            compiled(worker, -1, begun, ended, num_pieces, num_samples, num_workers, *arguments)
+
+        work_together(num_workers, work, lambda: bool(ended[0] == num_pieces))
+
+    return functools.partial(compiled, 0, 0, _BEGUN, _BEGUN, 1), together
+
+
+# So many for each thread: one that the system stops for a while holds up little, and taking a piece costs nothing.
+PIECES = 16
+_CACHE_LINE = 8  # numbers of 8 bytes
+_BEGUN = np.ones(1, np.int64)  # the one piece there is
 
 
 class Compiled(NamedTuple):
@@ -67,18 +94,8 @@ class Compiled(NamedTuple):
 
 def counts() -> Compiled:
     """Count what this process compiled and what it loaded from the cache."""
-    stats = [driver.stats for pair in _drivers for driver in pair]
+    stats = [driver.stats for driver in _drivers]
     return Compiled(
         compiled=sum(sum(each.cache_misses.values()) for each in stats),
         loaded=sum(sum(each.cache_hits.values()) for each in stats),
     )
-
-
-def compile_parallel() -> None:
-    """Compile every parallel driver for the input types of its serial one, without running it.
-
-    Running it would start threads, and a process that forks later must not have any (docs/threads.md).
-    """
-    for serial, parallel in _drivers:
-        for signature in serial.signatures:
-            parallel.compile(signature)

@@ -7,6 +7,7 @@ function before it takes its place.
 A row has at least 64 elements. Its last block may reach past its end; the bits past the end are 0.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -292,9 +293,13 @@ def lowest(_: Context, word: Type) -> Typed:
     return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.cttz(args[0], _I1(0))
 
 
+_adding = threading.Lock()
+
+
 def _fetch_add(counter: Row, amount: int) -> int:
-    counter[0] += amount
-    return int(counter[0] - amount)
+    with _adding:
+        counter[0] += amount
+        return int(counter[0] - amount)
 
 
 @_native(_fetch_add)
@@ -303,7 +308,7 @@ def fetch_add(_: Context, counter: Type, amount: Type) -> Typed:
 
     def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         data = make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.atomic_rmw("add", data, args[1], "monotonic")
+        return builder.atomic_rmw("add", data, args[1], "acq_rel")
 
     return types.int64(counter, types.int64), codegen
 

@@ -18,7 +18,7 @@ _GRADIENTS: dict[Any, Any] = {SoftmaxRule: drivers(softmax_gradients), SigmoidRu
 
 
 def losses(rows: LogitRows, rule: SoftmaxRule | SigmoidRule, computed: Computed, num_workers: int) -> None:
-    """Compute the losses of every sample of `rows`, by `num_workers` threads (1: the serial driver)."""
+    """Compute the losses of every sample of `rows`, by at most `num_workers` threads."""
     num_samples = rows.logits.shape[0]
     num_workers = max(1, min(num_workers, num_samples))
     driver = _LOSSES[type(rule)][num_workers > 1]

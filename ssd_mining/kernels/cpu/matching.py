@@ -375,7 +375,7 @@ _PREPARE = drivers(_prepare)
 
 
 def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int) -> None:
-    """Match every sample of `rows` into `matched`, by `num_workers` threads (1: the serial driver).
+    """Match every sample of `rows` into `matched`, by at most `num_workers` threads.
 
     Where an anchor, or a box of a sample, is no box with a finite area, or a class is none that an object can have,
     `Matched.done` stays 0: the caller finds out which.

@@ -349,7 +349,7 @@ _NO_LISTS = {
 
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:
-    """Mine every sample of `rows` into `mined`, by `num_workers` threads (1: the serial driver)."""
+    """Mine every sample of `rows` into `mined`, by at most `num_workers` threads."""
     if rows.shortest < LANES:
         _mine_padded(rows, rule, mined, num_workers)
         return

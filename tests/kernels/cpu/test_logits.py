@@ -101,7 +101,6 @@ def test_blocks_and_slices_of_any_size_give_the_same_bits(spec, elements, monkey
     assert whole[3:].shape == (0, 70)
 
 
-@pytest.mark.usefixtures("several_workers")
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_two_workers_give_the_bits_of_one(spec, monkeypatch):
     factors = np.where(CLASSES % 3 == 0, 0.5, 0.0)
