@@ -39,6 +39,18 @@ def test_where_nobody_comes_the_caller_does_not_wait(monkeypatch):
     assert (seen, len(waiting)) == ([0], 2)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_where_no_thread_can_start_the_caller_works_alone(error, monkeypatch):
+    def start(_):
+        raise error
+
+    seen = []
+    monkeypatch.setattr(crew, "_helpers", [])
+    monkeypatch.setattr(threading.Thread, "start", start)
+    work_together(4, seen.append, lambda: False)
+    assert seen == [0]
+
+
 def test_a_helper_that_has_begun_is_waited_for_unless_all_is_done():
     for is_done in (False, True):
         begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
