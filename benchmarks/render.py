@@ -132,8 +132,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "On a GPU",
-        "{gpu}. Kernel: sums, in a graph. Enqueued: the host's part of a mask. Call: until the result is there. "
-        "Bandwidth: of reading both arrays once.",
+        "{gpu}. Kernel: sums, in a graph. Enqueued: the host's part of a mask. Call: until its end. Bandwidth: of both arrays.",
         "cuda",
         {
             "samples": ("samples", str),
