@@ -7,7 +7,11 @@ Needs a GPU, torch with CUDA, and an extra of ours. Results are checked before a
 import importlib
 import itertools
 import json
+import os
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,8 +69,6 @@ def graphed(torch: Any, function: Callable[[], Any], copies: int = 20) -> float:
 
 def eager(torch: Any, function: Callable[[], Any], rounds: int = ROUNDS) -> float:
     """Return the median of the microseconds from a call until its results are there."""
-    import time
-
     spans = []
     for _ in range(rounds):
         torch.cuda.synchronize()
@@ -75,6 +77,37 @@ def eager(torch: Any, function: Callable[[], Any], rounds: int = ROUNDS) -> floa
         torch.cuda.synchronize()
         spans.append((time.perf_counter() - start) * 1e6)
     return float(np.median(spans))
+
+
+def enqueued(torch: Any, function: Callable[[], Any], rounds: int = ROUNDS) -> float:
+    """Return the median of the microseconds until a call returns that waits for nothing: the host's part of it."""
+    spans = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        spans.append((time.perf_counter() - start) * 1e6)
+    return float(np.median(spans))
+
+
+FIRST_CALL = """
+import time, torch
+import ssd_mining as sm
+logits, labels = torch.zeros((2, 8732, 21), device="cuda"), torch.zeros((2, 8732), dtype=torch.uint8, device="cuda")
+torch.cuda.synchronize()  # the context is there
+start = time.perf_counter()
+sm.multibox_loss(logits, labels, background=0, with_gradients=True)
+print(time.perf_counter() - start)
+"""
+
+
+def first_calls() -> tuple[float, float]:
+    """Return the seconds of the first whole loss of a process, with an empty cache and with a full one."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"SSD_MINING_CACHE_DIR": cache}
+        command = [sys.executable, "-c", FIRST_CALL]
+        runs = [subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True) for _ in "12"]
+    return float(runs[0].stdout), float(runs[1].stdout)
 
 
 def double_sort(torch: Any, loss: Any, labels: Any) -> Any:
@@ -128,6 +161,7 @@ def row(torch: Any, bandwidth: float, shape: tuple[int, int], kind: str) -> Row:
         "labels": kind,
         "kernel_us": kernel_us,
         "of_bandwidth": num_bytes / (kernel_us * 1e-6) / bandwidth,
+        "enqueue_us": enqueued(torch, calls["mask"]),
         "call_us": eager(torch, calls["ours"]),
         "from_host_us": eager(torch, calls["from_host"], rounds=10),
         "sort_over_ours": eager(torch, calls["sort"], rounds=10) / eager(torch, calls["ours"]),
@@ -156,9 +190,10 @@ def main() -> int:
         print(f"no GPU to measure on: {reason}", file=sys.stderr)
         return 1
     torch: Any = importlib.import_module("torch")
-    bandwidth = copy_bandwidth(torch)
+    bandwidth, (cold, warm) = copy_bandwidth(torch), first_calls()
+    machine = f"{torch.cuda.get_device_name()}, copies {bandwidth / 1e12:.2f} TB/s, torch {torch.__version__}"
     results = {
-        "device": f"{torch.cuda.get_device_name()}, copies {bandwidth / 1e12:.2f} TB/s, torch {torch.__version__}",
+        "device": f"{machine}; first whole loss of a process {cold:.1f} s, from the cache {warm:.2f} s",
         "rows": [],
     }
     for num_samples, num_anchors, kind in itertools.product(BATCHES, ANCHORS, LABELS):

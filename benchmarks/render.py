@@ -149,7 +149,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "On a GPU",
-        "{gpu}. Kernel: sums, in a graph. Call: until the result is there. Bandwidth: of reading both arrays once.",
+        "{gpu}. Kernel: sums, in a graph. Enqueued: the host's part of a mask. Call: until its end. Bandwidth: of both arrays.",
         "cuda",
         {
             "samples": ("samples", str),
@@ -157,6 +157,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
             "labels": ("labels", str),
             "kernel_us": ("kernel, us", _short),
             "of_bandwidth": ("of the bandwidth", _ratio),
+            "enqueue_us": ("enqueued after, us", _short),
             "call_us": ("call, us", _short),
             "from_host_us": ("from NumPy, us", _short),
             "sort_over_ours": ("double sort / ours", _ratio),

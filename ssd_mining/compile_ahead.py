@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ssd_mining.analysis.one_pass import Analyser
-from ssd_mining.classification import Sigmoid, Softmax
+from ssd_mining.checks import check_choice, check_int, refuse
+from ssd_mining.classification import Focal, Sigmoid, Softmax
 from ssd_mining.engine.lazy_losses import gradients, losses
 from ssd_mining.engine.run import call_of, mine_batch
 from ssd_mining.inputs.batch import check_losses
 from ssd_mining.inputs.logits import check_logits
+from ssd_mining.losses import confidence_loss
 from ssd_mining.matching.match import match_anchors
+from ssd_mining.mining import mine_hard_negatives
 from ssd_mining.mining_rule import Mining
+from ssd_mining.multibox import multibox_loss
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ def warmup(
     logit_dtypes: Iterable[DTypeLike] = (),
     analysis: bool = False,
     matching: bool = False,
+    backend: Literal["cpu", "cuda"] = "cpu",
+    num_anchors: int = 8732,
 ) -> Warmup:
     """Compile what later calls need, or load it from the cache, so that they do not have to wait.
 
@@ -63,6 +71,11 @@ def warmup(
         Also compile what `LossAnalysis`, `ratio_sweep` and the tables need.
     matching : bool
         Also compile what `match_anchors` needs, for float32 and float64.
+    backend : {"cpu", "cuda"}
+        Where the calls will run. ``"cuda"`` compiles for the current GPU, which then runs each kernel once: mining and,
+        with `logit_dtypes`, losses and gradients of at most 47 classes.
+    num_anchors : int
+        For ``"cuda"`` alone: how many anchors a sample will have. There is a kernel for each thousand.
 
     Returns
     -------
@@ -73,6 +86,10 @@ def warmup(
     ------
     TypeError
         If a dtype is unknown, or losses, labels or logits cannot have it.
+    ValueError
+        If `backend` or `num_anchors` has a wrong value, or `analysis` or `matching` is asked of ``"cuda"``.
+    RuntimeError
+        If ``backend="cuda"`` and the package, the driver or the GPU is missing.
 
     Notes
     -----
@@ -88,6 +105,27 @@ def warmup(
     (0, 0)
     """
     start = time.perf_counter()
+    if check_choice("backend", backend, ("cpu", "cuda")) == "cuda":
+        for name, asked in (("analysis", analysis), ("matching", matching)):
+            if asked:
+                refuse(name, "False with backend='cuda', which has no such kernels", f"{asked!r}")
+        compiled, loaded = _compile_for_gpu(loss_dtypes, label_dtypes, logit_dtypes, num_anchors)
+    else:
+        compiled, loaded = _compile_for_cpu(
+            loss_dtypes, label_dtypes, logit_dtypes, analysis=analysis, matching=matching
+        )
+    return Warmup(compiled=compiled, loaded=loaded, seconds=time.perf_counter() - start)
+
+
+def _compile_for_cpu(
+    loss_dtypes: Iterable[DTypeLike],
+    label_dtypes: Iterable[DTypeLike],
+    logit_dtypes: Iterable[DTypeLike],
+    *,
+    analysis: bool,
+    matching: bool,
+) -> tuple[int, int]:
+    """Return how many functions were compiled, and how many loaded."""
     call = call_of("cpu", 1)  # loads Numba
     from ssd_mining.kernels.cpu import jit
 
@@ -113,8 +151,37 @@ def warmup(
     for boxes in [np.ones((1, 1, 4), dtype) for dtype in ("float32", "float64") if matching]:
         match_anchors(boxes, [[1]], boxes[0], num_threads=1)
     after = jit.counts()
-    return Warmup(
-        compiled=after.compiled - before.compiled,
-        loaded=after.loaded - before.loaded,
-        seconds=time.perf_counter() - start,
-    )
+    return after.compiled - before.compiled, after.loaded - before.loaded
+
+
+def _compile_for_gpu(
+    loss_dtypes: Iterable[DTypeLike],
+    label_dtypes: Iterable[DTypeLike],
+    logit_dtypes: Iterable[DTypeLike],
+    num_anchors: int,
+) -> tuple[int, int]:
+    """Return how many kernels were compiled for the current GPU, and how many loaded."""
+    num_anchors = check_int("num_anchors", num_anchors, lowest=1)
+    call_of("cuda", 1)  # raises if something is missing
+    from ssd_mining.kernels.cuda import cubins
+    from ssd_mining.kernels.cuda.runtime import numba_library
+
+    library = numba_library()
+
+    def zeros(*shape: int, dtype: DTypeLike) -> Any:
+        with library.current():
+            return library.upload(np.zeros(shape, dtype)).owner
+
+    before = cubins.counts()
+    labels = [zeros(1, num_anchors, dtype=dtype) for dtype in label_dtypes]
+    for loss, each in itertools.product([zeros(1, num_anchors, dtype=dtype) for dtype in loss_dtypes], labels):
+        background = None if each.dtype == np.bool_ else 0
+        confidence_loss(loss, each, background=background)
+        mine_hard_negatives(loss, each, background=background)
+    for dtype in logit_dtypes:
+        logits, boxes = zeros(1, num_anchors, 2, dtype=dtype), zeros(1, num_anchors, 4, dtype=dtype)
+        for each in labels:
+            multibox_loss(logits, each, boxes, boxes, background=0, with_gradients=True)
+            multibox_loss(logits, each, boxes, boxes, background=0, classification=Focal(), with_gradients=True)
+    after = cubins.counts()
+    return after[0] - before[0], after[1] - before[1]

@@ -214,6 +214,10 @@ def warmup(parser: Parser) -> None:
     parser.set_defaults(out="the cache")
     what = "what to compile (default all): mining of losses, losses of logits, reports and analyses, matching"
     parser.add_argument("parts", metavar="PART", nargs="*", choices=PARTS, help=f"{', '.join(PARTS)}: {what}")
+    where = "what will run them (default cpu); cuda compiles for the first GPU, mining and logits only"
+    parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help=where)
+    how_many = "anchors of a sample, for --backend cuda (default 8732): there is a kernel for each thousand"
+    parser.add_argument("--anchors", type=_at_least(1), default=8732, metavar="N", help=how_many)
 
 
 # What several commands share

@@ -211,7 +211,10 @@ def library_of(array: Foreign) -> Library:
 
         def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
             name = _name_in_torch(np.dtype(dtype))
-            made = torch.empty(shape, dtype=getattr(torch, name), device=owner.device)
+            try:
+                made = torch.empty(shape, dtype=getattr(torch, name), device=owner.device)
+            except torch.cuda.OutOfMemoryError as error:  # CuPy's is a MemoryError that names the bytes
+                raise runtime.no_memory(shape, dtype) from error
             return DeviceArray(made.data_ptr(), shape, np.dtype(dtype), made)
 
         return Library(Stream(array.device, torch.cuda.current_stream(owner.device).cuda_stream), allocate)

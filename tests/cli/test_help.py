@@ -112,6 +112,30 @@ def test_warmup_compiles_all_parts_unless_some_are_named(monkeypatch):
     assert asked == [step for steps in STEPS.values() for step in steps]
 
 
+def test_warmup_for_a_gpu_compiles_what_a_gpu_has(monkeypatch):
+    from ssd_mining import Warmup
+    from ssd_mining.cli.warmup import GPU_STEPS
+
+    asked = []
+    monkeypatch.setattr("ssd_mining.warmup", lambda **what: asked.append(what) or Warmup(1, 0, 0.0))
+    steps = [step for steps in GPU_STEPS.values() for step in steps]
+    assert run("warmup", "--backend", "cuda")[0] == 0
+    assert asked == [step | {"backend": "cuda", "num_anchors": 8732} for step in steps]
+    asked.clear()
+    assert run("warmup", "logits", "--backend", "cuda", "--anchors", "99")[0] == 0
+    assert {step["num_anchors"] for step in asked} == {99}
+    assert not any(step["loss_dtypes"] for step in asked)
+    code, out, err = run("warmup", "matching", "--backend", "cuda")
+    assert (code, out) == (2, "")
+    assert err == "ssd-mining: error: PART: expected mining or logits with --backend cuda, got matching\n"
+
+    def lacking(**_):
+        raise RuntimeError("backend: 'cuda' needs an NVIDIA GPU")
+
+    monkeypatch.setattr("ssd_mining.warmup", lacking)
+    assert run("warmup", "--backend", "cuda") == (2, "", "ssd-mining: error: --backend: 'cuda' needs an NVIDIA GPU\n")
+
+
 def test_an_interrupted_warmup_says_that_what_is_compiled_is_kept(monkeypatch):
     def interrupted(**_):
         raise KeyboardInterrupt

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+import ssd_mining as sm
 from tests.support.batches import printed
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(os.name == "nt", reason="these tests fork and send signals")]
@@ -108,3 +109,15 @@ def test_warmup_refuses_what_losses_or_labels_cannot_be(dtypes, message):
     with pytest.raises(TypeError, match=message):
         warmup(**dtypes)
     assert jit.counts() == before  # it asks first, and compiles afterwards
+
+
+def test_warmup_for_a_gpu_refuses_what_a_gpu_has_not():
+    for words, message in (
+        ({"analysis": True}, "analysis: expected False with backend='cuda'"),
+        ({"matching": True}, "matching: expected False with backend='cuda'"),
+        ({"num_anchors": 0}, "num_anchors: expected"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            sm.warmup(backend="cuda", **words)
+    with pytest.raises(ValueError, match=r"^backend: expected 'cpu' or 'cuda', got 'reference'"):
+        sm.warmup(backend="reference")

@@ -1,5 +1,6 @@
 """Device arrays are mined where they are, of any library, form and layout, or refused in the words of the host."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -237,3 +238,48 @@ def test_a_device_result_cannot_relabel():
     res = on_device(Interface, DATA.conf_loss, DATA.classes, background=0)
     with pytest.raises(NotImplementedError, match="relabel: not for device arrays"):
         res.relabel(DATA.classes)
+
+
+@pytest.mark.parametrize("most", [200, 255, 256, -1])
+@pytest.mark.parametrize("dtype", ["int16", "int32", "int64", "uint64"])
+def test_wide_labels_of_the_host_cross_as_bytes_where_they_fit(dtype, most, monkeypatch):
+    if most < 0 and dtype == "uint64":
+        pytest.skip("no such label")
+    uploaded, upload = [], runtime.Library.upload
+    monkeypatch.setattr("ssd_mining.kernels.cuda.mining.LARGE", 1)
+    monkeypatch.setattr("ssd_mining.kernels.cuda.mining.STEP", 7)
+    monkeypatch.setattr(
+        runtime.Library, "upload", lambda library, array: uploaded.append(array.dtype) or upload(library, array)
+    )
+    labels = DATA.classes.astype(dtype)
+    labels[0, 8] = most
+    for words in ({}, {"ignore_index": 1}, {"ignore_index": 3000}):
+        words |= {"background": 0}
+        if most < 0:
+            with pytest.raises(ValueError, match=r"labels: expected class numbers of at least 0.* got -1"):
+                sm.mine_hard_negatives(DATA.conf_loss, labels, backend="cuda", **words)
+            continue
+        uploaded.clear()
+        got = sm.mine_hard_negatives(DATA.conf_loss, labels, backend="cuda", **words)
+        assert_same(got, sm.mine_hard_negatives(DATA.conf_loss, labels, backend="reference", **words))
+        fits = most < 256 and words.get("ignore_index") != 3000
+        assert (np.uint8 in uploaded) == fits, (uploaded, words)
+
+
+def test_tensors_that_do_not_fit_are_named_by_their_bytes(library, monkeypatch):
+    if library is not Tensor:
+        pytest.skip("CuPy's own error is a MemoryError")
+
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def empty(*_, **__):
+        raise OutOfMemoryError
+
+    torch = sys.modules["torch"]
+    monkeypatch.setattr(torch.cuda, "OutOfMemoryError", OutOfMemoryError, raising=False)
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(
+        MemoryError, match=r"^backend: 'cuda' needs 144 bytes of the memory of the GPU, which are not"
+    ):
+        sm.confidence_loss(Tensor(DATA.conf_loss), Tensor(DATA.classes), background=0)

@@ -72,6 +72,10 @@ int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t size) { memcpy((void *
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t size) { memcpy(to, (void *)from, size); return ASKED; }
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *stream) { memcpy((void *)to, from, size); return ASKED; }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *stream) { memcpy(to, (void *)from, size); return ASKED; }
+int cuMemHostAlloc(void **address, size_t size, unsigned flags) { *address = calloc(1, size); return ASKED; }
+int cuEventCreate(int **event, unsigned flags) { *event = calloc(1, sizeof(int)); return ASKED; }
+int cuEventRecord(int *event, void *stream) { ++*event; return ASKED; }
+int cuEventSynchronize(int *event) { return ASKED; }
 int cuStreamSynchronize(void *stream) { return ASKED; }
 
 /* --- machine code */

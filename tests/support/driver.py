@@ -112,5 +112,5 @@ def on_driver(start):
 def result(process):
     """Wait for a process, and return the value of its last line."""
     out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, err) == (0, ""), err
     return json.loads(out)

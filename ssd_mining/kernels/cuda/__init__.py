@@ -4,6 +4,7 @@
 take arrays of a device, for `ssd_mining.device`, and return before the device has done its work. Read in this order:
 
 - `runtime`: is CUDA there; streams and memory; how a Python function becomes a kernel, which takes addresses.
+- `cubins`: machine code, linked, kept on disk, loaded and launched. `copies`: large arrays on their way over the bus.
 - `digits`: ranks as sortable keys, and histograms of their digits.
 - `short_rows`, `long_rows`: mining with one block of threads per row, or one per chunk of a row. `mining` chooses.
 - `logit_losses`, `logit_gradients`: one thread per anchor. `logits` calls them for host arrays.

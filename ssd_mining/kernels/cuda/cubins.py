@@ -112,6 +112,20 @@ def said_by(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
+def answer(result: tuple[Any, ...]) -> Any:
+    """Return what the driver gives, or raise what it says."""
+    error, *values = result
+    if not error:
+        return values[0] if values else None
+    from cuda.bindings import driver
+
+    said = f"{error.name}: {driver.cuGetErrorString(error)[1].decode()}"
+    if error.name.removeprefix("CUDA_ERROR_") in STICKY:
+        said += "; work that this process gave the GPU before, perhaps by another library, has failed"
+    msg = f"backend: 'cuda' was refused by the driver ({said})"
+    raise RuntimeError(msg)
+
+
 class Launcher:
     """A kernel in the hands of the driver; `layout` is the format of a struct of its arguments."""
 
@@ -120,8 +134,8 @@ class Launcher:
 
         self._driver, self._launch, self._threads = driver, driver.cuLaunchKernel, threads
         (self.name,) = set(re.findall(rb"\0\.text\.([^\0]+)(?=\0)", cubin))  # the section of the only kernel
-        library = self._checked(driver.cuLibraryLoadData(cubin, [], [], 0, [], [], 0))
-        kernel = self._checked(driver.cuLibraryGetKernel(library, self.name))
+        library = answer(driver.cuLibraryLoadData(cubin, [], [], 0, [], [], 0))
+        kernel = answer(driver.cuLibraryGetKernel(library, self.name))
         self._function = driver.CUfunction(int(kernel))  # a launch takes either; kernels serve all contexts
         self._struct = struct.Struct(layout)
         self._buffer = ctypes.create_string_buffer(self._struct.size)
@@ -142,12 +156,12 @@ class Launcher:
             self._struct.pack_into(self._buffer, 0, *values)
             done = self._launch(self._function, *grid, shared_bytes, stream, self._arguments, 0)
         if done[0]:
-            self._checked(done)
+            answer(done)
 
     def _check(self, kernel: Any, places: list[tuple[int, int]]) -> None:
         """Compare where the arguments are packed with what the kernel says it takes, if the driver can tell."""
         driver = self._driver
-        if self._checked(driver.cuDriverGetVersion()) < ASKED_FROM:
+        if answer(driver.cuDriverGetVersion()) < ASKED_FROM:
             return
         taken = []
         for i in range(len(places) + 1):
@@ -157,14 +171,3 @@ class Launcher:
         if taken != places:
             msg = f"{self.name!r} takes arguments at {taken} (place, bytes), not at {places}"
             raise RuntimeError(msg)
-
-    def _checked(self, result: tuple[Any, ...]) -> Any:
-        """Return what the driver gives, or raise what it says."""
-        error, *values = result
-        if error:
-            said = f"{error.name}: {self._driver.cuGetErrorString(error)[1].decode()}"
-            if error.name.removeprefix("CUDA_ERROR_") in STICKY:
-                said += "; work that this process gave the GPU before, perhaps by another library, has failed"
-            msg = f"backend: 'cuda' was refused by the driver ({said})"
-            raise RuntimeError(msg)
-        return values[0] if values else None

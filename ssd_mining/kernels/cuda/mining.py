@@ -1,23 +1,33 @@
 """Mining by the CUDA twin: which kernels mine which rows, and the way of host arrays to the device and back."""
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_mining.kernels.cuda.copies import LARGE
 from ssd_mining.kernels.cuda.long_rows import enqueue_long
 from ssd_mining.kernels.cuda.runtime import THREADS, Library, numba_library
 from ssd_mining.kernels.cuda.short_rows import MAX_KEYS, DeviceMined, DeviceRows, enqueue_short
-from ssd_mining.kernels.records import Mined, Rows, Rule
+from ssd_mining.kernels.records import BACKGROUND, HIGHEST, IGNORED_LABEL, Mined, Rows, Rule
 from ssd_mining.kernels.rules import list_kept
+
+MOST = 255  # of a byte
+STEP = 1 << 16  # labels that are looked at and narrowed while they are in the cache
 
 
 def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:  # noqa: ARG001 - the twins' signature
     """Mine every sample of `rows` into `mined`, arrays of the host, on the current device."""
     library = numba_library()
+    labels, codes = narrowed(rows.labels, rows.codes)
     with library.current():
         ours = DeviceRows(
             loss=library.upload(rows.loss),
             rank=library.upload(rows.rank),
-            labels=library.upload(rows.labels),
+            labels=library.upload(labels),
             quotas=library.upload(rows.quotas),
             offsets=library.upload(rows.offsets),
-            codes=tuple(rows.codes.tolist()),
+            codes=tuple(codes.tolist()),
             num_anchors=rows.longest if rows.shortest == rows.longest else -1,
             is_explicit=int(rows.quotas.size > 0),
         )
@@ -27,6 +37,19 @@ def mine(rows: Rows, rule: Rule, mined: Mined, num_workers: int) -> None:  # noq
         for name, to in into.items():
             to[...] = library.download(getattr(written, name))
     list_kept(rows, mined)
+
+
+def narrowed(labels: NDArray[Any], codes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return labels and their codes as bytes where they fit: then fewer bytes cross the bus than the losses have."""
+    if labels.itemsize == 1 or labels.nbytes < LARGE or codes[:HIGHEST].max() > MOST:
+        return labels, codes
+    small = np.empty(labels.size, np.uint8)
+    for start in range(0, labels.size, STEP):
+        part = labels[start : start + STEP]
+        if part.max() > MOST:  # also a negative one, by its bits
+            return labels, codes
+        small[start : start + STEP] = part
+    return small, np.array([codes[BACKGROUND], codes[IGNORED_LABEL], MOST], np.uint8)
 
 
 def enqueue(

@@ -19,7 +19,7 @@ from numba.core.errors import NumbaError
 from numpy.typing import DTypeLike, NDArray
 
 from ssd_mining.kernels.cache import code_of
-from ssd_mining.kernels.cuda import cubins
+from ssd_mining.kernels.cuda import copies, cubins
 
 F = TypeVar("F", bound=Callable[..., object])
 types: Any = numba_types  # mypy sees half of its names
@@ -144,9 +144,23 @@ def nothing(dtype: DTypeLike) -> DeviceArray:
     return DeviceArray(0, (0,), np.dtype(dtype))
 
 
+OUT_OF_MEMORY = 2  # the driver's number for it
+
+
+def no_memory(shape: tuple[int, ...], dtype: DTypeLike) -> MemoryError:
+    """Return the error for an array that does not fit into the memory of the device any more."""
+    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    return MemoryError(f"backend: 'cuda' needs {num_bytes} bytes of the memory of the GPU, which are not free")
+
+
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
     """Allocate memory of the current device through numba."""
-    owner = cuda.device_array(shape, np.dtype(dtype))
+    try:
+        owner = cuda.device_array(shape, np.dtype(dtype))
+    except Exception as error:
+        if getattr(error, "code", None) != OUT_OF_MEMORY:
+            raise
+        raise no_memory(shape, dtype) from error
     return DeviceArray(owner.__cuda_array_interface__["data"][0], shape, np.dtype(dtype), owner)
 
 
@@ -170,7 +184,9 @@ class Library(NamedTuple):
     def upload(self, array: NDArray[Any]) -> DeviceArray:
         """Copy an array to the device; the caller's may change as soon as this returns."""
         copy = self.allocate(array.shape, array.dtype)
-        if array.size:
+        if array.nbytes >= copies.LARGE:
+            copies.to_device(np.ascontiguousarray(array), copy.address, *self.stream)
+        elif array.size:
             _wrapped(copy).copy_to_device(np.ascontiguousarray(array), stream=_queue(self.stream))
         return copy
 
@@ -178,6 +194,10 @@ class Library(NamedTuple):
         """Copy a C-contiguous array to the host, after what the stream was asked before, and wait for it."""
         if not array.size:
             return np.empty(array.shape, array.dtype)
+        if array.size * array.dtype.itemsize >= copies.LARGE:
+            large: NDArray[Any] = np.empty(array.shape, array.dtype)
+            copies.to_host(array.address, large, *self.stream)
+            return large
         host: NDArray[Any] = _wrapped(array).copy_to_host(stream=_queue(self.stream))
         self.synchronize()
         return host

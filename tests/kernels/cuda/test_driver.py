@@ -175,3 +175,40 @@ def test_a_numpy_without_what_numba_cuda_needs_is_one_sentence(on_driver):
     assert "row_stack" in first
     assert first.endswith("for packages that do, pip install ssd_mining[cuda13], or [cuda12] for an older driver")
     assert again == first
+
+
+def test_large_arrays_cross_in_pieces_of_page_locked_memory(on_driver):
+    code = """
+    from ssd_mining.kernels.cuda import copies, runtime
+    library, passed = runtime.numba_library(), []
+    for size in (copies.LARGE, copies.PIECE, copies.PIECE + 8, 3 * copies.PIECE - 8):
+        array = np.random.default_rng(size).random(size // 8)
+        calls()
+        with library.current():
+            there = library.upload(array)
+            back = library.download(there._replace(shape=(1, size // 8)))
+        pieces = -(-size // copies.PIECE)
+        asked = calls()
+        assert asked.count("cuMemcpyHtoDAsync_v2") == asked.count("cuMemcpyDtoHAsync_v2") == pieces
+        assert asked.count("cuMemHostAlloc") == (0 if passed else 2)
+        passed.append(bool((back.reshape(-1) == array).all()))
+        array[:] = 0.0
+        passed.append(not bool((library.download(there) == array).all()))
+    passed
+    """
+    assert on_driver(code) == [True] * 8
+
+
+def test_memory_that_is_not_there_is_asked_for_by_name_and_all_goes_on(on_driver):
+    code = """
+    from ssd_mining.kernels.cuda import runtime
+    with runtime.cuda.gpus[0]:
+        try:
+            runtime.empty((3, 1 << 33), np.float32)
+        except MemoryError as error:
+            message = str(error)
+        after = runtime.empty((3,), np.float32)
+    [message, after.size]
+    """
+    expected = f"backend: 'cuda' needs {3 * 4 << 33} bytes of the memory of the GPU, which are not free"
+    assert on_driver(code) == [expected, 3]
