@@ -83,12 +83,13 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "Labels",
-        "8732 anchors, 0.3 % positives, 128 samples; one-hot: 21 classes, float32, every row checked.",
+        "8732 anchors, 0.3 % positives, 128 samples; one-hot: 21 float32. Reading: `np.max` of losses and labels.",
         "label_types",
         {
             "labels": ("labels", str),
             "us_per_sample": ("us per sample", _short),
             "over_int64": ("of int64", _ratio),
+            "over_reading": ("of reading", _ratio),
         },
     ),
     ("Outputs and batch sizes", "8732 anchors, 0.3 % positives, int64 labels.", "outputs", OUTPUTS),

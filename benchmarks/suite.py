@@ -104,18 +104,24 @@ def distributions(sizes: tuple[int, ...] = (8732, 24564), **options: Any) -> lis
 
 
 def label_types(num_anchors: int = 8732, num_samples: int = 128, rounds: int = 15) -> list[Row]:
-    """Sums from every kind of labels, as a ratio to class numbers of 8 bytes."""
-    functions = {}
+    """Sums from every kind of labels, as a ratio to class numbers of 8 bytes, and to one read of losses and labels."""
+    functions: dict[str, Callable[[], Any]] = {}
     for kind in data.LABELS:
         conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=num_samples, labels=kind)
         functions[kind] = lambda loss=conf_loss, labels=labels, keywords=keywords: (
             sm.confidence_loss(loss, labels, num_threads=1, **keywords).per_sample
         )
+        functions[f"read {kind}"] = lambda loss=conf_loss, labels=labels: peers.read_wide(loss, labels)
         assert_equal(functions[kind](), peers.numpy_sort(conf_loss, drawn))
     seconds = interleaved(functions, rounds=rounds)
     return [
-        {"labels": kind, "us_per_sample": s / num_samples * 1e6, "over_int64": s / seconds["int64"]}
-        for kind, s in seconds.items()
+        {
+            "labels": kind,
+            "us_per_sample": seconds[kind] / num_samples * 1e6,
+            "over_int64": seconds[kind] / seconds["int64"],
+            "over_reading": seconds[kind] / seconds[f"read {kind}"],
+        }
+        for kind in data.LABELS
     ]
 
 

@@ -43,6 +43,7 @@ def warmup(
     *,
     loss_dtypes: Iterable[DTypeLike] = ("float32", "float64"),
     label_dtypes: Iterable[DTypeLike] = ("uint8", "uint16", "uint32", "uint64"),
+    score_dtypes: Iterable[DTypeLike] = ("float32",),
     logit_dtypes: Iterable[DTypeLike] = (),
     analysis: bool = False,
     matching: bool = False,
@@ -59,6 +60,8 @@ def warmup(
     label_dtypes : iterable of dtype
         Dtypes of ``labels``: integers or bool. Only their size counts. One-hot labels, and labels with ``valid``, have
         the size of bool, 1.
+    score_dtypes : iterable of dtype
+        Dtypes of one-hot labels, which a function of its own reads first. Only their size counts.
     logit_dtypes : iterable of dtype
         Dtypes of ``logits``, for losses and gradients; most detectors need ``["float32"]``. None by default, because
         they double the time.
@@ -103,7 +106,10 @@ def warmup(
         for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]
         for array in labels
     ]
-    scores = [
+    scores = [np.zeros((64, 1), dtype) for dtype in score_dtypes]
+    for array in scores:
+        check_losses(np.zeros((1, 64)), array[None], Mining())
+    lazy = [
         check_logits(logits, np.zeros((1, 64), np.int64), classification)
         for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]
         for classification in (Softmax(), Sigmoid())  # a focal loss runs the code of the sigmoid
@@ -113,7 +119,9 @@ def warmup(
         mine_batch(batch, call, masks=True)
         if analysis:
             Analyser((1.0,), None, call).analyse(batch)
-    for checked in scores:
+    for array in scores:
+        call.one_hot_roles(array, 0, 0)
+    for checked in lazy:
         losses(checked, call)
         gradients(checked, np.ones((1, 64)), call)
     for boxes in [np.ones((1, 1, 4), dtype) for dtype in ("float32", "float64") if matching]:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 # Below this many logits a parallel launch costs more than the second thread saves (docs/performance.md).
 PARALLEL_LOGITS = 500_000
 
-# A block of logits that needs no copy may be this much larger. Ctrl-C still gets through within 10 ms.
-VIEWED = 8
-
 ALL = slice(None)
 
 
@@ -73,7 +70,7 @@ def _parts(logits: Logits, samples: slice, anchors: slice) -> Iterator[tuple[sli
     """
     values = logits.values
     as_it_lies = values.dtype == logits.dtype and values.flags.c_contiguous and logits.labels.ndim == 2
-    most = boundary.BLOCK_ELEMENTS * (VIEWED if as_it_lies else 1)
+    most = boundary.BLOCK_ELEMENTS * (boundary.VIEWED if as_it_lies else 1)
     step = max(1, most // max(1, math.prod(values[:1, anchors].shape)))
     start, stop, _ = samples.indices(values.shape[0])
     for first in range(start, stop, step):
