@@ -83,12 +83,13 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "Labels",
-        "8732 anchors, 0.3 % positives, 128 samples; one-hot: 21 classes, float32, every row checked.",
+        "8732 anchors, 0.3 % positives, 128 samples; one-hot: 21 float32. Reading: `np.max` of losses and labels.",
         "label_types",
         {
             "labels": ("labels", str),
             "us_per_sample": ("us per sample", _short),
             "over_int64": ("of int64", _ratio),
+            "over_reading": ("of reading", _ratio),
         },
     ),
     ("Outputs and batch sizes", "8732 anchors, 0.3 % positives, int64 labels.", "outputs", OUTPUTS),
@@ -125,6 +126,20 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
         },
     ),
     (
+        "Gradients",
+        "multibox_loss with locations, 8732 anchors, 0.3 % positives; us per sample. Zeros: `np.zeros_like` for both.",
+        "gradients",
+        {
+            "classes": ("classes", str),
+            "loss": ("loss", _short),
+            "whole": ("with gradients", _short),
+            "rows": ('with "rows"', _short),
+            "zeros": ("zeros", _short),
+            "whole_over_zeros": ("gradients alone / zeros", _ratio),
+            "rows_over_loss": ("rows alone / loss", _ratio),
+        },
+    ),
+    (
         "Growth",
         "The exponent of a power law fitted to five sizes: 1 is linear.",
         "growth",
@@ -149,7 +164,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "On a GPU",
-        "{gpu}. Kernel: sums, in a graph. Enqueued: the host's part of a mask. Call: until its end. Bandwidth: of both arrays.",
+        "{gpu}. Kernel: sums, in a graph. Enqueued: the host's part of a mask. Call: until its end. Bandwidth: of both.",
         "cuda",
         {
             "samples": ("samples", str),

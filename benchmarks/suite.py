@@ -104,18 +104,24 @@ def distributions(sizes: tuple[int, ...] = (8732, 24564), **options: Any) -> lis
 
 
 def label_types(num_anchors: int = 8732, num_samples: int = 128, rounds: int = 15) -> list[Row]:
-    """Sums from every kind of labels, as a ratio to class numbers of 8 bytes."""
-    functions = {}
+    """Sums from every kind of labels, as a ratio to class numbers of 8 bytes, and to one read of losses and labels."""
+    functions: dict[str, Callable[[], Any]] = {}
     for kind in data.LABELS:
         conf_loss, drawn, labels, keywords = case(num_anchors, 0.003, num_samples=num_samples, labels=kind)
         functions[kind] = lambda loss=conf_loss, labels=labels, keywords=keywords: (
             sm.confidence_loss(loss, labels, num_threads=1, **keywords).confidence_loss
         )
+        functions[f"read {kind}"] = lambda loss=conf_loss, labels=labels: peers.read_wide(loss, labels)
         assert_equal(functions[kind](), peers.numpy_sort(conf_loss, drawn))
     seconds = interleaved(functions, rounds=rounds)
     return [
-        {"labels": kind, "us_per_sample": s / num_samples * 1e6, "over_int64": s / seconds["int64"]}
-        for kind, s in seconds.items()
+        {
+            "labels": kind,
+            "us_per_sample": seconds[kind] / num_samples * 1e6,
+            "over_int64": seconds[kind] / seconds["int64"],
+            "over_reading": seconds[kind] / seconds[f"read {kind}"],
+        }
+        for kind in data.LABELS
     ]
 
 
@@ -254,6 +260,36 @@ def logits(num_anchors: int = 8732, num_samples: int = 32, rounds: int = 15) -> 
                 "numpy_over_softmax": seconds["NumPy"] / seconds["softmax"],
                 "torch_over_softmax": seconds.get("torch", nowhere) / seconds["softmax"],
                 "topk_over_mined": seconds.get("torch topk", nowhere) / seconds["mined"],
+            }
+        )
+    return rows
+
+
+def gradients(num_anchors: int = 8732, rounds: int = 15) -> list[Row]:
+    """Time the whole loss with and without gradients, whole ones and rows, beside clearing arrays for them."""
+    rows = []
+    for num_samples, num_classes in ((32, 21), (8, 81)):
+        rng = np.random.default_rng(num_classes)
+        drawn = data.classes((num_samples, num_anchors), 0.003, rng)
+        x = rng.normal(0, 2, (*drawn.shape, num_classes)).astype(np.float32)
+        x[..., 0] += 6
+        boxes = rng.normal(size=(2, *drawn.shape, 4)).astype(np.float32)
+        functions: dict[str, Callable[[], Any]] = {
+            name: lambda x=x, y=drawn, boxes=boxes, how=how: sm.multibox_loss(
+                x, y, *boxes, background=0, num_threads=1, with_gradients=how
+            )
+            for name, how in (("loss", False), ("whole", True), ("rows", "rows"))
+        }
+        functions["zeros"] = lambda x=x, boxes=boxes: (np.zeros_like(x), np.zeros_like(boxes[0]))
+        whole, chosen = functions["whole"]().logits_gradient, functions["rows"]().logits_gradient
+        np.testing.assert_array_equal(whole.reshape(-1, num_classes)[chosen.anchors], chosen.values)
+        seconds = interleaved(functions, rounds=rounds)
+        rows.append(
+            {
+                "classes": num_classes,
+                **{name: took / num_samples * 1e6 for name, took in seconds.items()},
+                "whole_over_zeros": (seconds["whole"] - seconds["loss"]) / seconds["zeros"],
+                "rows_over_loss": (seconds["rows"] - seconds["loss"]) / seconds["loss"],
             }
         )
     return rows

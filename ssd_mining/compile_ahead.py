@@ -46,6 +46,7 @@ def warmup(
     *,
     loss_dtypes: Iterable[DTypeLike] = ("float32", "float64"),
     label_dtypes: Iterable[DTypeLike] = ("uint8", "uint16", "uint32", "uint64"),
+    score_dtypes: Iterable[DTypeLike] = ("float32",),
     logit_dtypes: Iterable[DTypeLike] = (),
     analysis: bool = False,
     matching: bool = False,
@@ -64,6 +65,8 @@ def warmup(
     label_dtypes : iterable of dtype
         Dtypes of ``labels``: integers or bool. Only their size counts. One-hot labels, and labels with ``valid``, have
         the size of bool, 1.
+    score_dtypes : iterable of dtype
+        Dtypes of one-hot labels, which a function of its own reads first. Only their size counts.
     logit_dtypes : iterable of dtype
         Dtypes of ``logits``, for losses and gradients; most detectors need ``["float32"]``. None by default, because
         they double the time.
@@ -111,15 +114,15 @@ def warmup(
                 refuse(name, "False with backend='cuda', which has no such kernels", f"{asked!r}")
         compiled, loaded = _compile_for_gpu(loss_dtypes, label_dtypes, logit_dtypes, num_anchors)
     else:
-        compiled, loaded = _compile_for_cpu(
-            loss_dtypes, label_dtypes, logit_dtypes, analysis=analysis, matching=matching
-        )
+        dtypes = loss_dtypes, label_dtypes, score_dtypes, logit_dtypes
+        compiled, loaded = _compile_for_cpu(*dtypes, analysis=analysis, matching=matching)
     return Warmup(compiled=compiled, loaded=loaded, seconds=time.perf_counter() - start)
 
 
 def _compile_for_cpu(
     loss_dtypes: Iterable[DTypeLike],
     label_dtypes: Iterable[DTypeLike],
+    score_dtypes: Iterable[DTypeLike],
     logit_dtypes: Iterable[DTypeLike],
     *,
     analysis: bool,
@@ -135,7 +138,10 @@ def _compile_for_cpu(
         for loss in [np.zeros((1, 64), dtype) for dtype in loss_dtypes]
         for array in labels
     ]
-    scores = [
+    scores = [np.zeros((64, 1), dtype) for dtype in score_dtypes]
+    for array in scores:
+        check_losses(np.zeros((1, 64)), array[None], Mining())
+    lazy = [
         check_logits(logits, np.zeros((1, 64), np.int64), classification)
         for logits in [np.zeros((1, 64, 2), dtype) for dtype in logit_dtypes]
         for classification in (Softmax(), Sigmoid())  # a focal loss runs the code of the sigmoid
@@ -145,9 +151,11 @@ def _compile_for_cpu(
         mine_batch(batch, call, masks=True)
         if analysis:
             Analyser((1.0,), None, call).analyse(batch)
-    for checked in scores:
+    for array in scores:
+        call.one_hot_roles(array, 0, 0)
+    for checked in lazy:
         losses(checked, call)
-        gradients(checked, np.ones((1, 64)), call)
+        gradients(checked, np.zeros(1, np.int64), np.ones(1), call)
     for boxes in [np.ones((1, 1, 4), dtype) for dtype in ("float32", "float64") if matching]:
         match_anchors(boxes, [[1]], boxes[0], num_threads=1)
     after = jit.counts()

@@ -37,6 +37,15 @@ class Call(NamedTuple):
         """Return how many threads a large pass may use: 1 off the CPU, and where more could do harm."""
         return threads.num_workers(self.num_threads) if self.is_cpu else 1
 
+    def one_hot_roles(
+        self, scores: NDArray[Any], column: int, role_of_empty: int
+    ) -> tuple[NDArray[np.uint8], int] | None:
+        """Read one-hot labels by a kernel, if there is one that can; see `inputs.labels.OneHotRoles`."""
+        if not self.is_cpu:
+            return None
+        workers = 1 if scores.size < lazy_losses.PARALLEL_LOGITS else self.workers()
+        return self.twin.one_hot_roles(scores, column, role_of_empty, workers)  # type: ignore[no-any-return]
+
 
 def call_of(backend: Backend | None, num_threads: int | None) -> Call:
     """Return where to compute NumPy arrays: on the CPU unless `backend` says otherwise."""
@@ -100,7 +109,7 @@ def blocks(batch: Batch, call: Call, mined: Mined, *, may_be_large: bool = False
     is_lazy = batch.logits is not None
     for samples in batch.blocks(may_be_large=may_be_large):
         loss, rank = lazy_losses.block_losses(batch, samples, call) if is_lazy else (None, None)
-        rows = batch.rows(samples, loss, rank)
+        rows = batch.rows(samples, loss, rank, call.one_hot_roles)
         # Most batches are one block. In a call of a single sample, every view saved counts.
         whole = samples.stop - samples.start == batch.offsets.size - 1
         part = mined if whole else _part(mined, samples, batch.anchors(samples))

@@ -27,7 +27,7 @@ from ssd_mining.inputs.arrays import (
     read_only,
 )
 from ssd_mining.inputs.counts import check_offsets, check_quotas
-from ssd_mining.inputs.labels import check_labels, codes_of, roles_of_labels
+from ssd_mining.inputs.labels import OneHotRoles, check_labels, codes_of, roles_of_labels
 from ssd_mining.inputs.logits import (
     Logits,
     RankKind,
@@ -43,7 +43,7 @@ from ssd_mining.mining_rule import NO_EXTRAS, Extras, Mining, Rng
 
 # A kernel gets a batch in blocks of this many elements: converted copies stay small, and Ctrl-C gets through.
 BLOCK_ELEMENTS = 2_000_000
-# A block of which no copy is made may be this much larger. Ctrl-C still gets through within 20 ms.
+# A block of scores, or of arrays that need no copy, may be this much larger. Ctrl-C still gets through within 20 ms.
 VIEWED = 8
 
 # The kernels fill shorter rows up to one word of 64 bits.
@@ -86,13 +86,13 @@ class Batch:
         self.is_pos_mask = self.labels.dtype.kind == "b" and self.labels.ndim == len(self.shape)
 
     def blocks(self, *, may_be_large: bool = False) -> list[slice]:
-        """Return slices of the samples, of at most `BLOCK_ELEMENTS` losses or scores, but at least one sample each.
+        """Return slices of samples: up to `BLOCK_ELEMENTS` losses and `VIEWED` times as many scores, or one sample.
 
-        Those that `may_be_large` have `VIEWED` times as many if the kernel takes the caller's own memory.
+        If they `may_be_large` and the kernel takes the caller's own memory, they have `VIEWED` times as many losses.
         """
         num_samples, most = self.offsets.size - 1, BLOCK_ELEMENTS
         if self.labels.ndim > len(self.shape):
-            most //= self.labels.shape[-1]
+            most = min(most, VIEWED * most // self.labels.shape[-1])
         together = num_samples == 1 or self.mining.scope != "sample"  # a batch that is mined as a whole is one block
         if num_samples and (together or self.offsets[-1] + SHORTEST_ROW * num_samples <= most):
             return [slice(0, num_samples)]
@@ -120,10 +120,17 @@ class Batch:
         """Return which anchors of the batch belong to the samples of a block."""
         return slice(int(self.offsets[block.start]), int(self.offsets[block.stop]))
 
-    def rows(self, block: slice, loss: NDArray[Any] | None, rank: NDArray[Any] | None) -> Rows:
+    def rows(
+        self,
+        block: slice,
+        loss: NDArray[Any] | None,
+        rank: NDArray[Any] | None,
+        one_hot_roles: OneHotRoles | None = None,
+    ) -> Rows:
         """Return the rows of a block as a kernel takes them: views where dtype and layout allow it.
 
-        `loss` and `rank`, (n,), have been computed from logits; None: take those of the caller.
+        `loss` and `rank`, (n,), have been computed from logits; None: take those of the caller. `one_hot_roles` is a
+        kernel that reads one-hot labels.
         """
         if loss is None:
             loss = self._flat(self.conf_loss, block, self.dtype)
@@ -139,7 +146,7 @@ class Batch:
             lengths = np.diff(offsets)
             shortest, longest = int(lengths.min(initial=SHORTEST_ROW)), int(lengths.max(initial=0))
         quotas = _NO_QUOTAS if self.quotas is None else read_only(self.quotas[block])
-        labels, codes = self._labels(block)
+        labels, codes = self._labels(block, one_hot_roles)
         return Rows(loss, rank, labels, codes, quotas, offsets, shortest, longest)
 
     def at(self, sample: NDArray[np.int64], anchor: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
@@ -162,7 +169,7 @@ class Batch:
         part.flags.writeable = False  # our own view or copy
         return part
 
-    def _labels(self, block: slice) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _labels(self, block: slice, one_hot_roles: OneHotRoles | None) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the labels of a block as unsigned integers, and their codes."""
         if self.codes is not None:
             labels = self._flat(self.labels, block, native_dtype(self.labels.dtype))
@@ -172,7 +179,7 @@ class Batch:
         first = self.anchors(block).start
         labels = self.part(self.labels, block)
         roles, empty = roles_of_labels(
-            labels, self.mining, valid, is_near, lambda row: locate(self.offsets, first + row)
+            labels, self.mining, valid, is_near, lambda row: locate(self.offsets, first + row), one_hot_roles
         )
         self.num_empty += empty
         return roles, rules.ROLE_CODES

@@ -14,6 +14,9 @@ from ssd_mining.kernels.records import BAD, IGNORED, NEGATIVE, POSITIVE, Mask
 from ssd_mining.mining_rule import Mining
 
 Locate = Callable[[int], tuple[int, int]]  # from a row of a block to (sample, anchor)
+# From scores, (n, C), the column of background and the role of all-zero rows to the roles of all rows, and how many are
+# all zero; None: some row is not one-hot.
+OneHotRoles = Callable[[NDArray[Any], int, int], tuple[NDArray[np.uint8], int] | None]
 
 # The sum of a row of soft scores may differ from 1 by this much: 91 float16 scores have three digits each.
 SCORE_SUM_TOLERANCE = 1e-2
@@ -105,7 +108,12 @@ def codes_of(dtype: np.dtype[Any], background: int | None, ignore_index: int | N
 
 
 def roles_of_labels(
-    labels: NDArray[Any], mining: Mining, valid: Mask | None, is_near: Mask | None, locate: Locate
+    labels: NDArray[Any],
+    mining: Mining,
+    valid: Mask | None,
+    is_near: Mask | None,
+    locate: Locate,
+    one_hot_roles: OneHotRoles | None = None,
 ) -> tuple[NDArray[Any], int]:
     """Return the roles of anchors as labels of `ROLE_CODES`, and how many all-zero rows of scores count as positives.
 
@@ -113,35 +121,50 @@ def roles_of_labels(
     (n,), those that overlap an object too much to be negatives. `locate` finds the place of an error.
     """
     bad = ignored = empty = None
-    role = POSITIVE
     if labels.ndim == 2:
-        column, role = background_column(mining, labels.shape[1]), role_of_empty(mining, labels.shape[1])
-        if column < labels.shape[1]:
-            empty = check_rows(labels, valid, locate, all_zero=mining.all_zero)
-            positive = labels[:, column] == 0
-        else:
-            check_targets(labels, valid, locate)
-            empty = _empty_rows(labels)[1]
-            positive = ~empty
-            if role == BAD:
-                _refuse_row(labels, empty, valid, locate, "a target above 0 for a class")
+        roles, empty = _roles_of_scores(labels, mining, valid, locate, one_hot_roles)
     elif labels.dtype.kind == "b":
-        positive = labels.view(np.uint8) != 0
+        roles = _roles_of(labels.view(np.uint8) != 0)
     else:
         positive = labels != mining.background
         if mining.ignore_index is not None:
             ignored = (labels == mining.ignore_index) & positive
         bad = labels < 0 if ignored is None else (labels < 0) & ~ignored
-    roles = np.where(positive, np.uint8(POSITIVE), np.uint8(NEGATIVE))
-    if empty is not None and empty.any():
-        roles[empty] = role
+        roles = _roles_of(positive)
     if is_near is not None:
         roles[is_near & (roles == NEGATIVE)] = IGNORED
     for mask, other in ((bad, BAD), (ignored, IGNORED), (None if valid is None else ~valid, IGNORED)):
         if mask is not None:
             roles[mask] = other
-    trapped = 0 if empty is None or role != POSITIVE else int(np.count_nonzero(roles[empty] == POSITIVE))
+    trapped = 0 if empty is None else int(np.count_nonzero(roles[empty] == POSITIVE))
     return read_only(roles), trapped
+
+
+def _roles_of(positive: Mask) -> NDArray[np.uint8]:
+    return np.where(positive, np.uint8(POSITIVE), np.uint8(NEGATIVE))
+
+
+def _roles_of_scores(
+    scores: NDArray[Any], mining: Mining, valid: Mask | None, locate: Locate, one_hot_roles: OneHotRoles | None
+) -> tuple[NDArray[np.uint8], Mask | None]:
+    """Return the roles of rows of scores, (n, C), and which rows are all zero; None: none, or they are no positives."""
+    column, role = background_column(mining, scores.shape[1]), role_of_empty(mining, scores.shape[1])
+    found = None if one_hot_roles is None else one_hot_roles(scores, column, role)
+    if found is not None and (found[1] == 0 or role in (NEGATIVE, IGNORED)):
+        return found[0], None
+    if column < scores.shape[1]:
+        empty = check_rows(scores, valid, locate, all_zero=mining.all_zero)
+        positive: Mask = scores[:, column] == 0
+    else:
+        check_targets(scores, valid, locate)
+        empty = _empty_rows(scores)[1]
+        positive = ~empty
+        if role == BAD:
+            _refuse_row(scores, empty, valid, locate, "a target above 0 for a class")
+    roles = _roles_of(positive)
+    if empty.any():
+        roles[empty] = role
+    return roles, empty if role == POSITIVE else None
 
 
 def check_rows(scores: NDArray[Any], valid: Mask | None, locate: Locate, *, all_zero: AllZeroRows) -> Mask:

@@ -4,7 +4,8 @@ Read `records` (what goes in and out), `rules` and `loss_rules` (each rule, writ
 ``cuda/``, or ``reference``, the NumPy oracle behind the same functions.
 
 A twin has the functions ``mine``, ``losses`` and ``gradients``; ``cpu`` and ``reference`` also have ``analyse`` and
-``match``. They take records and a number of workers, and write into the record given for the results. The contract:
+``match``. They take records and a number of workers, and write into the record given for the results. ``cpu`` also
+reads one-hot labels. The contract:
 
 - The caller checks the inputs. They are C-contiguous and read-only.
 - A kernel raises nothing. It counts wrong values, NUM_NAN and NUM_BAD, and the caller raises.

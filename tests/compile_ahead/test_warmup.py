@@ -74,7 +74,7 @@ print(done.compiled + done.loaded, jit.counts() == after)
 
 @pytest.mark.slow
 def test_after_warmup_of_logits_no_loss_and_no_gradient_compiles_anything():
-    assert printed(LOGITS) == ["12 True"]  # the real kernels, from the cache of all tests if they are there
+    assert printed(LOGITS) == ["14 True"]  # the real kernels, from the cache of all tests if they are there
 
 
 def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
@@ -99,6 +99,7 @@ def test_warmup_compiles_what_it_is_asked_for_and_starts_no_thread(run):
         ({"label_dtypes": ["f4"]}, "labels: expected"),
         ({"loss_dtypes": "c"}, "loss"),
         ({"logit_dtypes": ["i4"]}, "logits: expected"),
+        ({"score_dtypes": ["c8"]}, "labels: expected"),
     ],
 )
 def test_warmup_refuses_what_losses_or_labels_cannot_be(dtypes, message):

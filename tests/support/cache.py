@@ -82,6 +82,9 @@ def mine(rows, rule, mined, num_workers):
     mined.pos_mask[:] = mined.hard_negative_mask[:] = False
     _MINE[num_workers > 1](rows.offsets.size - 1, num_workers, *rows, *rule, *mined[:-1])
 
+def one_hot_roles(scores, column, role_of_empty, num_workers):
+    return None
+
 @helper
 def _mine_sample(worker, sample, loss, rank, labels, codes, quotas, offsets, shortest, longest,
                  ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan,

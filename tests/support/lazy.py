@@ -1,5 +1,7 @@
 """Losses, ranks and gradients of checked logits, by the functions that the engine calls."""
 
+import numpy as np
+
 from ssd_mining.engine import lazy_losses
 from ssd_mining.engine.run import call_of
 from ssd_mining.inputs.logits import check_logits
@@ -19,7 +21,11 @@ class Lazy:
         return Lazy(self.logits.ranks(kind, background), self.call)
 
     def gradients(self, factors):
-        return lazy_losses.gradients(self.logits, factors, self.call)
+        anchors = np.flatnonzero(factors)
+        dense = np.zeros(self.logits.values.shape, self.dtype)
+        rows = lazy_losses.gradients(self.logits, anchors, factors.ravel()[anchors].astype(float), self.call)
+        dense.reshape(-1, dense.shape[2])[anchors] = rows
+        return dense
 
 
 def lazy(x, y, spec, *, backend=None, num_threads=None, **how):

@@ -1,8 +1,8 @@
 """The CPU twin, compiled by Numba.
 
 Read `jit` (how a body becomes a loop over samples, of one thread or several), `crew` (the threads that help), `mining`,
-`analysis`, `matching`, then the losses: `logits`, `softmax`, `sigmoid`, and `tiles`, which compute 64 anchors at once.
-`lanes` and `elementary` hold the LLVM intrinsics and polynomials under them; `cache` keeps the machine code on disk.
+`one_hot`, `analysis`, `matching`, then the losses: `logits`, `softmax`, `sigmoid`, and `tiles`, which compute 64 anchors
+at once. `lanes` and `elementary` hold the LLVM intrinsics and polynomials under them; `cache` keeps the machine code.
 """
 
 from typing import Any
@@ -14,6 +14,8 @@ def __getattr__(name: str) -> Any:
     match name:
         case "mine":
             from ssd_mining.kernels.cpu.mining import mine as kernel
+        case "one_hot_roles":
+            from ssd_mining.kernels.cpu.one_hot import one_hot_roles as kernel
         case "losses":
             from ssd_mining.kernels.cpu.logits import losses as kernel
         case "gradients":

@@ -90,6 +90,22 @@ def run_cases(number):
     print("in bounds", number)
 
 
+def run_one_hot_cases(number):
+    """Read one-hot labels that lie against protected pages."""
+    from ssd_mining.kernels.cpu.one_hot import one_hot_roles
+    from ssd_mining.kernels.records import NEGATIVE, POSITIVE
+
+    pool, rng = Guarded(512 * 1024), np.random.default_rng(0)
+    for case in range(number):
+        num_rows, num_classes = int(rng.integers(1, 300)), int(rng.integers(2, 80))
+        dtype = (np.float32, np.float64, np.uint8)[case % 3]
+        classes = np.where(rng.random(num_rows) < 0.1, rng.integers(1, num_classes, num_rows), 0)
+        scores = pool.put(np.eye(num_classes, dtype=dtype)[classes], at_end=bool(case % 2))
+        roles, _ = one_hot_roles(scores, 0, 0, 1) or (np.where(classes == 0, NEGATIVE, POSITIVE), 0)
+        np.testing.assert_array_equal(roles, np.where(classes == 0, NEGATIVE, POSITIVE), err_msg=f"{case}")
+    print("in bounds", number)
+
+
 def run_logit_cases(number):
     """Compute losses and gradients whose arrays, workspace and results all lie against protected pages."""
     from ssd_mining.classification import Focal, Sigmoid, Softmax
@@ -144,6 +160,13 @@ def test_500_losses_and_gradients_stay_inside_protected_pages():
     code = "from tests.kernels.cpu.test_bounds import run_logit_cases; run_logit_cases(500)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout == "in bounds 500\n", (done.returncode, done.stderr)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect of libc")
+def test_1000_arrays_of_one_hot_labels_are_read_inside_protected_pages():
+    code = "from tests.kernels.cpu.test_bounds import run_one_hot_cases; run_one_hot_cases(1000)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == "in bounds 1000\n", (done.returncode, done.stderr)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect of libc")
