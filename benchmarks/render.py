@@ -164,7 +164,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "On a GPU",
-        "{gpu}. Kernel: sums, in a graph. Enqueued: the host's part of a mask. Call: until its end. Bandwidth: of both.",
+        "{gpu}. Kernel: sums, in a graph. Enqueued: the host's part of a mask. Call: to its end. Bandwidth: of both.",
         "cuda",
         {
             "samples": ("samples", str),
