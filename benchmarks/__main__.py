@@ -20,6 +20,7 @@ TABLES = (
     "distributions",
     "label_types",
     "outputs",
+    "threads",
     "kept",
     "logits",
     "gradients",

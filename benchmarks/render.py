@@ -68,8 +68,6 @@ OUTPUTS = {
     "us_per_sample": ("sums, us per sample", _short),
     "mask_over_sums": ("mask / sums", _ratio),
     "indices_over_sums": ("result and indices / sums", _ratio),
-    "one_over_two_threads": ("one thread / two", _ratio),
-    "reading_one_over_two": ("reading: one thread / two", _ratio),
     "best_over_ours": ("best NumPy / ours", _ratio),
     "boolean_over_ours": ("boolean / ours", _ratio),
 }
@@ -93,6 +91,18 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
         },
     ),
     ("Outputs and batch sizes", "8732 anchors, 0.3 % positives, int64 labels.", "outputs", OUTPUTS),
+    (
+        "Threads",
+        "8732 anchors, 0.3 % positives, int64 labels: sums on one thread over two, and the same of reading.",
+        "threads",
+        {
+            "samples": ("samples", str),
+            "beside": ("beside", str),
+            "us_per_sample": ("one thread, us per sample", _short),
+            "one_over_two": ("one / two", _ratio),
+            "reading_one_over_two": ("reading: one / two", _ratio),
+        },
+    ),
     (
         "Kept negatives",
         "8732 anchors, int64 labels, us per sample. Result: mine_hard_negatives. Sort: one `np.sort` of whole numbers.",

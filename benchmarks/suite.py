@@ -15,7 +15,7 @@ from benchmarks import data, peers
 from benchmarks.measure import assert_equal, interleaved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Row = dict[str, Any]
 POSITIVES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -131,7 +131,7 @@ def outputs(
     rounds: int = 15,
     fresh: int = FRESH_BYTES,
 ) -> list[Row]:
-    """Sums, mask, whole result and indices, on one thread and on two, for batches of every size."""
+    """Sums, mask, whole result and indices, for batches of every size."""
     rows, one = [], {"num_threads": 1}
     for num_samples in sizes:
         distinct = num_samples * num_fresh(num_anchors, num_samples, fresh)
@@ -143,37 +143,72 @@ def outputs(
             "sums": lambda calls=calls: [sm.confidence_loss(**call, **one).confidence_loss for call in calls],
             "mask": lambda calls=calls: [sm.hard_negative_mask(**call, **one) for call in calls],
             "indices": lambda calls=calls: [sm.mine_hard_negatives(**call, **one).indices() for call in calls],
-            "two threads": lambda calls=calls: [
-                sm.confidence_loss(**c, num_threads=2).confidence_loss for c in calls
-            ],
             "best": lambda pairs=pairs: [peers.numpy_best_loop(*pair) for pair in pairs],
             "boolean": lambda pairs=pairs: [peers.numpy_boolean_partition(*pair) for pair in pairs],
         }
         assert_equal(functions["sums"](), functions["best"]())
-        assert_equal(functions["two threads"](), functions["best"]())
         seconds = interleaved(functions, rounds=rounds)
-        threads = interleaved({name: functions[name] for name in ("sums", "two threads")}, rounds=rounds)
-        with ThreadPoolExecutor(2) as readers:  # ends before the next size: other threads change how we launch
-            reading = interleaved(
-                {
-                    "one": lambda x=conf_loss, y=drawn: peers.read_floor(x, y),
-                    "two": lambda x=conf_loss, y=drawn: peers.read_by_two(x, y, readers),
-                },
-                rounds=rounds,
-            )
         rows.append(
             {
                 "samples": num_samples,
                 "us_per_sample": seconds["sums"] / distinct * 1e6,
                 "mask_over_sums": seconds["mask"] / seconds["sums"],
                 "indices_over_sums": seconds["indices"] / seconds["sums"],
-                "one_over_two_threads": threads["sums"] / threads["two threads"],
-                "reading_one_over_two": reading["one"] / reading["two"],
                 "best_over_ours": seconds["best"] / seconds["sums"],
                 "boolean_over_ours": seconds["boolean"] / seconds["sums"],
             }
         )
     return rows
+
+
+def threads(
+    num_anchors: int = 8732, sizes: tuple[int, ...] = (32, 128, 1024), rounds: int = 15, fresh: int = FRESH_BYTES
+) -> list[Row]:
+    """Sums on one thread and on two, on an idle machine and beside a busy loop on every processor."""
+    rows = []
+    for num_samples, is_busy in itertools.product(sizes, (False, True)):
+        distinct = num_samples * num_fresh(num_anchors, num_samples, fresh)
+        conf_loss, drawn, _, _ = case(num_anchors, 0.003, num_samples=distinct)
+        parts = [slice(i, i + num_samples) for i in range(0, distinct, num_samples)]
+        functions: dict[str, Callable[[], Any]] = {
+            name: lambda parts=parts, x=conf_loss, y=drawn, number=number: [
+                sm.confidence_loss(x[part], y[part], background=0, num_threads=number).confidence_loss
+                for part in parts
+            ]
+            for name, number in (("one", 1), ("two", 2))
+        }
+        assert_equal(functions["one"](), functions["two"]())
+        with contextlib.ExitStack() as beside:
+            readers = beside.enter_context(ThreadPoolExecutor(2))
+            functions["reading one"] = lambda x=conf_loss, y=drawn: peers.read_floor(x, y)
+            functions["reading two"] = lambda x=conf_loss, y=drawn, readers=readers: peers.read_by_two(x, y, readers)
+            if is_busy:
+                beside.enter_context(busy_processors())
+            seconds = interleaved(functions, rounds=rounds)
+        rows.append(
+            {
+                "samples": num_samples,
+                "beside": "a busy loop on each" if is_busy else "nothing",
+                "us_per_sample": seconds["one"] / distinct * 1e6,
+                "one_over_two": seconds["one"] / seconds["two"],
+                "reading_one_over_two": seconds["reading one"] / seconds["reading two"],
+            }
+        )
+    return rows
+
+
+@contextlib.contextmanager
+def busy_processors() -> "Iterator[None]":
+    """Keep every processor busy with a loop of another process."""
+    loop = "import os; os.sched_setaffinity(0, [{}]); print(flush=True)\nwhile True: pass"
+    with contextlib.ExitStack() as loops:
+        for processor in os.sched_getaffinity(0):
+            words = [sys.executable, "-c", loop.format(processor)]
+            process = loops.enter_context(subprocess.Popen(words, stdout=subprocess.PIPE))
+            loops.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield
 
 
 def kept(
