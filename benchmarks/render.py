@@ -132,7 +132,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "On a GPU",
-        "{gpu}. Kernel: sums, in a graph. Enqueued: the host's part of a mask. Call: until its end. Bandwidth: of both arrays.",
+        "{gpu}. Kernel: sums, in a graph. Enqueued: the host's part. Call: until its end. Bandwidth: of reading both.",
         "cuda",
         {
             "samples": ("samples", str),
