@@ -133,7 +133,7 @@ def _on_device(checked: Logits, arrays: dict[str, Foreign], class_axis: int, lib
         not_yet("labels", "one-hot scores beside logits")
     num_classes, ignore_index = checked.values.shape[2], checked.ignore_index
     # Kernels take labels for int64, by their bits; others than uint64 are never beyond.
-    beyond = 2**64 if labels.dtype == np.uint64 else 2**63
+    beyond = 2**64 if labels.array.dtype == np.uint64 else 2**63
     if ignore_index is not None and not -(2**63) <= ignore_index < beyond:
         ignore_index = None
     meaning = Meaning(
