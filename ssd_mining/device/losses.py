@@ -132,10 +132,14 @@ def _on_device(checked: Logits, arrays: dict[str, Foreign], class_axis: int, lib
     if checked.labels.ndim == 3:
         not_yet("labels", "one-hot scores beside logits")
     num_classes, ignore_index = checked.values.shape[2], checked.ignore_index
+    # Kernels take labels for int64, by their bits; others than uint64 are never beyond.
+    beyond = 2**64 if labels.array.dtype == np.uint64 else 2**63
+    if ignore_index is not None and not -(2**63) <= ignore_index < beyond:
+        ignore_index = None
     meaning = Meaning(
         num_legal=num_classes + (checked.background == num_classes),
         illegal=num_classes + 1,
-        ignore_index=0 if ignore_index is None else ignore_index,
+        ignore_index=0 if ignore_index is None else (ignore_index + 2**63) % 2**64 - 2**63,
         may_ignore=int(ignore_index is not None),
         has_valid=int(valid is not None),
     )

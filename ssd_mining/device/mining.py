@@ -118,7 +118,7 @@ class DeviceBatch:
         library, num_samples, size = self.library, self.batch.offsets.size - 1, rows.loss.size
         together, quotas = _empty(1, (size,), library), library.allocate((num_samples,), np.int64)
         rule = self.batch.mining.rule_for(size)
-        rule = rule._replace(extra=rule.extra * num_samples)
+        rule = rule._replace(extra=min(rule.extra * num_samples, np.iinfo(np.int64).max))
         enqueue(rows._replace(num_anchors=size), rule, together, library, shortest=size, longest=size)
         enqueue_counts(together.hard_negative_mask, library.upload(self.batch.offsets), quotas, library.stream)
         return rows._replace(quotas=quotas, is_explicit=1)

@@ -311,3 +311,20 @@ def test_the_real_files_reduced(name):
     anchors = np.union1d(np.arange(0, labels.shape[1], labels.shape[1] // 40), near)
     boxes = np.random.default_rng(0).normal(size=(2, 2, anchors.size, 4)).astype(np.float32)
     check(Call(logits[:, anchors], labels[:, anchors], *boxes, {"background": 0}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ignore_index"), [("u8", 2**64 - 1), ("i8", 2**64 - 1), ("i8", -1), ("u1", -(2**80))]
+)
+def test_an_ignore_index_of_any_size_is_that_of_the_cpu(dtype, ignore_index):
+    call = draw()
+    call.labels = call.labels.astype(dtype)
+    call.labels[1, 2] = ignore_index if (dtype, ignore_index) in (("u8", 2**64 - 1), ("i8", -1)) else 0
+    expected = sm.softmax_cross_entropy(call.logits, call.labels, ignore_index=ignore_index)
+    got = sm.softmax_cross_entropy(to_device(call.logits), to_device(call.labels), ignore_index=ignore_index)
+    np.testing.assert_allclose(to_host(got), expected, rtol=1e-12)
+
+
+def test_more_extra_negatives_than_an_integer_holds_are_all():
+    call = draw(scope="batch", extra_negatives=2**70, positives=(2, 1))
+    check(call)

@@ -192,9 +192,10 @@ class Library(NamedTuple):
 
     def download(self, array: DeviceArray) -> NDArray[Any]:
         """Copy a C-contiguous array to the host, after what the stream was asked before, and wait for it."""
-        if not array.size:
+        num_bytes = array.size * array.dtype.itemsize
+        if not num_bytes:
             return np.empty(array.shape, array.dtype)
-        if array.size * array.dtype.itemsize >= copies.LARGE:
+        if num_bytes >= copies.LARGE:
             large: NDArray[Any] = np.empty(array.shape, array.dtype)
             copies.to_host(array.address, large, *self.stream)
             return large
