@@ -21,11 +21,9 @@ class Lazy:
         return Lazy(self.logits.ranks(kind, background), self.call)
 
     def gradients(self, factors):
-        anchors = np.flatnonzero(factors)
-        dense = np.zeros(self.logits.values.shape, self.dtype)
-        rows = lazy_losses.gradients(self.logits, anchors, factors.ravel()[anchors].astype(float), self.call)
-        dense.reshape(-1, dense.shape[2])[anchors] = rows
-        return dense
+        factors = np.ravel(factors).astype(float)
+        rows = lazy_losses.gradients(self.logits, np.arange(factors.size), factors, self.call)
+        return rows.reshape(self.logits.values.shape)
 
 
 def lazy(x, y, spec, *, backend=None, num_threads=None, **how):
