@@ -22,6 +22,7 @@ TABLES = (
     "outputs",
     "kept",
     "logits",
+    "gradients",
     "growth",
     "first_call",
     "frameworks",

@@ -126,6 +126,20 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
         },
     ),
     (
+        "Gradients",
+        "multibox_loss with locations, 8732 anchors, 0.3 % positives; us per sample. Zeros: `np.zeros_like` for both.",
+        "gradients",
+        {
+            "classes": ("classes", str),
+            "loss": ("loss", _short),
+            "whole": ("with gradients", _short),
+            "rows": ('with "rows"', _short),
+            "zeros": ("zeros", _short),
+            "whole_over_zeros": ("gradients alone / zeros", _ratio),
+            "rows_over_loss": ("rows alone / loss", _ratio),
+        },
+    ),
+    (
         "Growth",
         "The exponent of a power law fitted to five sizes: 1 is linear.",
         "growth",

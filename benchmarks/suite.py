@@ -263,6 +263,36 @@ def logits(num_anchors: int = 8732, num_samples: int = 32, rounds: int = 15) -> 
     return rows
 
 
+def gradients(num_anchors: int = 8732, rounds: int = 15) -> list[Row]:
+    """Time the whole loss with and without gradients, whole ones and rows, beside clearing arrays for them."""
+    rows = []
+    for num_samples, num_classes in ((32, 21), (8, 81)):
+        rng = np.random.default_rng(num_classes)
+        drawn = data.classes((num_samples, num_anchors), 0.003, rng)
+        x = rng.normal(0, 2, (*drawn.shape, num_classes)).astype(np.float32)
+        x[..., 0] += 6
+        boxes = rng.normal(size=(2, *drawn.shape, 4)).astype(np.float32)
+        functions: dict[str, Callable[[], Any]] = {
+            name: lambda x=x, y=drawn, boxes=boxes, how=how: sm.multibox_loss(
+                x, y, *boxes, background=0, num_threads=1, with_gradients=how
+            )
+            for name, how in (("loss", False), ("whole", True), ("rows", "rows"))
+        }
+        functions["zeros"] = lambda x=x, boxes=boxes: (np.zeros_like(x), np.zeros_like(boxes[0]))
+        whole, chosen = functions["whole"]().logits_gradient, functions["rows"]().logits_gradient
+        np.testing.assert_array_equal(whole.reshape(-1, num_classes)[chosen.anchors], chosen.values)
+        seconds = interleaved(functions, rounds=rounds)
+        rows.append(
+            {
+                "classes": num_classes,
+                **{name: took / num_samples * 1e6 for name, took in seconds.items()},
+                "whole_over_zeros": (seconds["whole"] - seconds["loss"]) / seconds["zeros"],
+                "rows_over_loss": (seconds["rows"] - seconds["loss"]) / seconds["loss"],
+            }
+        )
+    return rows
+
+
 def growth(rounds: int = 15) -> list[Row]:
     """Fit the cost against the samples and against the anchors: the exponents of two power laws."""
     rows = []

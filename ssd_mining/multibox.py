@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Unpack, cast
+from typing import Any, Literal, NamedTuple, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,9 +20,38 @@ from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, as_array, as_real_array, 
 from ssd_mining.inputs.batch import Batch, check_logit_batch
 from ssd_mining.inputs.logits import Logits
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, loss_shares, normalized_loss, selected_smooth_l1
-from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_POS, POSITIVE_SUM, Mined
+from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_KEPT, NUM_POS, POSITIVE_SUM, Divisor, Mined
 from ssd_mining.losses import check_words, refuse_no_divisor
 from ssd_mining.mining_rule import Keywords, Mining, named_keywords, resolve
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GradientRows(Result):
+    """The rows of a gradient that need not be 0, a few percent of all.
+
+    Attributes
+    ----------
+    anchors : ndarray of int64, (K,)
+        The selected anchors, ascending, counted in C order: through (B, A), or (N,), or (B, H, W).
+    values : ndarray of float32 or float64, (K, C)
+        Their gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ssd_mining as sm
+    >>> logits, labels = np.array([[[0.0, 3.0], [1.0, 0.0], [0.0, 2.0]]]), [[1, 0, 0]]
+    >>> rows = sm.multibox_loss(logits, labels, background=0, neg_pos_ratio=1, with_gradients="rows").logits_gradient
+    >>> gradient = np.zeros_like(logits)
+    >>> gradient.reshape(-1, 2)[rows.anchors] = rows.values
+    >>> gradient[0].round(4)
+    array([[ 0.0474, -0.0474],
+           [ 0.    ,  0.    ],
+           [-0.8808,  0.8808]])
+    """
+
+    anchors: NDArray[np.int64]
+    values: NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,9 +72,9 @@ class MultiboxLoss(Result):
         Sum of the localization losses of the positives of every sample.
     num_pos, num_neg, num_kept : ndarray of int64, (B,)
         How many anchors are positive, negative, and kept negatives.
-    logits_gradient : ndarray of float32 or float64, or None
+    logits_gradient : ndarray of float32 or float64, GradientRows, or None
         d loss / d logits, in the shape of the logits; float64 for float64 logits. None without ``with_gradients``.
-    loc_gradient : ndarray of float32 or float64, or None
+    loc_gradient : ndarray of float32 or float64, GradientRows, or None
         d loss / d loc_pred, in its shape; float64 for float64 or wide integers. None without ``with_gradients``.
 
     Examples
@@ -68,8 +98,8 @@ class MultiboxLoss(Result):
     num_neg: NDArray[np.int64]
     num_kept: NDArray[np.int64]
     # Any, or a type checker would ask for a test of None after every call that asks for gradients.
-    logits_gradient: NDArray[Any] | Any = None
-    loc_gradient: NDArray[Any] | Any = None
+    logits_gradient: NDArray[Any] | GradientRows | Any = None
+    loc_gradient: NDArray[Any] | GradientRows | Any = None
 
 
 @named_keywords(Mining)
@@ -85,7 +115,7 @@ def multibox_loss(
     normalize: Normalize = "positives",
     loc_normalize: Normalize | None = None,
     zero_positives: ZeroPositives = "clamp",
-    with_gradients: bool = False,
+    with_gradients: bool | Literal["rows"] = False,
     class_axis: int = -1,
     mining: Mining | None = None,
     backend: Backend | None = None,
@@ -113,8 +143,9 @@ def multibox_loss(
         The divisor of the confidence loss; see `confidence_loss`.
     loc_normalize : str, optional
         The divisor of the localization loss; `normalize` unless given.
-    with_gradients : bool
-        Also compute the gradients of `logits` and `loc_pred`. They are 0 for anchors that are not selected.
+    with_gradients : bool or "rows"
+        Also compute the gradients of `logits` and `loc_pred`. They are 0 for anchors that are not selected; ``"rows"``
+        leaves these out, which saves most of the time.
     class_axis : int
         The axis of C in `logits` and in scores: -1, or 1 for (B, C, A), (B, C, H, W) and the like; -1 with
         ``sample_offsets``.
@@ -160,7 +191,8 @@ def multibox_loss(
     >>> out.logits_gradient[0, 0].round(4), out.loc_gradient[0, 0]
     (array([ 0.0474, -0.0474]), array([0.5, 0. , 0. , 0. ]))
     """
-    words = normalize, normalize if loc_normalize is None else loc_normalize, zero_positives, loc_weight, beta
+    loc_normalize = normalize if loc_normalize is None else loc_normalize
+    words = normalize, loc_normalize, zero_positives, loc_weight, beta, with_gradients
     try:
         how = _checked_once(*words)
     except TypeError:  # a value that cannot be hashed: the check refuses it
@@ -168,49 +200,48 @@ def multibox_loss(
     spec, extras = resolve(mining, keywords)
     if type(logits) is not np.ndarray and is_on_device(logits, backend):
         from ssd_mining.device import multibox as device
+        from ssd_mining.device.mining import not_yet
 
+        if with_gradients == "rows":
+            not_yet("with_gradients", "with_gradients='rows'")
         arrays = logits, labels, loc_pred, loc_target
         given = device.check(*arrays, spec, extras, classification=classification, class_axis=class_axis)
         located = check_locations(given.shape, *given.stand_ins) is not None
         mined_there = device.mine(given)
         if zero_positives == "raise":  # this alone has to wait for the counts
             _refuse_no_divisors(mined_there.resident.on_host().counts, given.num_anchors, how, located=located)
-        return MultiboxLoss(**device.divided(given, mined_there, **how._asdict(), with_gradients=with_gradients))
+        return MultiboxLoss(**device.divided(given, mined_there, **how._asdict()))
     batch = check_logit_batch(logits, labels, spec, extras, classification, class_axis)
     locations = check_locations(batch.mask_shape, loc_pred, loc_target)
     call = call_of(backend, num_threads)
-    mined = mine_batch(batch, call, masks=with_gradients or locations is not None)
+    mined = mine_batch(batch, call, masks=bool(how.with_gradients) or locations is not None)
 
     num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
     if zero_positives == "raise":
         _refuse_no_divisors(mined.counts, num_anchors, how, located=locations is not None)
+    per_sample = sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM])
+    boxes = _Localization(0.0, np.zeros(num_samples), None)
+    if locations is not None:
+        by = divisor_of(how.loc_normalize, zero_positives, num_samples, num_anchors)
+        boxes = _localized(locations, mined, batch.mask_shape, by, how)
     by = divisor_of(how.normalize, zero_positives, num_samples, num_anchors)
     divisors = loss_divisors(mined.counts, by)
-    per_sample = sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM])
     conf_loss = normalized_loss(per_sample, divisors)
-    loc_sum: NDArray[np.float64] = np.zeros(num_samples)
-    loc_loss, loc_gradient, logits_gradient = 0.0, None, None
-    if locations is not None:
-        positives = np.nonzero(mined.pos_mask.reshape(batch.mask_shape))
-        owners = np.repeat(np.arange(num_samples), mined.counts[NUM_POS])  # their samples
-        by = divisor_of(how.loc_normalize, zero_positives, num_samples, num_anchors)
-        loc_divisors = loss_divisors(mined.counts, by)
-        costs, slopes = selected_smooth_l1(*locations, positives, how.beta)
-        loc_sum = np.bincount(owners, costs, num_samples).astype(np.float64)  # bincount of nothing is int64
-        loc_loss = normalized_loss(loc_sum, loc_divisors)
-        if with_gradients:
-            loc_gradient = np.zeros(locations[0].shape, kernel_dtype(locations[0].dtype))
-            loc_gradient[positives] = how.loc_weight * loss_shares(loc_divisors, num_samples)[owners, None] * slopes
-    if with_gradients:
-        logits_gradient = _logits_gradient(batch, mined, loss_shares(divisors, num_samples), class_axis, call)
+    logits_gradient: Any = None
+    loc_gradient: Any = boxes.gradient
+    if how.with_gradients:
+        logits_gradient = _logits_gradient(batch, mined, loss_shares(divisors, num_samples), call)
+    if how.with_gradients is True:
+        both = (logits_gradient, class_axis), (loc_gradient, -1)
+        logits_gradient, loc_gradient = _dense(both, batch.mask_shape)
     columns = sample_columns(mined)
     del columns["threshold"]
     return MultiboxLoss(
-        loss=conf_loss + how.loc_weight * loc_loss,
+        loss=conf_loss + how.loc_weight * boxes.loss,
         conf_loss=conf_loss,
-        loc_loss=loc_loss,
+        loc_loss=boxes.loss,
         per_sample=per_sample,
-        loc_sum=loc_sum,
+        loc_sum=boxes.sums,
         **columns,
         logits_gradient=logits_gradient,
         loc_gradient=loc_gradient,
@@ -228,13 +259,20 @@ class _How(NamedTuple):
     zero_positives: ZeroPositives
     loc_weight: float
     beta: float
+    with_gradients: bool | Literal["rows"]
 
 
 def _checked(*words: Any) -> _How:
     how = _How(*words)
     check_words(how.normalize, how.zero_positives)
     check_words(how.loc_normalize, how.zero_positives, "loc_normalize")
-    return how._replace(loc_weight=check_number("loc_weight", how.loc_weight), beta=check_number("beta", how.beta))
+    if isinstance(how.with_gradients, str) and how.with_gradients != "rows":
+        refuse("with_gradients", "True, False or 'rows'", f"{how.with_gradients!r}")
+    return how._replace(
+        loc_weight=check_number("loc_weight", how.loc_weight),
+        beta=check_number("beta", how.beta),
+        with_gradients="rows" if how.with_gradients == "rows" else bool(how.with_gradients),
+    )
 
 
 _checked_once = functools.lru_cache(maxsize=128, typed=True)(_checked)
@@ -268,19 +306,51 @@ def check_locations(
     return pred, target
 
 
-def _logits_gradient(
-    batch: Batch, mined: Mined, shares: NDArray[np.float64], class_axis: int, call: Call
-) -> NDArray[Any]:
-    """Return d loss / d logits, in the shape of the logits."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        factors = np.repeat(shares, np.diff(batch.offsets))
-        if batch.weights is not None:
-            weights = batch.weights.reshape(-1)
-            factors = np.where(
-                weights == 0, 0.0, factors * weights
-            )  # a weight of 0 gives 0 even for NaN, as in the loss
-        # Anchors that are not selected have the gradient 0, even if the divisor is NaN.
-        factors = np.where(mined.pos_mask | mined.hard_negative_mask, factors, 0.0)
-    logits = cast("Logits", batch.logits)
-    gradient = gradients(logits, factors.reshape(logits.values.shape[:2]), call)
-    return np.moveaxis(gradient.reshape(*batch.mask_shape, gradient.shape[2]), -1, class_axis)
+class _Localization(NamedTuple):
+    """The localization loss, its sums, (B,), and its gradient, if that is wanted."""
+
+    loss: float
+    sums: NDArray[np.float64]
+    gradient: GradientRows | None
+
+
+def _localized(
+    locations: tuple[NDArray[Any], NDArray[Any]], mined: Mined, shape: tuple[int, ...], by: Divisor, how: _How
+) -> _Localization:
+    num_samples, positives = mined.counts.shape[1], np.flatnonzero(mined.pos_mask)
+    owners = np.repeat(np.arange(num_samples), mined.counts[NUM_POS])  # their samples
+    divisors = loss_divisors(mined.counts, by)
+    costs, slopes = selected_smooth_l1(*locations, np.unravel_index(positives, shape), how.beta)
+    sums = np.bincount(owners, costs, num_samples).astype(np.float64)  # bincount of nothing is int64
+    gradient = None
+    if how.with_gradients:
+        slopes *= how.loc_weight * loss_shares(divisors, num_samples)[owners, None]
+        gradient = GradientRows(positives, slopes.astype(kernel_dtype(locations[0].dtype)))
+    return _Localization(normalized_loss(sums, divisors), sums, gradient)
+
+
+def _logits_gradient(batch: Batch, mined: Mined, shares: NDArray[np.float64], call: Call) -> GradientRows:
+    """Return d loss / d logits of the selected anchors."""
+    anchors = np.flatnonzero(mined.pos_mask | mined.hard_negative_mask)
+    num_selected = mined.counts[NUM_POS] + mined.counts[NUM_KEPT]
+    factors = np.repeat(shares, num_selected)
+    if batch.weights is not None:
+        weights = batch.weights.reshape(-1)[anchors]
+        with np.errstate(invalid="ignore", over="ignore"):  # a weight of 0 gives 0 even for NaN, as in the loss
+            factors = np.where(weights == 0, 0.0, factors * weights)
+    return GradientRows(anchors, gradients(cast("Logits", batch.logits), anchors, factors, call))
+
+
+def _dense(
+    gradients: tuple[tuple[GradientRows | None, int], ...], shape: tuple[int, ...]
+) -> list[NDArray[Any] | None]:
+    """Return whole gradients: of anchors of this shape, with the classes on the axis beside each."""
+    found: list[NDArray[Any] | None] = []
+    for rows, class_axis in gradients:
+        if rows is None:
+            found.append(None)
+            continue
+        whole = np.zeros((math.prod(shape), rows.values.shape[1]), rows.values.dtype)
+        whole[rows.anchors] = rows.values
+        found.append(np.moveaxis(whole.reshape(*shape, rows.values.shape[1]), -1, class_axis))
+    return found

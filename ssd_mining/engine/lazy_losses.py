@@ -47,19 +47,24 @@ def losses(logits: Logits, call: "Call", samples: slice = ALL, anchors: slice = 
     return np.negative(values, out=values) if logits.ranked == "foreground_max" else values
 
 
-def gradients(logits: Logits, factors: NDArray[np.float64], call: "Call") -> NDArray[Any]:
-    """Compute ``factor * d loss / d logits`` of all anchors, (B, A, C): 0 where a factor, in `factors` (B, A), is 0.
+def gradients(logits: Logits, anchors: NDArray[np.int64], factors: NDArray[np.float64], call: "Call") -> NDArray[Any]:
+    """Compute ``factor * d loss / d logits`` of some anchors, a fresh array, (K, C).
 
-    `factors` becomes read-only.
+    `anchors`, (K,), counts the anchors of the batch in C order; `factors`, (K,).
     """
-    values = np.zeros(logits.values.shape, logits.dtype)
-    factors.flags.writeable = False
-    for part, where in _parts(logits, ALL, ALL):
-        rows = logits.rows(where, ALL)
-        computed = Computed(values[part], np.zeros(where.stop - where.start, np.int64))
+    values = np.zeros((anchors.size, logits.values.shape[2]), logits.dtype)
+    step = max(1, boundary.BLOCK_ELEMENTS // values.shape[1])
+    for first in range(0, anchors.size, step):
+        part = slice(first, first + step)
+        rows = logits.of_anchors(anchors[part]).rows(ALL, ALL)
+        computed = Computed(values[part, None], np.zeros(rows.logits.shape[0], np.int64))
         workers = 1 if rows.logits.size < PARALLEL_LOGITS else call.workers()
-        call.twin.gradients(rows, logits.rule, factors[part], computed, workers)
-        _check_done(where, computed)
+        own = factors[part, None]
+        own.flags.writeable = False  # of the view
+        call.twin.gradients(rows, logits.rule, own, computed, workers)
+        if np.count_nonzero(computed.done) < computed.done.size:
+            msg = f"gradient {first + int(np.argmin(computed.done))} was not computed: a worker thread was lost"
+            raise RuntimeError(msg)
     return values
 
 

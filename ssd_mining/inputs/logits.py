@@ -60,6 +60,16 @@ class Logits:
             ranked=kind,
         )
 
+    def of_anchors(self, anchors: NDArray[np.int64]) -> "Logits":
+        """Return copies of some anchors, (K,), counted in C order: each as a sample of its own."""
+        place = np.divmod(anchors, self.values.shape[1])
+        return replace(
+            self,
+            values=self.values[place][:, None],
+            labels=self.labels[place][:, None],
+            valid=None if self.valid is None else self.valid[place][:, None],
+        )
+
     def rows(self, samples: slice, anchors: slice) -> LogitRows:
         """Return the rows of some anchors of some samples as a kernel takes them: views where possible."""
         values: NDArray[Any] = np.ascontiguousarray(self.values[samples, anchors], self.dtype)

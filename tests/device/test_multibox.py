@@ -265,6 +265,8 @@ def test_what_is_wrong_with_arrays_is_refused_as_on_the_host():
             sm.multibox_loss(*arrays, **call.keywords)
     with pytest.raises(TypeError, match=r"^classification: expected a Softmax, a Sigmoid, a Focal or None"):
         on_device(call, classification="softmax")
+    with pytest.raises(NotImplementedError, match=r"^with_gradients: backend 'cuda' does not support .*'rows' with"):
+        on_device(call, with_gradients="rows")
     with pytest.raises(TypeError, match=r"^valid: expected a device array, as logits is one"):
         sm.mine_logits(logits, labels, background=0, valid=np.ones((3, 14), np.bool_))
     with pytest.raises(ValueError, match=r"^class_axis: expected -1, 2 or 1"):

@@ -294,6 +294,11 @@ OF_THE_LOSS = {
         "loc_weight: expected a finite number of at least 0, got",
     ),
     "a weight for each": ({"loc_weight": [1.0]}, TypeError, "loc_weight: expected a number, got [1.0]"),
+    "gradients of another form": (
+        {"with_gradients": "dense"},
+        ValueError,
+        "with_gradients: expected True, False or 'rows', got 'dense'",
+    ),
     "an unknown divisor": ({"normalize": "mean"}, ValueError, f"normalize: expected {DIVISORS}"),
     "an unknown divisor of boxes": ({"loc_normalize": "mean"}, ValueError, f"loc_normalize: expected {DIVISORS}"),
     "an empty divisor of boxes": ({"loc_normalize": ""}, ValueError, f"loc_normalize: expected {DIVISORS}"),

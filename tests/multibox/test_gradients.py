@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ssd_mining as sm
+from ssd_mining.kernels import cpu
 from ssd_mining.losses import NORMALIZE
 from tests.support.batches import MANY
 from tests.support.multibox import CLASSIFICATIONS, NUM_CLASSES, Call, draw, selection_cases
@@ -233,3 +234,55 @@ def test_the_reference_has_the_same_gradients(name):
     np.testing.assert_allclose(got.logits_gradient, expected.logits_gradient, rtol=1e-12, atol=1e-15)
     np.testing.assert_array_equal(got.loc_gradient, expected.loc_gradient)
     np.testing.assert_allclose(got.loss, expected.loss, rtol=1e-12)
+
+
+@pytest.mark.parametrize("elements", [1, 9, 2_000_000])  # of a block: one anchor, two, all
+@pytest.mark.parametrize("name", ["plain", "the batch", "weights of the batch", "valid"])
+def test_rows_are_those_of_the_selected_anchors(name, elements, monkeypatch):
+    call = draw(19, positives=(2, 0, 3), zero_positives="zero", **SELECTIONS[name])
+    whole, mined = call.loss(with_gradients=True), call.mined()
+    monkeypatch.setattr("ssd_mining.inputs.batch.BLOCK_ELEMENTS", elements)
+    out = call.loss(with_gradients="rows")
+    assert (out.loss, out.loc_loss) == (whole.loss, whole.loc_loss)
+    selected = np.flatnonzero(mined.pos_mask | mined.hard_negative_mask)
+    for rows, anchors, dense in (
+        (out.logits_gradient, selected, whole.logits_gradient),
+        (out.loc_gradient, np.flatnonzero(mined.pos_mask), whole.loc_gradient),
+    ):
+        np.testing.assert_array_equal(rows.anchors, anchors)
+        assert rows.anchors.dtype == np.int64
+        np.testing.assert_array_equal(rows.values, dense.reshape(-1, NUM_CLASSES)[anchors])
+    assert whole.logits_gradient.any()
+    assert len(repr(out)) < 1000
+
+
+def test_rows_count_the_anchors_of_maps_and_of_ragged_batches():
+    call = draw(20, positives=(2, 3), num_anchors=12)
+    expected = call.loss(with_gradients="rows", class_axis=-1)
+    maps = (np.ascontiguousarray(np.moveaxis(call.logits.reshape(2, 3, 4, -1), -1, 1)), call.labels.reshape(2, 3, 4))
+    boxes = [array.reshape(2, 3, 4, 4) for array in (call.loc_pred, call.loc_target)]
+    flat = [array.reshape(24, *array.shape[2:]) for array in call.arrays]
+    for got in (
+        sm.multibox_loss(*maps, *boxes, background=0, class_axis=1, with_gradients="rows"),
+        sm.multibox_loss(*flat, background=0, sample_offsets=[0, 12, 24], with_gradients="rows"),
+    ):
+        for name in ("logits_gradient", "loc_gradient"):
+            ours, theirs = getattr(got, name), getattr(expected, name)
+            np.testing.assert_array_equal(ours.anchors, theirs.anchors)
+            np.testing.assert_array_equal(ours.values, theirs.values)
+
+
+def test_a_batch_without_anchors_has_no_rows():
+    out = sm.multibox_loss(np.zeros((2, 0, 3)), np.zeros((2, 0), int), background=0, with_gradients="rows")
+    assert out.logits_gradient.anchors.size == 0
+    assert out.logits_gradient.values.shape == (0, 3)
+    assert out.loc_gradient is None
+
+
+def test_a_worker_that_was_lost_on_the_way_to_the_gradients_is_an_error(monkeypatch):
+    def lose_all_but_the_first(_rows, _rule, _factors, computed, _num_workers):
+        computed.done[0] = 1
+
+    monkeypatch.setattr(cpu, "gradients", lose_all_but_the_first)
+    with pytest.raises(RuntimeError, match="gradient 1 was not computed: a worker thread was lost"):
+        draw(21).loss(with_gradients=True)

@@ -1,5 +1,7 @@
 """Losses, ranks and gradients of checked logits, by the functions that the engine calls."""
 
+import numpy as np
+
 from ssd_mining.engine import lazy_losses
 from ssd_mining.engine.run import call_of
 from ssd_mining.inputs.logits import check_logits
@@ -19,7 +21,9 @@ class Lazy:
         return Lazy(self.logits.ranks(kind, background), self.call)
 
     def gradients(self, factors):
-        return lazy_losses.gradients(self.logits, factors, self.call)
+        factors = np.ravel(factors).astype(float)
+        rows = lazy_losses.gradients(self.logits, np.arange(factors.size), factors, self.call)
+        return rows.reshape(self.logits.values.shape)
 
 
 def lazy(x, y, spec, *, backend=None, num_threads=None, **how):
