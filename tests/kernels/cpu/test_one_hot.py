@@ -25,7 +25,7 @@ def drawn(num_rows, num_classes, dtype, column, rng):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_of_any_number_have_their_roles(dtype):
     rng = np.random.default_rng(0)
-    for num_rows, num_classes in itertools.product((64, 65, 100, PIECE - 1, 2 * PIECE + 7), (1, 2, 21, 70)):
+    for num_rows, num_classes in itertools.product((64, 100, PIECE + 7), (1, 2, 21, 70)):
         for column in {0, num_classes // 2, num_classes - 1, num_classes}:
             scores, expected, num_empty = drawn(num_rows, num_classes, dtype, column, rng)
             before = scores.copy()
