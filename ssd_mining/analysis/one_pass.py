@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssd_mining.engine.run import PARALLEL_ANCHORS, Block, Call, blocks, empty_mined, mine_rows
+from ssd_mining.engine.run import ANCHORS_EACH, Block, Call, blocks, empty_mined, mine_rows
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.inputs.batch import SHORTEST_ROW, Batch
 from ssd_mining.kernels import records
@@ -91,7 +91,7 @@ class Analyser:
     def analyse(self, batch: Batch) -> tuple[Mined, list[Analysed]]:
         """Mine and analyse a checked batch. A batch with bad values raises and leaves nothing counted."""
         num_anchors = int(batch.offsets[-1])
-        workers = 1 if num_anchors < PARALLEL_ANCHORS else self._call.workers()
+        workers = 1 if num_anchors < 2 * ANCHORS_EACH else self._call.workers(num_anchors // ANCHORS_EACH)
         if self._tables.shape[0] < workers:
             self._tables = np.zeros((workers, records.TABLES, records.BINS), np.int64)
             self._levels = np.zeros((workers, self._levels.shape[1]), np.int64)

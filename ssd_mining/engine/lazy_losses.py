@@ -15,8 +15,8 @@ from ssd_mining.kernels.records import Computed
 if TYPE_CHECKING:
     from ssd_mining.engine.run import Call
 
-# Below this many logits a parallel launch costs more than the second thread saves (docs/performance.md).
-PARALLEL_LOGITS = 500_000
+# Another thread needs so many logits to save more than it costs to call it (docs/performance.md).
+LOGITS_EACH = 250_000
 
 ALL = slice(None)
 
@@ -39,7 +39,8 @@ def losses(logits: Logits, call: "Call", samples: slice = ALL, anchors: slice = 
     for part, where in _parts(logits, samples, anchors):
         rows = logits.rows(where, anchors)
         computed = Computed(values[part], np.zeros(where.stop - where.start, np.int64))
-        workers = 1 if rows.logits.size < PARALLEL_LOGITS else call.workers()
+        size = rows.logits.size
+        workers = 1 if size < 2 * LOGITS_EACH else call.workers(size // LOGITS_EACH)
         call.twin.losses(rows, logits.rule, computed, workers)
         _check_done(where, computed)
         if computed.done.min(initial=1) < 0:
@@ -58,7 +59,8 @@ def gradients(logits: Logits, anchors: NDArray[np.int64], factors: NDArray[np.fl
         part = slice(first, first + step)
         rows = logits.of_anchors(anchors[part]).rows(ALL, ALL)
         computed = Computed(values[part, None], np.zeros(rows.logits.shape[0], np.int64))
-        workers = 1 if rows.logits.size < PARALLEL_LOGITS else call.workers()
+        size = rows.logits.size
+        workers = 1 if size < 2 * LOGITS_EACH else call.workers(size // LOGITS_EACH)
         own = factors[part, None]
         own.flags.writeable = False  # of the view
         call.twin.gradients(rows, logits.rule, own, computed, workers)

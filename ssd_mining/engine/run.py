@@ -19,8 +19,8 @@ from ssd_mining.mining_rule import Mining, Rng
 Backend = Literal["cpu", "cuda", "reference"]
 Columns = dict[str, NDArray[Any]]  # per sample, of equal length
 
-# Below this many anchors to call for help costs more than it saves (docs/performance.md).
-PARALLEL_ANCHORS = 200_000
+# Another thread needs so many anchors to save more than it costs to call it (docs/performance.md).
+ANCHORS_EACH = 100_000
 
 
 _NO_MASK = np.empty(0, np.bool_)
@@ -33,9 +33,9 @@ class Call(NamedTuple):
     is_cpu: bool
     num_threads: int | None
 
-    def workers(self) -> int:
-        """Return how many threads a large pass may use: 1 off the CPU, and where more could do harm."""
-        return threads.num_workers(self.num_threads) if self.is_cpu else 1
+    def workers(self, most: int) -> int:
+        """Return how many threads a pass may use, `most` at most: 1 off the CPU, and where more would not help."""
+        return min(most, threads.num_workers(self.num_threads)) if self.is_cpu and most > 1 else 1
 
     def one_hot_roles(
         self, scores: NDArray[Any], column: int, role_of_empty: int
@@ -43,7 +43,7 @@ class Call(NamedTuple):
         """Read one-hot labels by a kernel, if there is one that can; see `inputs.labels.OneHotRoles`."""
         if not self.is_cpu:
             return None
-        workers = 1 if scores.size < lazy_losses.PARALLEL_LOGITS else self.workers()
+        workers = self.workers(scores.size // lazy_losses.LOGITS_EACH)
         return self.twin.one_hot_roles(scores, column, role_of_empty, workers)  # type: ignore[no-any-return]
 
 
@@ -126,7 +126,8 @@ def blocks(batch: Batch, call: Call, mined: Mined, *, may_be_large: bool = False
 
 def mine_rows(rows: Rows, mining: Mining, mined: Mined, call: Call, rng: Rng | None = None) -> None:
     """Mine rows by any `Mining`, in one pass or in several."""
-    workers = 1 if rows.loss.size < PARALLEL_ANCHORS else call.workers()
+    size = rows.loss.size
+    workers = 1 if size < 2 * ANCHORS_EACH else call.workers(size // ANCHORS_EACH)
     if mining.is_plain:
         call.twin.mine(rows, mining.rule, mined, workers)
     else:

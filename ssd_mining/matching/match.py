@@ -28,9 +28,9 @@ from ssd_mining.kernels.records import BoxRows, Matched
 from ssd_mining.matching.rule import Matching, MatchingFields, resolve_matching
 from ssd_mining.mining_rule import named_keywords
 
-# Below this many pairs of an object and an anchor a parallel launch costs more than the second thread saves. A block
+# Another thread needs so many pairs of an object and an anchor to save more than it costs to call it. A block
 # of samples has at most BLOCK_PAIRS, so that Ctrl-C gets through.
-PARALLEL_PAIRS = 500_000
+PAIRS_EACH = 250_000
 BLOCK_PAIRS = 100_000_000
 
 
@@ -178,7 +178,7 @@ def match_anchors(
     for block in _blocks(rows):
         part, into = _rows_in(rows, block), _results_in(matched, rows.offsets, block)
         pairs = part.boxes.shape[0] * corners.shape[1]
-        call.twin.match(part, matching.rule, into, 1 if pairs < PARALLEL_PAIRS else call.workers())
+        call.twin.match(part, matching.rule, into, call.workers(pairs // PAIRS_EACH))
         if np.count_nonzero(into.done) < into.done.size:
             refuse_boxes(objects)
             refuse_classes(rows.classes, objects, matching.background, matching.ignore_index)

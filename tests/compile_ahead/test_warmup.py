@@ -29,7 +29,7 @@ def test_after_warmup_no_dtype_and_no_layout_compiles_anything(run):
     keywords = [{}, {"valid": np.ones((3, 5), bool)}, {"num_negatives": 2}, {"num_negatives": [1, 2, 3]}]
     keywords += [{"nan_policy": "omit"}, {"min_negatives": 2, "max_negatives": 3}, {"rank_by": np.ones((3, 5))}]
     def call_all():
-        run.PARALLEL_ANCHORS = 0
+        run.ANCHORS_EACH = 1
         losses = [np.zeros((3, 5), dtype) for dtype in "efdbBhHiIlLqQ"]
         classes = [np.zeros((3, 5), dtype) for dtype in "bBhHiIlLqQ"]
         masks = [np.zeros((3, 5), bool), np.eye(4, dtype="f4")[np.zeros((3, 5), int)]]
@@ -57,7 +57,7 @@ import ssd_mining as sm
 from ssd_mining.engine import lazy_losses, run
 from ssd_mining.kernels.cpu import jit
 done, after = sm.warmup(loss_dtypes=["float32"], label_dtypes=["u1", "i8"], logit_dtypes=["f4"]), jit.counts()
-lazy_losses.PARALLEL_LOGITS = run.PARALLEL_ANCHORS = 0
+lazy_losses.LOGITS_EACH = run.ANCHORS_EACH = 1
 labels = np.zeros((3, 70), int)
 labels[:, 5] = 1
 for dtype, num_threads in (("f4", 1), ("f4", None), ("f2", 1)):

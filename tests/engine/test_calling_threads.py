@@ -49,7 +49,7 @@ def go_parallel() -> None:
     """Let even the smallest call have help where it may."""
     from ssd_mining.engine import run
 
-    run.PARALLEL_ANCHORS = 0
+    run.ANCHORS_EACH = 1
 
 
 def expect(watch: Watch, num_workers: int) -> None:
@@ -137,7 +137,7 @@ def eight_threads_share_their_inputs():
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(call_many_times) for _ in range(8)]
         while not all(future.done() for future in calls):
-            run.PARALLEL_ANCHORS = 200_000 - run.PARALLEL_ANCHORS  # 0 every other time
+            run.ANCHORS_EACH = 100_001 - run.ANCHORS_EACH  # 1 every other time
             call()
     go_parallel()
     assert [future.result() for future in calls] == [None] * 8

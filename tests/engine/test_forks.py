@@ -1,6 +1,6 @@
 """Called from forked, spawned and served children of a process that used it: the right bits, no hang, no noise.
 
-The batches are large enough for the parallel driver, which the parent runs and no child may. The scenarios run in one
+The batches are large enough for helpers, which the parent has and no child may have. The scenarios run in one
 child per threading layer, in the order in which they stand here.
 """
 
@@ -30,7 +30,7 @@ from tests.support.children import (
 
 pytestmark = pytest.mark.process
 
-LARGE = batch(40, 8732)
+LARGE = batch(48, 8732)
 
 
 def answer(_: object = None) -> tuple[str, set[int]]:
@@ -48,7 +48,7 @@ def send_answer(pipe) -> None:
     pipe.send(answer())
 
 
-def a_warm_parent_runs_the_parallel_driver_and_compiles_nothing():
+def a_warm_parent_has_help_and_compiles_nothing():
     from ssd_mining import warmup
     from ssd_mining.kernels.cpu import jit as _jit
 
@@ -154,7 +154,7 @@ def at_exit():
 
 
 SCENARIOS = (
-    a_warm_parent_runs_the_parallel_driver_and_compiles_nothing,
+    a_warm_parent_has_help_and_compiles_nothing,
     children_of_every_start_method_find_the_same,
     pools_find_the_same,
     thirty_children_are_forked_while_eight_threads_are_inside,

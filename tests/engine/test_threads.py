@@ -20,7 +20,7 @@ import hashlib, numpy as np, ssd_mining as sm
 from ssd_mining.engine import run
 from ssd_mining.kernels import cpu
 from tests.support.batches import LOSSES, losses
-run.PARALLEL_ANCHORS = 0
+run.ANCHORS_EACH = 1
 ran = []
 monitored = cpu.mine
 def mine(rows, rule, mined, num_workers):
@@ -102,13 +102,13 @@ def test_a_system_that_does_not_tell_of_forks_is_taken_as_not_forked(monkeypatch
 
 
 def test_the_reference_starts_no_threads(monkeypatch):
-    monkeypatch.setattr(run, "PARALLEL_ANCHORS", 0)
+    monkeypatch.setattr(run, "ANCHORS_EACH", 1)
     monkeypatch.setattr(threads, "num_workers", None)
     sm.confidence_loss([[1.0]], [[0]], background=0, backend="reference")
 
 
 def test_a_call_does_not_wait_for_another_that_is_in_the_kernel(monkeypatch):
-    monkeypatch.setattr(run, "PARALLEL_ANCHORS", 0)
+    monkeypatch.setattr(run, "ANCHORS_EACH", 1)
     rng = np.random.default_rng(0)
     conf_loss, pos_mask = losses("gamma", (8, 100), rng), rng.random((8, 100)) < 0.1
     expected = sm.confidence_loss(conf_loss, pos_mask).confidence_loss

@@ -82,7 +82,7 @@ def test_more_threads_and_blocks_give_the_same_bits(kind, monkeypatch):
     boxes = [draw(kind, rng)[0] for _ in range(9)]
     classes = [np.ones(len(each), int) for each in boxes]
     expected = sm.match_anchors(boxes, classes, anchors, num_threads=1)
-    monkeypatch.setattr("ssd_mining.matching.match.PARALLEL_PAIRS", 0)
+    monkeypatch.setattr("ssd_mining.matching.match.PAIRS_EACH", 1)
     for most in (10**8, 1, 3 * len(anchors) * 4):
         monkeypatch.setattr("ssd_mining.matching.match.BLOCK_PAIRS", most)
         got = sm.match_anchors(boxes, classes, anchors)

@@ -10,7 +10,7 @@ import ssd_mining as sm
 from ssd_mining.kernels.cpu import jit
 done = sm.warmup(loss_dtypes=[], matching=True)
 from ssd_mining.matching import match
-match.PARALLEL_PAIRS, match.BLOCK_PAIRS = 0, 700
+match.PAIRS_EACH, match.BLOCK_PAIRS = 1, 700
 before = jit.counts()
 boxes = np.array([[0, 0, 1, 1], [0.5, 0, 1, 1], [0, 0, 0.5, 0.5]])
 for dtype in ("f2", "f4", ">f4", "f8", "i1", "i8"):

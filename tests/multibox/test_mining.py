@@ -95,8 +95,8 @@ def test_mining_ragged_logits_is_mining_their_losses_bit_for_bit(scope, monkeypa
 
 
 def test_large_batches_give_the_same_bits_on_two_threads(monkeypatch):
-    monkeypatch.setattr("ssd_mining.engine.lazy_losses.PARALLEL_LOGITS", 1)
-    monkeypatch.setattr("ssd_mining.engine.run.PARALLEL_ANCHORS", 1)
+    monkeypatch.setattr("ssd_mining.engine.lazy_losses.LOGITS_EACH", 1)
+    monkeypatch.setattr("ssd_mining.engine.run.ANCHORS_EACH", 1)
     call = draw(8, positives=(9,) * 12, num_anchors=300, rank_by="foreground_max")
     call.logits, call.labels = call.logits.astype(np.float32), call.labels.astype(np.uint8)
     one, two = (call.loss(num_threads=threads, with_gradients=True) for threads in (1, 2))

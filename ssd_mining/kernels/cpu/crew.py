@@ -60,15 +60,15 @@ _offers: queue.SimpleQueue[_Offer] = queue.SimpleQueue()
 _helpers: list[threading.Thread] = []
 
 
-def _help() -> None:
+def _help(offers: queue.SimpleQueue[_Offer]) -> None:
     while True:
-        _offers.get().accept()
+        offers.get().accept()
 
 
 def _hire(number: int) -> int:
     """Have this many helpers, or as many as the system starts. Return how many they are."""
     while len(_helpers) < number:
-        thread = threading.Thread(target=_help, name=f"ssd_mining-{len(_helpers) + 1}", daemon=True)
+        thread = threading.Thread(target=_help, args=(_offers,), name=f"ssd_mining-{len(_helpers) + 1}", daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError):

@@ -33,6 +33,7 @@ def test_where_nobody_comes_the_caller_does_not_wait(monkeypatch):
 
     waiting, seen = [], []
     monkeypatch.setattr(crew, "_offers", Unheard())
+    monkeypatch.setattr(crew, "_hire", lambda number: number)
     work_together(3, seen.append, lambda: False)
     for offer in waiting:  # they come too late
         offer.accept()

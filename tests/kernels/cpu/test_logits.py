@@ -107,7 +107,7 @@ def test_two_workers_give_the_bits_of_one(spec, monkeypatch):
     one = lazy(LOGITS, CLASSES, spec, num_threads=1)
     losses, gradients = one[:], one.gradients(factors)
     launched = []
-    monkeypatch.setattr(lazy_losses, "PARALLEL_LOGITS", 0)
+    monkeypatch.setattr(lazy_losses, "LOGITS_EACH", 1)
     monkeypatch.setattr(threads, "num_workers", lambda _: launched.append(1) or 2)
     np.testing.assert_array_equal(one[:], losses)
     np.testing.assert_array_equal(one.gradients(factors), gradients)
@@ -119,7 +119,7 @@ def test_threads_are_used_for_large_blocks_only(monkeypatch):
     monkeypatch.setattr(threads, "num_workers", lambda count: asked.append(count) or 1)
     sm.softmax_cross_entropy(LOGITS, CLASSES, num_threads=2)
     assert asked == []
-    monkeypatch.setattr(lazy_losses, "PARALLEL_LOGITS", LOGITS.size)
+    monkeypatch.setattr(lazy_losses, "LOGITS_EACH", LOGITS.size // 2)
     sm.softmax_cross_entropy(LOGITS, CLASSES, num_threads=2)
     sm.softmax_cross_entropy(LOGITS[:1, :2], CLASSES[:1, :2], num_threads=2, backend="reference")
     assert asked == [2]
