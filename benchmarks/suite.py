@@ -162,7 +162,7 @@ def outputs(
 
 
 def threads(
-    num_anchors: int = 8732, sizes: tuple[int, ...] = (32, 128, 1024), rounds: int = 15, fresh: int = FRESH_BYTES
+    num_anchors: int = 8732, sizes: tuple[int, ...] = (32, 64, 128, 1024), rounds: int = 15, fresh: int = FRESH_BYTES
 ) -> list[Row]:
     """Sums on one thread and on two, on an idle machine and beside a busy loop on every processor."""
     rows = []

@@ -20,7 +20,7 @@ Backend = Literal["cpu", "cuda", "reference"]
 Columns = dict[str, NDArray[Any]]  # per sample, of equal length
 
 # Another thread needs so many anchors to save more than it costs to call it (docs/performance.md).
-ANCHORS_EACH = 100_000
+ANCHORS_EACH = 250_000
 
 
 _NO_MASK = np.empty(0, np.bool_)

@@ -137,7 +137,7 @@ def eight_threads_share_their_inputs():
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(call_many_times) for _ in range(8)]
         while not all(future.done() for future in calls):
-            run.ANCHORS_EACH = 100_001 - run.ANCHORS_EACH  # 1 every other time
+            run.ANCHORS_EACH = 250_001 - run.ANCHORS_EACH  # 1 every other time
             call()
     go_parallel()
     assert [future.result() for future in calls] == [None] * 8

@@ -30,7 +30,7 @@ from tests.support.children import (
 
 pytestmark = pytest.mark.process
 
-LARGE = batch(48, 8732)
+LARGE = batch(116, 8732)
 
 
 def answer(_: object = None) -> tuple[str, set[int]]:
