@@ -98,8 +98,8 @@ class MultiboxLoss(SampleLosses):
     num_neg: NDArray[np.int64]
     num_kept: NDArray[np.int64]
     # Any, or a type checker would ask for a test of None after every call that asks for gradients.
-    logits_gradient: NDArray[Any] | GradientRows | Any = None
-    loc_gradient: NDArray[Any] | GradientRows | Any = None
+    logits_gradient: NDArray[Any] | Any = None
+    loc_gradient: NDArray[Any] | Any = None
 
 
 @named_keywords(Mining)
