@@ -34,14 +34,15 @@ def check(batch: Batch, backend: str) -> None:
     nan = np.isnan(loss) | np.isnan(batch.rank) if batch.omit_nan else np.False_
     np.testing.assert_array_equal(res.pos_mask, batch.pos_mask & ~nan)
     masks = np.split(res.hard_negative_mask.reshape(-1), batch.offsets[1:-1]) if batch.expected else []
+    for i, expected in enumerate(batch.expected):
+        np.testing.assert_array_equal(masks[i], expected.hard_negative_mask)
+        got = (res.num_pos[i], res.num_neg[i], res.num_kept[i])
+        assert got == (expected.num_pos, expected.num_neg, expected.num_kept)
     ranks, (starts, anchors) = np.split(batch.rank.reshape(-1), batch.offsets[1:-1]), res.indices()
     for i, expected in enumerate(batch.expected):
         kept, is_nan = np.flatnonzero(expected.hard_negative_mask), np.isnan(ranks[i][expected.hard_negative_mask])
         order = np.lexsort((np.where(is_nan, 0, -ranks[i][kept]), ~is_nan))
         np.testing.assert_array_equal(anchors[starts[i] : starts[i + 1]], kept[order])
-        np.testing.assert_array_equal(masks[i], expected.hard_negative_mask)
-        got = (res.num_pos[i], res.num_neg[i], res.num_kept[i])
-        assert got == (expected.num_pos, expected.num_neg, expected.num_kept)
         np.testing.assert_array_equal(res.threshold[i], expected.threshold)
         sums = [expected.positive_sum, expected.negative_sum]
         np.testing.assert_allclose([res.positive_sum[i], res.negative_sum[i]], sums, rtol=1e-12, atol=1e-12)
