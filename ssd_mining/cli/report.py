@@ -214,6 +214,7 @@ def finish(args: argparse.Namespace, whole: parts.Part, labels: ArraySource | No
         report.anchors, images = labels.corners, args.images
         if labels.objects.sizes is not None:
             report.sizes = {i: (width, height) for i, (width, height) in enumerate(labels.objects.sizes.tolist())}
+        report.files = dict(enumerate(labels.objects.files or ()))
     if args.out:
         report.write(args.out, images=images, page=not args.no_page, overwrite=args.overwrite)
     if args.json:

@@ -33,6 +33,7 @@ class Annotations(NamedTuple):
     ids: list[Name] | None  # (B,): what the samples are called; None: they have no names
     class_names: list[str]  # from class 0 on; empty: unknown
     sizes: NDArray[np.int64] | None = None  # (B, 2) width and height of the images
+    files: list[str] | None = None  # (B,) where the images are; "": not said
 
     def chosen(self, samples: Sequence[int]) -> "Annotations":
         """Return some samples, in this order."""
@@ -47,6 +48,7 @@ class Annotations(NamedTuple):
             offsets=offsets,
             ids=None if self.ids is None else [self.ids[sample] for sample in samples],
             sizes=None if self.sizes is None else self.sizes[places],
+            files=None if self.files is None else [self.files[sample] for sample in samples],
         )
 
 
@@ -92,11 +94,11 @@ def read_coco(name: str) -> Annotations:
     Images are samples, in the order of the file. Classes are the categories in the order of their ids, from 1 on.
     """
     images: dict[int, int] = {}
-    sizes, categories = array("d"), dict[int, str]()
+    sizes, files, categories = array("d"), list[str](), dict[int, str]()
     # Images may come after the annotations, so an annotation is kept as it is: image, category, box, crowd.
     kept, seen = array("d"), set[str]()
     entries: dict[str, Callable[[str, Any], None]] = {
-        "images": lambda where, entry: _keep_image(where, entry, images, sizes),
+        "images": lambda where, entry: _keep_image(where, entry, images, sizes, files),
         "categories": lambda where, entry: _keep_category(where, entry, categories),
         "annotations": lambda where, entry: kept.extend(_annotation(where, entry)),
     }
@@ -118,16 +120,17 @@ def read_coco(name: str) -> Annotations:
     boxes = np.concatenate([table[:, 2:4] / shape, (table[:, 2:4] + table[:, 4:6]) / shape], axis=1)
     names = ["background", *(categories[category] for category in sorted(categories))]
     per_box = boxes[order], label[order], crowd[order]
-    return Annotations(*per_box, offsets.astype(np.int64), list(images), names, image_sizes.astype(np.int64))
+    return Annotations(*per_box, offsets.astype(np.int64), list(images), names, image_sizes.astype(np.int64), files)
 
 
-def _keep_image(where: str, entry: Any, images: dict[int, int], sizes: "array[float]") -> None:
+def _keep_image(where: str, entry: Any, images: dict[int, int], sizes: "array[float]", files: list[str]) -> None:
     identity, width, height = (_whole(where, entry, key) for key in ("id", "width", "height"))
     if min(width, height) < 1:
         raise DataError(f"{where}: expected a width and a height of at least 1, got {width} and {height}")
     if images.setdefault(identity, len(images)) != len(images) - 1:
         raise DataError(f"{where}: expected another id for every image, got {identity} again")
     sizes.extend((width, height))
+    files.append(str(entry.get("file_name") or ""))
 
 
 def _keep_category(where: str, entry: Any, categories: dict[int, str]) -> None:

@@ -70,6 +70,7 @@ class LossReport:
         self.boxes: dict[int, NDArray[Any]] = {}  # of every sample, (n, 4), as far as they are known
         self.anchors: NDArray[Any] | None = None  # (A, 4)
         self.sizes: dict[int, Size] = {}  # of the images, as far as they are known
+        self.files: dict[int, str] = {}  # of the images, where they are not called as the samples
 
     @classmethod
     def of(
@@ -132,6 +133,7 @@ class LossReport:
         self._blocks += other._blocks
         self.boxes |= other.boxes
         self.sizes |= other.sizes
+        self.files |= other.files
         self.anchors = other.anchors if self.anchors is None else self.anchors
         return self
 
@@ -177,7 +179,7 @@ class LossReport:
         if folder is None:
             return None
         _refuse_missing(pages.missing_packages("PIL"))
-        return Images(Path(folder), self.boxes, self.anchors, in_pixels, self.sizes)
+        return Images(Path(folder), self.boxes, self.anchors, in_pixels, self.sizes, self.files)
 
     def _page(self, result: AnalysisResult, images: Images | None) -> str:
         _refuse_missing(pages.missing_packages())
@@ -244,7 +246,7 @@ class LossReport:
         if images is not None and not images.in_pixels:
             named = zip(columns["sample"].tolist(), columns["id"].tolist(), strict=True)
             for row, (sample, name) in enumerate(named):
-                corners[row] *= (images.size_of(sample, str(name)) or (np.nan, np.nan)) * 2
+                corners[row] *= (images.size_of(sample, name) or (np.nan, np.nan)) * 2
         return columns | dict(zip(("x1", "y1", "x2", "y2"), corners.T, strict=True))
 
     def _repr_html_(self) -> str:

@@ -50,12 +50,17 @@ class Images(NamedTuple):
     anchors: NDArray[Any] | None  # (A, 4)
     in_pixels: bool  # boxes and anchors are in pixels of the images, and not in shares of them
     sizes: Mapping[int, Size]  # of the images, by sample, as far as they are known without looking
+    files: Mapping[int, str]  # of samples that are not called as their images
 
-    def size_of(self, sample: int, name: str) -> Size | None:
+    def name_of(self, sample: int, name: object) -> str:
+        """Return what the image of a sample is called; `name`: what the sample is called."""
+        return self.files.get(sample) or str(name)
+
+    def size_of(self, sample: int, name: object) -> Size | None:
         """Return the size of an image; None if nobody knows it."""
         from PIL import Image
 
-        with contextlib.suppress(*_unreadable()), Image.open(_path(self.folder, name)) as file:
+        with contextlib.suppress(*_unreadable()), Image.open(_path(self.folder, self.name_of(sample, name))) as file:
             turned = file.getexif().get(ORIENTATION, 1) > 4
             return (file.height, file.width) if turned else (file.width, file.height)
         return self.sizes.get(sample)
@@ -82,7 +87,9 @@ def gallery(
             text = f"{name_of(int(alarms.label[row]))} {alarms.probability[row]:.2f}"
             marks.append(Mark(images.anchors[alarms.anchor[row]], "alarm", text))  # type: ignore[index]
         size = images.sizes.get(sample, (SIDE, SIDE))
-        drawn.append(thumbnail(str(name), images.folder, marks, in_pixels=images.in_pixels, size=size))
+        drawn.append(
+            thumbnail(images.name_of(sample, name), images.folder, marks, in_pixels=images.in_pixels, size=size)
+        )
     return drawn
 
 

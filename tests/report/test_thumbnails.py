@@ -163,8 +163,11 @@ def test_a_page_shows_the_worst_with_their_boxes(tmp_path):
     assert "--images: expected --boxes and --anchors beside it, got none" in refused[2]
 
 
-def test_a_missing_image_has_the_size_that_coco_tells(tmp_path):
-    images = [{"id": 7, "width": 400, "height": 100}, {"id": 9, "width": 50, "height": 60}]
+def test_coco_tells_the_files_of_the_images_and_the_sizes_of_missing_ones(tmp_path):
+    images = [
+        {"id": 7, "width": 400, "height": 100, "file_name": "val/000000000007.png"},
+        {"id": 9, "width": 50, "height": 60, "file_name": "val/000000000009.png"},
+    ]
     boxes = [{"image_id": 9, "category_id": 3, "bbox": [5, 6, 20, 30]}]
     (tmp_path / "boxes.json").write_text(
         json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "cat"}]})
@@ -172,8 +175,14 @@ def test_a_missing_image_has_the_size_that_coco_tells(tmp_path):
     np.save(tmp_path / "losses.npy", np.random.default_rng(0).gamma(1, 1, (2, 3)))
     np.save(tmp_path / "anchors.npy", [[0.1, 0.1, 0.5, 0.6], [0.5, 0.5, 1, 1], [0, 0, 0.1, 0.1]])
     given = [tmp_path / "losses.npy", "--boxes", tmp_path / "boxes.json", "--anchors", tmp_path / "anchors.npy"]
-    (tmp_path / "images").mkdir()
-    assert run("report", *given, "--images", tmp_path / "images", "--out", tmp_path / "out", "--no-page")[0] == 0
+    (tmp_path / "images" / "val").mkdir(parents=True)
+    given += ["--images", tmp_path / "images"]
+    assert run("report", *given, "--out", tmp_path / "out", "--no-page")[0] == 0
     with (tmp_path / "out" / "top_objects.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert [row["id"], *(float(row[key]) for key in ("x1", "y1", "x2", "y2"))] == ["9", 5, 6, 25, 36]
+    picture().save(tmp_path / "images" / "val" / "000000000009.png")  # now its size is that of the file
+    assert run("report", *given, "--out", tmp_path / "out", "--no-page", "--overwrite")[0] == 0
+    with (tmp_path / "out" / "top_objects.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    np.testing.assert_allclose([float(row[key]) for key in ("x1", "y1", "x2", "y2")], [60, 30, 300, 180])
