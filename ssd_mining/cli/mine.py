@@ -171,9 +171,7 @@ def _summary(
         loss_sum=_total(losses),
         loss=_loss(columns, args.normalize, num_anchors),
         normalize=args.normalize,
-        top_samples={
-            name: columns[name][worst].tolist() for name in ("sample", "confidence_loss", "num_pos", "num_kept")
-        },
+        top_samples={name: columns[name][worst].tolist() for name in _LISTED},
         mining=mining,
         hazards=hazards,
     )

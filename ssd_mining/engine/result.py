@@ -100,7 +100,7 @@ class SampleLosses(Result):
 
     @property
     def per_sample(self) -> NDArray[np.float64]:
-        """`confidence_loss`, in the word of one who has a batch before him."""
+        """The same array as `confidence_loss`."""
         return self.confidence_loss
 
 

@@ -88,7 +88,6 @@ _ROLES_OF_EMPTY = {"positive": POSITIVE, "negative": NEGATIVE, "ignore": IGNORED
 
 
 @functools.lru_cache(maxsize=128)
-@functools.lru_cache(maxsize=64)
 def codes_of(dtype: np.dtype[Any], background: int | None, ignore_index: int | None) -> NDArray[Any]:
     """Return the `Rows.codes` for bool or integer labels. Refuse a background that such labels cannot have."""
     if dtype == np.bool_:  # any byte but 0 counts as true
