@@ -23,7 +23,7 @@ from ssd_mining.files.names import Name, read_class_names, read_ids
 from ssd_mining.files.sources import ArraySource, open_array
 from ssd_mining.files.text import shown
 from ssd_mining.report import page, parts
-from ssd_mining.report.loss_report import FILES, LossReport
+from ssd_mining.report.loss_report import FILES, LossReport, tables_of
 from ssd_mining.report.versions import versions
 
 SHARD_FILE = "shard.npz"
@@ -207,14 +207,15 @@ def finish(args: argparse.Namespace, whole: parts.Part, labels: ArraySource | No
     report = LossReport.of(whole.analysis, whole.columns, whole.run.class_names, asdict(whole.run.arguments))
     result, images = report.result(), None
     if isinstance(labels, MatchedLabels) and args.images is not None:
-        offsets, boxes = labels.objects.offsets, labels.objects.boxes
-        lists = [result.top_objects.sample, *(worst.sample for worst in result.causes.values())]
-        samples = np.unique(np.concatenate(lists)).tolist()
-        report.boxes = {i: boxes[offsets[i] : offsets[i + 1]] for i in samples}
+        objects, tables = labels.objects, [table.to_dict() for table in tables_of(result).values()]
+        listed = [columns["sample"] for columns in tables if "sample" in columns]
+        samples = np.unique(np.concatenate(listed)).tolist()
+        report.boxes = {i: objects.boxes[objects.offsets[i] : objects.offsets[i + 1]] for i in samples}
         report.anchors, images = labels.corners, args.images
-        if labels.objects.sizes is not None:
-            report.sizes = {i: (width, height) for i, (width, height) in enumerate(labels.objects.sizes.tolist())}
-        report.files = dict(enumerate(labels.objects.files or ()))
+        if objects.sizes is not None:
+            report.sizes = {i: (int(objects.sizes[i, 0]), int(objects.sizes[i, 1])) for i in samples}
+        if objects.files is not None:
+            report.files = {i: objects.files[i] for i in samples}
     if args.out:
         report.write(args.out, images=images, page=not args.no_page, overwrite=args.overwrite)
     if args.json:

@@ -244,9 +244,9 @@ class LossReport:
             if number >= 0 and sample in self.boxes:
                 corners[row] = self.boxes[sample][number]
         if images is not None and not images.in_pixels:
-            named = zip(columns["sample"].tolist(), columns["id"].tolist(), strict=True)
-            for row, (sample, name) in enumerate(named):
-                corners[row] *= (images.size_of(sample, name) or (np.nan, np.nan)) * 2
+            names = dict(zip(columns["sample"].tolist(), columns["id"].tolist(), strict=True))
+            sizes = {sample: images.size_of(sample, name) or (np.nan, np.nan) for sample, name in names.items()}
+            corners *= np.array([sizes[sample] * 2 for sample in columns["sample"].tolist()]).reshape(-1, 4)
         return columns | dict(zip(("x1", "y1", "x2", "y2"), corners.T, strict=True))
 
     def _repr_html_(self) -> str:
