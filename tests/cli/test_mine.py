@@ -91,6 +91,13 @@ confidence loss                      5.5  nats, normalize=positives
 """
 
 
+def test_anchors_that_are_neither_positive_nor_negative_are_ignored(tmp_path):
+    np.save(tmp_path / "losses.npy", np.ones((1, 8)))
+    np.save(tmp_path / "labels.npy", [[2, 0, 0, 0, 0, 0, -1, -1]])
+    words = ("mine", tmp_path / "losses.npy", tmp_path / "labels.npy", "--background", 0, "--ignore-index", -1)
+    assert "ignored                                2    25.00%\n" in run(*words)[1]
+
+
 def test_mine_and_report_say_the_same_of_a_file(demo):
     folder, _ = demo
     words = (folder / "losses.npy", folder / "labels.npy", "--background", 0)
