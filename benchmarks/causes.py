@@ -23,6 +23,7 @@ from ssd_mining.report.loss_page import rank_correlation
 NEAR = 0.1  # from this overlap with a labelled box on, an anchor is no false alarm
 FIRST = 0.05  # the share of the images that somebody looks at
 SHIFT = 0.3  # of the size of a box
+SHARPNESS = 4  # per nat: how little the other objects count beside the worst
 
 Array = np.ndarray
 Scores = dict[str, float]
@@ -56,14 +57,15 @@ def scored(image: Image, study: Study) -> tuple[int, Scores]:
     num_pos, total = int(mined.num_pos[0]), float((mined.positive_sum + mined.negative_sum)[0])
     divisor = max(1, num_pos)
     alone = foreground(image.logits, is_sigmoid=study.is_sigmoid)[(res.overlaps[0] < NEAR) & ~is_positive]
-    # An object without an anchor divides 0 by 1.
+    has_anchors = res.num_anchors_of > 0
     sums = np.bincount(matched[is_positive], loss[is_positive], len(image.boxes))
-    means = sums / np.maximum(1, res.num_anchors_of)
+    means = sums[has_anchors] / res.num_anchors_of[has_anchors]
     found = {
         "total": total,
         "total / positives": total / divisor,
         "positive loss / positives": float(mined.positive_sum[0]) / divisor,
-        "unrecognised object": float(means.max(initial=0)),
+        "worst object": float(means.max(initial=0)),
+        "unrecognised object": float(np.log(np.exp(SHARPNESS * means).mean()) / SHARPNESS) if means.size else 0.0,
         "false alarm": float(alone.max(initial=0)),
     }
     if image.loc_pred is not None:
@@ -128,13 +130,16 @@ def separation(faulty: Array, own: Array, untouched: Array) -> tuple[float, floa
     return float(1 - num_above.mean() / (len(untouched) - 1)), float((num_above < first).mean())
 
 
-def studied(images: list[Image], study: Study, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Return a row for each score: for each fault its AUROC and its share, and the rank correlation."""
-    rng = np.random.default_rng(seed)
+def studied(images: list[Image], study: Study, plantings: int = 1) -> dict[str, dict[str, Any]]:
+    """Return a row for each score: for each fault its AUROC and its share, and the rank correlation.
+
+    Every fault is planted `plantings` times into every image, each time where the numbers fall.
+    """
+    rng = np.random.default_rng(0)
     num_classes, side = images[0].logits.shape[1], float(study.anchors.max())
     counts, untouched = zip(*[scored(image, study) for image in images], strict=True)
     planted: dict[str, list[tuple[int, Scores]]] = {}
-    for i, image in enumerate(images):
+    for i, image in [*enumerate(images)] * plantings:
         for fault, faulty in faults(image, rng, num_classes, side):
             planted.setdefault(fault, []).append((i, scored(faulty, study)[1]))
     rows: dict[str, dict[str, Any]] = {}
@@ -170,9 +175,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("arrays", metavar="ARRAYS.npz")
     parser.add_argument("--sigmoid", action="store_true", help="the classes are independent; else softmax")
     parser.add_argument("--rule", default="caffe", help="the rule of matching (default: %(default)s)")
+    plantings = {
+        "type": int,
+        "default": 1,
+        "help": "how often a fault is planted into an image (default: %(default)s)",
+    }
+    parser.add_argument("--plantings", **plantings)
     given = parser.parse_args(arguments)
     with np.load(given.arrays) as arrays:
-        rows = studied(images_of(arrays), Study(arrays["anchors"], given.rule, given.sigmoid))
+        study = Study(arrays["anchors"], given.rule, given.sigmoid)
+        rows = studied(images_of(arrays), study, given.plantings)
     heads = ["score of an image", *next(iter(rows.values()))]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name, row in rows.items():

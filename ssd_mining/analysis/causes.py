@@ -33,6 +33,7 @@ from ssd_mining.multibox import check_locations
 
 ALARM = 0.5  # the foreground probability from which on a free negative is a false alarm
 SAME_REGION = 0.5  # the overlap above which two false alarms are one
+SHARPNESS = 4.0  # per nat: from how much on an object is lost beside a worse one
 
 # Anchors of a list whose logits are looked at together: as float64, at 91 classes, they take 12 MB.
 MOST_SCORED = 1 << 14
@@ -165,7 +166,7 @@ def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, b
             own = _positives(batch, beside, part, sample, beta)
             told.positives.append(own)
             if beside.matched is not None:
-                _write_largest(unrecognised, own.objects.sample, own.objects.mean(part.losses))
+                _write_softened(unrecognised, own.objects.sample, own.objects.mean(part.losses))
             if own.distance is not None:
                 distances += np.bincount(sample, own.distance, num_samples)
         for part, sample in block.free.parts(most, block.samples.start):
@@ -295,6 +296,16 @@ def _write_largest(column: NDArray[np.float64], sample: Anchors, values: NDArray
         starts = np.flatnonzero(np.diff(sample, prepend=-1))
         with np.errstate(invalid="ignore"):  # some NaN are signalling
             column[sample[starts]] = np.maximum.reduceat(values, starts)
+
+
+def _write_softened(column: NDArray[np.float64], sample: Anchors, values: NDArray[np.float64]) -> None:
+    """Write the softened largest value of every sample to its row: the largest of many is large by their number."""
+    _write_largest(column, sample, values)
+    _, starts, counts = np.unique(sample, return_index=True, return_counts=True)
+    largest = column[sample[starts]]
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN
+        shares = np.add.reduceat(np.exp(SHARPNESS * (values - np.repeat(largest, counts))), starts) / counts
+    column[sample[starts]] = np.where(np.isfinite(largest), largest + np.log(shares) / SHARPNESS, largest)
 
 
 def true_classes(batch: Batch, at: tuple[Anchors, ...]) -> Anchors:

@@ -73,7 +73,7 @@ def by_hand(given, losses, kind):
         cost = np.where(distance < 1, distance**2 / 2, distance - 0.5).sum(axis=1)[labels > 0].sum()
         rows.append(
             {
-                "unrecognised": max((sum(each) / len(each) for each in objects.values()), default=0.0),
+                "unrecognised": softened([sum(each) / len(each) for each in objects.values()]),
                 "false_alarm": max(chances.values(), default=0.0),
                 "num_false_alarms": len(heads),
                 "misplaced": cost / max(1, (labels > 0).sum()),
@@ -81,6 +81,10 @@ def by_hand(given, losses, kind):
             }
         )
     return rows
+
+
+def softened(values):
+    return math.log(sum(math.exp(4 * value) for value in values) / len(values)) / 4 if values else 0.0
 
 
 KINDS = {"softmax": (sm.Softmax(), sm.softmax_cross_entropy), "sigmoid": (sm.Sigmoid(), sm.sigmoid_cross_entropy)}
@@ -205,6 +209,15 @@ def test_losses_alone_say_the_probability_of_all_foreground_classes_together():
     assert columns["false_alarm"].tolist() == pytest.approx([1 - math.exp(-0.7)])
     assert (columns["num_false_alarms"].tolist(), columns["unrecognised"].tolist()) == ([1], [5.0])
     assert sm.LossAnalysis(background=0).update(losses, labels)["false_alarm"][0] == pytest.approx(1 - math.exp(-2))
+
+
+def test_the_worst_of_many_objects_counts_a_little_less_than_one_that_is_alone():
+    losses, labels = np.array([[5.0, 0, 0, 0], [5.0, np.inf, 0, 0], [5.0, np.nan, 0, 0]]), np.ones((3, 4), np.int64)
+    analysis = sm.LossAnalysis(background=0, nan_policy="omit")
+    columns = analysis.update(losses, labels, matched=np.tile(np.arange(4), (3, 1)))
+    np.testing.assert_allclose(columns["unrecognised"], [5 - math.log(4) / 4, np.inf, 5 - math.log(3) / 4], rtol=1e-6)
+    alone = sm.LossAnalysis(background=0).update(losses[:1], [[1, 0, 0, 0]], matched=[[0, -1, -1, -1]])
+    assert alone["unrecognised"].tolist() == [5.0]
 
 
 def test_top_losses_lists_samples_by_any_cause():

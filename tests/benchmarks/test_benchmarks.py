@@ -104,7 +104,7 @@ def test_the_study_of_causes_finds_what_a_perfect_detector_shows(tmp_path, capsy
     assert rows["localization / positives"]["all shifted"] == (1, 1)
     assert rows["total"]["all boxes missing"] == (0, 0)
     causes.main([str(tmp_path / "arrays.npz"), "--sigmoid"])
-    assert capsys.readouterr().out.count("\n") == 8
+    assert capsys.readouterr().out.count("\n") == 9
 
 
 def test_a_fault_is_compared_with_all_other_images():
