@@ -8,17 +8,17 @@ import sys
 from typing import Any
 
 import llvmlite.binding
-import numba
 
 from ssd_mining.checks import install_command
+from ssd_mining.engine.threads import num_workers
 from ssd_mining.files.output import json_text
 from ssd_mining.kernels import cache
 from ssd_mining.report.versions import version_of, versions
 
 # Packages that some commands and files need; an extra of ours installs each.
 OPTIONAL = ("rich", "matplotlib", "jinja2", "zarr", "h5py", "dask")
-# Packages whose arrays, models or threads we take where they are there; no extra of ours installs them.
-OTHERS = ("torch", "torchvision", "tbb")
+# Packages whose arrays and models we take where they are there; no extra of ours installs them.
+OTHERS = ("torch", "torchvision")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -26,10 +26,6 @@ def run(args: argparse.Namespace) -> str:
     system, processor, processors = platform.platform(), llvmlite.binding.get_host_cpu_name(), os.cpu_count()
     # A container or a batch system may leave us some of them only.
     usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else processors
-    try:
-        count, layer, problem = numba.get_num_threads(), numba.threading_layer(), None  # Numba chooses its layer here
-    except ValueError as error:
-        count, layer, problem = 1, None, " ".join(str(error).split())
     directory, refusal = None, cache.refusal()
     with contextlib.suppress(RuntimeError):  # a user without a home
         directory = str(cache.directory())
@@ -46,7 +42,7 @@ def run(args: argparse.Namespace) -> str:
                 "processors": processors,
                 "usable_processors": usable,
             },
-            "threads": {"count": count, "layer": layer, "problem": problem},
+            "threads": num_workers(None),
             "cache": {"directory": directory, "writable": refusal is None, "problem": refusal},
             "optional": optional,
             "hint": hint,
@@ -58,7 +54,7 @@ def run(args: argparse.Namespace) -> str:
         "",
         f"{'system':14}{system}",
         f"{'processor':14}{processor}, {usable} of {processors} usable",
-        f"{'threads':14}{count}, {layer or problem}",
+        f"{'threads':14}{num_workers(None)}",
         f"{'cache':14}{directory or 'none'}, {refusal or 'writable'}",
         "",
         *(f"{name:14}{version or 'not installed'}" for name, version in optional.items()),

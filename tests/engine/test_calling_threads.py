@@ -1,6 +1,6 @@
 """Called from any thread, whatever runs in the others: no abort, no wait, the right bits.
 
-The scenarios run in one child per threading layer, in the order in which they stand here.
+The scenarios run in one child, in the order in which they stand here.
 """
 
 import _thread
@@ -24,13 +24,11 @@ from ssd_mining.kernels import cpu
 from ssd_mining.kernels.records import DONE
 from tests.support.batches import MANY
 from tests.support.children import (
-    LAYERS,
     NUM_THREADS,
     Child,
     Watch,
     batch,
     bits,
-    need_layer,
     run_child,
     run_scenarios,
 )
@@ -334,10 +332,9 @@ SCENARIOS = (
 )
 
 
-@pytest.fixture(scope="module", params=LAYERS)
-def child(request) -> Child:
-    need_layer(request.param)
-    return run_child("tests.engine.test_calling_threads", layer=request.param)
+@pytest.fixture(scope="module")
+def child() -> Child:
+    return run_child("tests.engine.test_calling_threads")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
@@ -350,13 +347,11 @@ def test_the_process_ends_well_and_says_nothing(child):
     assert (child.returncode, child.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_call_is_right_where_no_thread_can_start(layer):
-    need_layer(layer)
+def test_a_call_is_right_where_no_thread_can_start():
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     if hard != resource.RLIM_INFINITY and hard < STARVING_STACK:
         pytest.skip(f"the system limits stacks to {hard} bytes, so this test cannot ask for larger ones")
-    child = run_child("tests.engine.test_calling_threads", no_thread_can_start.__name__, layer=layer, limit=60)
+    child = run_child("tests.engine.test_calling_threads", no_thread_can_start.__name__, limit=60)
     assert (child.returncode, child.held, child.stderr) == (0, [no_thread_can_start.__name__], "")
 
 

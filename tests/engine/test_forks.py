@@ -1,7 +1,7 @@
 """Called from forked, spawned and served children of a process that used it: the right bits, no hang, no noise.
 
 The batches are large enough for helpers, which the parent has and no child may have. The scenarios run in one
-child per threading layer, in the order in which they stand here.
+child, in the order in which they stand here.
 """
 
 import atexit
@@ -15,14 +15,12 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import pytest
 
 from tests.support.children import (
-    LAYERS,
     NUM_THREADS,
     Child,
     Watch,
     batch,
     bits,
     forked,
-    need_layer,
     run_child,
     run_scenarios,
     status_of,
@@ -200,10 +198,9 @@ class Answers:
         return f"{digest} {workers}"
 
 
-@pytest.fixture(scope="module", params=LAYERS)
-def child(request) -> Child:
-    need_layer(request.param)
-    return run_child("tests.engine.test_forks", layer=request.param)
+@pytest.fixture(scope="module")
+def child() -> Child:
+    return run_child("tests.engine.test_forks")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
@@ -215,7 +212,6 @@ def test_the_processes_end_well_and_say_nothing(child):
     assert (child.returncode, child.held[-1:], child.stderr) == (0, ["at_exit"], "")
 
 
-@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(
     "scenario",
     [
@@ -223,9 +219,8 @@ def test_the_processes_end_well_and_say_nothing(child):
         pytest.param(workers_of_a_torch_loader_find_the_same, marks=pytest.mark.framework("torch")),
     ],
 )
-def test_a_call_is_right_in_a_process_of_its_own_where(scenario, layer):
-    need_layer(layer)
-    child = run_child("tests.engine.test_forks", scenario.__name__, layer=layer)
+def test_a_call_is_right_in_a_process_of_its_own_where(scenario):
+    child = run_child("tests.engine.test_forks", scenario.__name__)
     assert (child.returncode, child.held, child.stderr) == (0, [scenario.__name__], "")
 
 

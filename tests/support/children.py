@@ -5,7 +5,6 @@ sentences, and prints the name of each that holds.
 """
 
 import hashlib
-import importlib
 import os
 import signal
 import subprocess
@@ -17,11 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.support.batches import ROOT
 
-LAYERS = ("omp", pytest.param("workqueue", marks=pytest.mark.slow))
 NUM_THREADS = 4
 
 # Since Python 3.12 whoever forks beside threads is warned; these forks are the tests' own.
@@ -37,9 +34,9 @@ class Child:
     stderr: str
 
 
-def run_child(module: str, *arguments: str, layer: str, limit: float = 120) -> Child:
+def run_child(module: str, *arguments: str, limit: float = 120) -> Child:
     """Run a test module as a script, where warnings are errors; end it, and whatever it started, after `limit` s."""
-    environment = {**os.environ, "NUMBA_NUM_THREADS": str(NUM_THREADS), "NUMBA_THREADING_LAYER": layer}
+    environment = {**os.environ, "NUMBA_NUM_THREADS": str(NUM_THREADS)}
     command = [sys.executable, "-W", "error", "-W", FORK_WARNING, "-m", module, *arguments]
     with subprocess.Popen(
         command,
@@ -64,14 +61,6 @@ def run_scenarios(scenarios: Sequence[Callable[[], None]]) -> None:
     for scenario in scenarios:
         scenario()
         print(scenario.__name__, flush=True)
-
-
-def need_layer(layer: str) -> None:
-    """Skip where Numba cannot load this threading layer."""
-    try:
-        importlib.import_module({"omp": "numba.np.ufunc.omppool"}.get(layer, f"numba.np.ufunc.{layer}"))
-    except ImportError as error:
-        pytest.skip(f"Numba has no {layer} layer here: {error}")
 
 
 def batch(num_samples: int, num_anchors: int = 300) -> tuple[np.ndarray, np.ndarray]:
