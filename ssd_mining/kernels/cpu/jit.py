@@ -15,6 +15,7 @@ import numpy as np
 
 from ssd_mining.kernels.cpu import cache
 from ssd_mining.kernels.cpu.crew import work_together
+from ssd_mining.kernels.cpu.helpers import HelperCompiler
 from ssd_mining.kernels.cpu.lanes import fetch_add
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -26,11 +27,11 @@ def helper(function: F) -> F:
     """Compile a helper that kernels call and that allocates no array.
 
     Its driver holds the arrays, so the helper need not count references to them (``_nrt=False``). Counting costs a
-    tenth of a loss from logits (docs/decisions/0006-logits.md). Only kernels call it: the ways into it from Python and
-    from C, which Numba makes for each function, would be a fifth of the time to compile.
+    tenth of a loss from logits (docs/decisions/0006-logits.md). Only kernels call it, so that it needs no way in from
+    Python or from C, and no machine code of its own.
     """
-    no_way_in = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(function, nogil=True, error_model="numpy", _nrt=False, **no_way_in)  # type: ignore[no-any-return]
+    options = {"nogil": True, "error_model": "numpy", "_nrt": False, "pipeline_class": HelperCompiler}
+    return numba.njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)  # type: ignore[no-any-return]
 
 
 def inlined(function: F) -> F:
