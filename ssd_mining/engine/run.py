@@ -116,14 +116,20 @@ def blocks(batch: Batch, call: Call, mined: Mined, *, may_be_large: bool = False
         whole = samples.stop - samples.start == batch.offsets.size - 1
         part = mined if whole else _part(mined, samples, batch.anchors(samples))
         yield Block(samples, rows, part)
-        done = part.counts[records.DONE]
-        if np.count_nonzero(done) < done.size:
-            msg = f"sample {samples.start + int(np.argmin(done))} was not mined: a worker thread was lost"
-            raise RuntimeError(msg)
-        if np.count_nonzero(part.counts[records.NUM_NAN : records.NUM_BAD + 1]):
+        if part.counts[records.NUM_NAN :].tobytes() != _clean(rows.offsets.size - 1):
+            done = part.counts[records.DONE]
+            if np.count_nonzero(done) < done.size:
+                msg = f"sample {samples.start + int(np.argmin(done))} was not mined: a worker thread was lost"
+                raise RuntimeError(msg)
             batch.refuse_values(samples, rows, part)
         if not whole:
             mined.counts[:, samples], mined.sums[:, samples] = part.counts, part.sums
+
+
+@functools.lru_cache(maxsize=16)
+def _clean(num_samples: int) -> bytes:
+    """Return the counts NUM_NAN, NUM_BAD and DONE of samples without NaN and bad labels that are mined."""
+    return np.repeat([0, 0, 1], num_samples).astype(INT64).tobytes()
 
 
 def mine_rows(rows: Rows, mining: Mining, mined: Mined, call: Call, rng: Rng | None = None) -> None:
