@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.checks import check_choice, refuse
 from ssd_mining.choices import NORMALIZE, ZERO_POSITIVES, Normalize, ZeroPositives
 from ssd_mining.engine.result import SampleLosses
-from ssd_mining.engine.run import Backend, call_of, mine_batch, sample_columns, sample_losses
+from ssd_mining.engine.run import Backend, batch_losses, call_of, mine_batch, sample_columns
 from ssd_mining.inputs.arrays import is_on_device
 from ssd_mining.inputs.batch import check_losses
-from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, normalized_loss
-from ssd_mining.kernels.records import NEGATIVE_SUM, POSITIVE_SUM, Divisor
+from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors
+from ssd_mining.kernels.records import Divisor
 from ssd_mining.mining_rule import Keywords, Mining, named_keywords, resolve
 
 
@@ -127,11 +127,10 @@ def confidence_loss(
     else:
         batch = check_losses(conf_loss, labels, spec, extras)
         mined, num_anchors = mine_batch(batch, call_of(backend, num_threads), masks=False), int(batch.offsets[-1])
-    per_sample = sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM])
-    by = divisor_of(normalize, zero_positives, per_sample.size, num_anchors)
+    by = divisor_of(normalize, zero_positives, mined.counts.shape[1], num_anchors)
     if zero_positives == "raise":
         refuse_no_divisor(mined.counts, by, normalize, "normalize")
-    loss = normalized_loss(per_sample, loss_divisors(mined.counts, by))
+    per_sample, _, loss = batch_losses(mined, by)
     if resident is not None:
         per_sample, mined = resident.like(per_sample), resident.owned()
     columns = sample_columns(mined)

@@ -15,12 +15,12 @@ from ssd_mining.choices import Normalize, ZeroPositives
 from ssd_mining.classification import Classification
 from ssd_mining.engine.lazy_losses import gradients
 from ssd_mining.engine.result import Result, SampleLosses
-from ssd_mining.engine.run import Backend, Call, call_of, mine_batch, sample_columns, sample_losses
+from ssd_mining.engine.run import Backend, Call, batch_losses, call_of, mine_batch, sample_columns
 from ssd_mining.inputs.arrays import FLOAT32, FLOAT64, as_array, as_real_array, is_on_device, kernel_dtype
 from ssd_mining.inputs.batch import Batch, check_logit_batch
 from ssd_mining.inputs.logits import Logits
 from ssd_mining.kernels.loss_rules import divisor_of, loss_divisors, loss_shares, normalized_loss, selected_smooth_l1
-from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_KEPT, NUM_POS, POSITIVE_SUM, Divisor, Mined
+from ssd_mining.kernels.records import NUM_KEPT, NUM_POS, Divisor, Mined
 from ssd_mining.losses import check_words, refuse_no_divisor
 from ssd_mining.mining_rule import Keywords, Mining, named_keywords, resolve
 
@@ -221,14 +221,12 @@ def multibox_loss(
     num_samples, num_anchors = batch.offsets.size - 1, int(batch.offsets[-1])
     if zero_positives == "raise":
         _refuse_no_divisors(mined.counts, num_anchors, how, located=locations is not None)
-    per_sample = sample_losses(mined.sums[POSITIVE_SUM], mined.sums[NEGATIVE_SUM])
+    by = divisor_of(how.normalize, zero_positives, num_samples, num_anchors)
+    per_sample, divisors, conf_loss = batch_losses(mined, by)
     boxes = _Localization(0.0, np.zeros(num_samples), None)
     if locations is not None:
         by = divisor_of(how.loc_normalize, zero_positives, num_samples, num_anchors)
         boxes = _localized(locations, mined, batch.mask_shape, by, how)
-    by = divisor_of(how.normalize, zero_positives, num_samples, num_anchors)
-    divisors = loss_divisors(mined.counts, by)
-    conf_loss = normalized_loss(per_sample, divisors)
     logits_gradient: Any = None
     loc_gradient: Any = boxes.gradient
     if how.with_gradients:
@@ -328,7 +326,8 @@ def _localized(
     if how.with_gradients:
         slopes *= how.loc_weight * loss_shares(divisors, num_samples)[owners, None]
         gradient = GradientRows(positives, slopes.astype(kernel_dtype(locations[0].dtype)))
-    return _Localization(normalized_loss(sums, divisors), sums, gradient)
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
+        return _Localization(normalized_loss(sums, divisors), sums, gradient)
 
 
 def _logits_gradient(batch: Batch, mined: Mined, shares: NDArray[np.float64], call: Call) -> GradientRows:

@@ -157,7 +157,8 @@ def ratio_sweep(
         counts[NUM_KEPT] = swept.num_kept[:, i]
         if zero_positives == "raise":
             refuse_no_divisor(counts, by, normalize, "normalize")
-        losses.append(normalized_loss(per_sample[:, i], loss_divisors(counts, by)))
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
+            losses.append(normalized_loss(per_sample[:, i], loss_divisors(counts, by)))
     return RatioSweep(
         ratio=np.array(values, np.float64),
         loss=np.array(losses, np.float64),

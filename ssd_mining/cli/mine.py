@@ -189,7 +189,9 @@ def _loss(columns: Columns, normalize: str, num_anchors: int) -> float:
     losses = columns["confidence_loss"]
     counts = empty_mined(losses.size, 0).counts
     counts[NUM_POS], counts[NUM_KEPT] = columns["num_pos"], columns["num_kept"]
-    return normalized_loss(losses, loss_divisors(counts, divisor_of(normalize, "clamp", losses.size, num_anchors)))
+    by = divisor_of(normalize, "clamp", losses.size, num_anchors)
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
+        return normalized_loss(losses, loss_divisors(counts, by))
 
 
 def _mining_text(summary: Summary) -> str:

@@ -11,9 +11,11 @@ from ssd_mining.checks import refuse
 from ssd_mining.engine import lazy_losses, multi_pass, threads
 from ssd_mining.engine.announcement import announce_compilation
 from ssd_mining.engine.hazards import warn_of_hazards
+from ssd_mining.inputs.arrays import INT64
 from ssd_mining.inputs.batch import Batch
 from ssd_mining.kernels import records
-from ssd_mining.kernels.records import Mined, Rows
+from ssd_mining.kernels.loss_rules import loss_divisors, normalized_loss
+from ssd_mining.kernels.records import Divisor, Mined, Rows
 from ssd_mining.mining_rule import Mining, Rng
 
 Backend = Literal["cpu", "cuda", "reference"]
@@ -114,14 +116,20 @@ def blocks(batch: Batch, call: Call, mined: Mined, *, may_be_large: bool = False
         whole = samples.stop - samples.start == batch.offsets.size - 1
         part = mined if whole else _part(mined, samples, batch.anchors(samples))
         yield Block(samples, rows, part)
-        done = part.counts[records.DONE]
-        if np.count_nonzero(done) < done.size:
-            msg = f"sample {samples.start + int(np.argmin(done))} was not mined: a worker thread was lost"
-            raise RuntimeError(msg)
-        if np.count_nonzero(part.counts[records.NUM_NAN : records.NUM_BAD + 1]):
+        if part.counts[records.NUM_NAN :].tobytes() != _clean(rows.offsets.size - 1):
+            done = part.counts[records.DONE]
+            if np.count_nonzero(done) < done.size:
+                msg = f"sample {samples.start + int(np.argmin(done))} was not mined: a worker thread was lost"
+                raise RuntimeError(msg)
             batch.refuse_values(samples, rows, part)
         if not whole:
             mined.counts[:, samples], mined.sums[:, samples] = part.counts, part.sums
+
+
+@functools.lru_cache(maxsize=16)
+def _clean(num_samples: int) -> bytes:
+    """Return the counts NUM_NAN, NUM_BAD and DONE of samples without NaN and bad labels that are mined."""
+    return np.repeat([0, 0, 1], num_samples).astype(INT64).tobytes()
 
 
 def mine_rows(rows: Rows, mining: Mining, mined: Mined, call: Call, rng: Rng | None = None) -> None:
@@ -170,9 +178,17 @@ def sample_losses(positive_sum: NDArray[np.float64], negative_sum: NDArray[np.fl
         return positive_sum + negative_sum
 
 
+def batch_losses(mined: Mined, by: Divisor) -> tuple[NDArray[np.float64], float | NDArray[np.float64], float]:
+    """Return the confidence losses of the samples, what they are divided by, and the loss of the batch."""
+    divisors = loss_divisors(mined.counts, by)
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN
+        per_sample = mined.sums[records.POSITIVE_SUM] + mined.sums[records.NEGATIVE_SUM]
+        return per_sample, divisors, normalized_loss(per_sample, divisors)
+
+
 def empty_mined(num_samples: int, num_masked: int) -> Mined:
     """Allocate the record that a kernel writes: for `num_samples` samples, with masks of `num_masked` anchors."""
-    counts: NDArray[np.int64] = np.zeros((records.NUM_COUNTS, num_samples), np.int64)
+    counts: NDArray[np.int64] = np.zeros((records.NUM_COUNTS, num_samples), INT64)
     sums: NDArray[np.float64] = np.empty((records.NUM_SUMS, num_samples))
     if not num_masked:
         return Mined(counts, sums, _NO_MASK, _NO_MASK)

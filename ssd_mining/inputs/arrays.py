@@ -82,7 +82,8 @@ def check_valid(value: ArrayLike | None, shape: tuple[int, ...], of: str = "conf
 
 def native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the array as a kernel takes it: of this dtype, C-contiguous, aligned, read-only; a view if possible."""
-    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
+    flags = array.flags
+    if array.dtype != dtype or not (flags.c_contiguous and flags.aligned):
         array = np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED"))
     return read_only(array)
 
@@ -96,7 +97,7 @@ def native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
     """Return a read-only view: Numba then sees one type, whatever flags the caller's array has."""
     view = array.view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 

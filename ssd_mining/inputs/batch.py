@@ -166,7 +166,7 @@ class Batch:
         part: NDArray[Any] = np.ascontiguousarray(view, dtype)
         if not part.flags.aligned:
             part = part.copy()
-        part.flags.writeable = False  # our own view or copy
+        part.setflags(write=False)  # our own view or copy
         return part
 
     def _labels(self, block: slice, one_hot_roles: OneHotRoles | None) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -28,8 +28,9 @@ from ssd_mining.kernels.records import BoxRows
 
 # The kernel holds the number of an object in a float32.
 MOST_OBJECTS = 1 << 24
-_BOOL = np.dtype(np.bool_)
+_BOOL, UINT64 = np.dtype(np.bool_), np.dtype(np.uint64)
 _NO_BOXES = np.empty((0, 4), np.float16)
+_NO_CROWD, _ALL_VALID = read_only(np.empty(0, np.bool_)), read_only(np.empty((0, 0), np.bool_))
 
 
 class Objects(NamedTuple):
@@ -50,6 +51,8 @@ class Objects(NamedTuple):
 def refuse_on_device(name: str, **arrays: Any) -> None:
     """Raise `NotImplementedError` if one of the arrays, or of those in a list, lies on a GPU."""
     for argument, value in arrays.items():
+        if value is None or type(value) is np.ndarray:
+            continue
         for each in value if isinstance(value, list | tuple) else (value,):
             if type(each) is not np.ndarray and is_on_device(each):
                 msg = (
@@ -68,7 +71,7 @@ def check_boxes(boxes: Any, box_offsets: ArrayLike | None, box_format: BoxFormat
     else:
         array = _rows_of("boxes", boxes, (4,))
         offsets = check_offsets("box_offsets", box_offsets, array.shape[0], "boxes")
-    return Objects(to_corners(array, box_format), read_only(offsets), array, box_format, box_offsets is not None)
+    return Objects(to_corners(array, box_format), offsets, array, box_format, box_offsets is not None)
 
 
 def refuse_boxes(objects: Objects) -> None:
@@ -79,10 +82,12 @@ def refuse_boxes(objects: Objects) -> None:
 
 
 def _offsets_of(arrays: list[NDArray[Any]]) -> NDArray[np.int64]:
-    most = max([array.shape[0] for array in arrays], default=0)
-    if most > MOST_OBJECTS:
-        refuse("boxes", f"at most {MOST_OBJECTS:,} boxes in a sample", f"{most:,}")
-    return np.array([0, *itertools.accumulate(array.shape[0] for array in arrays)])
+    counts = [array.shape[0] for array in arrays]
+    if max(counts, default=0) > MOST_OBJECTS:
+        refuse("boxes", f"at most {MOST_OBJECTS:,} boxes in a sample", f"{max(counts):,}")
+    offsets = np.array([0, *itertools.accumulate(counts)], INT64)
+    offsets.setflags(write=False)
+    return offsets
 
 
 def _samples(name: str, value: Any) -> Any:
@@ -188,7 +193,7 @@ def check_classes(classes: Any, objects: Objects) -> NDArray[np.int64]:
     array: Any = _of_objects("classes", classes, objects)
     if array.size and array.dtype.kind not in "iu":
         refuse("classes", "whole numbers", f"dtype {array.dtype}", TypeError)
-    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+    if array.dtype == UINT64 and array.size and array.max() > np.iinfo(np.int64).max:
         refuse("classes", "numbers that int64 can hold", f"{array.max()}")
     return native(array, INT64)
 
@@ -203,19 +208,19 @@ def refuse_classes(classes: NDArray[np.int64], objects: Objects, background: int
 
 
 def check_crowd(crowd: Any, objects: Objects) -> NDArray[np.bool_]:
-    """Check which boxes are crowds."""
+    """Check which boxes are crowds: (N,), or (0,) if there are none."""
     if crowd is None:
-        return read_only(np.zeros(int(objects.offsets[-1]), np.bool_))
+        return _NO_CROWD
     array = _of_objects("crowd", crowd, objects)
     if array.dtype != np.bool_:
         refuse("crowd", "bools, True for a region of many objects", f"dtype {array.dtype}", TypeError)
-    return native(array, _BOOL)
+    return native(array, _BOOL) if array.any() else _NO_CROWD
 
 
 def check_valid_anchors(valid: ArrayLike | None, num_samples: int, num_anchors: int) -> NDArray[np.bool_]:
-    """Check which anchors count: (A,) for all samples, or (B, A). Return (0, A), (1, A) or (B, A)."""
+    """Check which anchors count: (A,) for all samples, or (B, A). Return (1, A), (B, A), or (0, 0) if all do."""
     if valid is None:
-        return read_only(np.empty((0, num_anchors), np.bool_))
+        return _ALL_VALID
     array = as_array("valid", valid)
     if array.dtype != np.bool_:
         refuse("valid", "a bool array, True where the anchor counts", f"dtype {array.dtype}", TypeError)
@@ -233,7 +238,7 @@ def box_rows(
     valid: NDArray[np.bool_],
 ) -> BoxRows:
     """Return what a kernel takes of what was checked: boxes and anchors of one dtype, float64 where one needs it."""
-    real = FLOAT64 if FLOAT64 in (objects.corners.dtype, anchors.dtype) else anchors.dtype
+    real = anchors.dtype if anchors.dtype == objects.corners.dtype else FLOAT64
     return BoxRows(
         native(objects.corners, real),
         classes,

@@ -172,10 +172,10 @@ class BoxRows(NamedTuple):
 
     boxes: NDArray[Any]  # (n, 4) float32 or float64, sample after sample
     classes: NDArray[np.int64]  # (n,)
-    crowd: NDArray[np.bool_]  # (n,) regions of many objects: they match nothing
+    crowd: NDArray[np.bool_]  # (n,) regions of many objects: they match nothing; (0,): there are none
     offsets: NDArray[np.int64]  # (b + 1,) sample i owns the boxes offsets[i] to offsets[i + 1]
     anchors: NDArray[Any]  # (1, A, 4), shared by all samples, or (b, A, 4); the dtype of boxes
-    valid: NDArray[np.bool_]  # (0, A): all anchors count; (1, A), shared by all samples, or (b, A)
+    valid: NDArray[np.bool_]  # (1, A), shared by all samples, or (b, A); (0, 0): all anchors count
 
 
 class MatchRule(NamedTuple):

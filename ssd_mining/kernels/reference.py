@@ -203,7 +203,7 @@ def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int = 1
         found, overlaps, best = matching.match_sample(
             rows.boxes[start:stop],
             anchors,
-            rows.crowd[start:stop],
+            rows.crowd[start:stop] if rows.crowd.size else np.zeros(stop - start, np.bool_),
             valid,
             pos_iou=rule.pos_iou,
             neg_iou=(rule.neg_low, rule.neg_high),

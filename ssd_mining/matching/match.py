@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ssd_mining.choices import BoxFormat
 from ssd_mining.engine.result import Result
 from ssd_mining.engine.run import Backend, call_of
+from ssd_mining.inputs.arrays import FLOAT32, INT64
 from ssd_mining.inputs.boxes import (
     box_rows,
     check_anchors,
@@ -185,6 +186,7 @@ def match_anchors(
             refuse_anchors(anchors, corners, anchor_format)
             msg = f"sample {block.start + int(np.argmin(into.done))} was not matched: a worker thread was lost"
             raise RuntimeError(msg)
+    is_unmatched = matched.num_anchors == 0
     return MatchResult(
         labels=matched.labels,
         matched=matched.matched,
@@ -192,7 +194,7 @@ def match_anchors(
         box_offsets=objects.offsets,
         num_anchors_of=matched.num_anchors,
         best_iou=matched.best_iou,
-        unmatched=np.flatnonzero((matched.num_anchors == 0) & ~rows.crowd),
+        unmatched=(is_unmatched & ~rows.crowd if rows.crowd.size else is_unmatched).nonzero()[0],
     )
 
 
@@ -200,12 +202,12 @@ def empty_matched(num_samples: int, num_anchors: int, num_boxes: int) -> Matched
     """Allocate the record that a kernel writes."""
     shape = num_samples, num_anchors
     return Matched(
-        labels=np.empty(shape, np.int64),
-        matched=np.empty(shape, np.int64),
-        overlaps=np.empty(shape, np.float32),
-        num_anchors=np.empty(num_boxes, np.int64),
-        best_iou=np.empty(num_boxes, np.float64),
-        done=np.zeros(num_samples, np.int64),
+        labels=np.empty(shape, INT64),
+        matched=np.empty(shape, INT64),
+        overlaps=np.empty(shape, FLOAT32),
+        num_anchors=np.empty(num_boxes, INT64),
+        best_iou=np.empty(num_boxes),
+        done=np.zeros(num_samples, INT64),
     )
 
 
@@ -234,7 +236,7 @@ def _rows_in(rows: BoxRows, block: slice) -> BoxRows:
     return BoxRows(
         rows.boxes[first:last],
         rows.classes[first:last],
-        rows.crowd[first:last],
+        rows.crowd[first:last] if rows.crowd.size else rows.crowd,
         offsets,
         rows.anchors[block] if rows.anchors.shape[0] > 1 else rows.anchors,
         rows.valid[block] if rows.valid.shape[0] > 1 else rows.valid,

@@ -1,20 +1,21 @@
 """Matching on the CPU: which object every anchor takes, without a matrix of overlaps.
 
-1. `_prepare`: the box around each block of 64 anchors. `_load` writes a block into a tile when it is wanted: in
-   columns, with the areas.
-2. `_count`: a word per block says which anchors count, another which of them are in a crowd.
-3. `_visit`: for each block, the overlaps with every object that reaches the box around it, 64 at a time. The block
-   keeps the best object of every anchor; every object keeps its best anchor. Then the block is labelled.
-4. `_force_...`: objects are forced onto anchors. What that needs beyond the best anchor of an object is computed once
+1. `_are_objects`: the boxes of a sample in columns.
+2. `_visit`: for each block of 64 anchors, `_load` writes them into a tile, in columns with their areas. `_count` says
+   which of them count, and which are in a crowd. The overlaps with every object that reaches the box around the block
+   follow, 64 at a time. The block keeps the best object of every anchor; every object keeps its best anchor. Then
+   `_label` labels the block.
+3. `_force_...`: objects are forced onto anchors. What that needs beyond the best anchor of an object is computed once
    more.
 
-What a worker holds is two words per block and one tile: memory grows with the anchors, not with the objects.
+What a worker holds is three words and a box per block, and one tile: memory grows with the anchors, not with the
+objects.
 """
 
 import numpy as np
 
 from ssd_mining.kernels.cpu import lanes
-from ssd_mining.kernels.cpu.jit import drivers, helper
+from ssd_mining.kernels.cpu.jit import drivers, helper, inlined
 from ssd_mining.kernels.cpu.lanes import LANES, ONE, Row
 from ssd_mining.kernels.records import (
     ARGMAX,
@@ -26,6 +27,7 @@ from ssd_mining.kernels.records import (
     BoxRows,
     Matched,
     MatchRule,
+    Scalar,
 )
 
 # The columns of a block of anchors, and in a tile what is computed of them: the overlap with one object, the largest
@@ -43,7 +45,7 @@ COUNTS, CROWDED, FREE, WORDS = range(4)
 def _load(corners: Row, block: int, tile: Row) -> None:
     """Write 64 anchors into the columns of a tile, with their areas; after the last come boxes without an area.
 
-    `corners`, (4 A,), holds the anchors one after the other.
+    `corners`, (4 A,), holds the anchors one after the other. The area of what is no box is NaN.
     """
     first = block * LANES
     size = min(LANES, corners.shape[0] // 4 - first)
@@ -66,26 +68,18 @@ def _load(corners: Row, block: int, tile: Row) -> None:
                 own[4 * j + 2],
                 own[4 * j + 3],
             )
+    zero, nan = tile.dtype.type(0), tile.dtype.type(np.nan)
     for j in range(LANES):
-        tile[AREA + j] = (tile[X2 + j] - tile[X1 + j]) * (tile[Y2 + j] - tile[Y1 + j])
+        width, height = tile[X2 + j] - tile[X1 + j], tile[Y2 + j] - tile[Y1 + j]
+        tile[AREA + j] = width * height if (width >= zero) & (height >= zero) else nan
 
 
 @helper
-def _prepare(worker: int, place: int, all_corners: Row, around: Row, bad: Row, tiles: Row) -> None:
-    """Write the box around one block of one set of anchors. `bad`: whether one is no box with a finite area."""
-    num_blocks, tile = around.shape[1], tiles[worker]
-    owner, block = place // num_blocks, place % num_blocks
-    _load(all_corners[owner], block, tile)
-    real = tile.dtype.type
-    most, lowest = real(np.finfo(tile.dtype).max / 4), real(-np.inf)
-    num_good = 0
-    for j in range(LANES):
-        is_box = (tile[X2 + j] >= tile[X1 + j]) & (tile[Y2 + j] >= tile[Y1 + j])
-        num_good += 1 if is_box & (tile[AREA + j] <= most) else 0  # 0 for NaN
-    bad[owner, block] = num_good < LANES
-    box = around[owner, block]
-    box[LEFT], box[TOP] = lanes.least(tile, X1, lowest), lanes.least(tile, Y1, lowest)
-    box[RIGHT], box[BOTTOM] = lanes.largest(tile, X2), lanes.largest(tile, Y2)
+def _bound(tile: Row, around: Row) -> None:
+    """Write the box around the anchors of a tile."""
+    lowest = tile.dtype.type(-np.inf)
+    around[LEFT], around[TOP] = lanes.least(tile, X1, lowest), lanes.least(tile, Y1, lowest)
+    around[RIGHT], around[BOTTOM] = lanes.largest(tile, X2, FULL), lanes.largest(tile, Y2, FULL)
 
 
 @helper
@@ -96,8 +90,18 @@ def _reaches(box: Row, around: Row) -> bool:
 
 
 @helper
+def _reaching(columns: Row, start: int, last: int, around: Row) -> Scalar:
+    """Say which of the 64 objects from `start` on, before `last`, have an area in common with it."""
+    word = lanes.above(columns[RIGHT], start, around[LEFT]) & lanes.above(columns[BOTTOM], start, around[TOP])
+    word &= ~lanes.reaching(columns[LEFT], start, around[RIGHT])
+    word &= ~lanes.reaching(columns[TOP], start, around[BOTTOM])
+    return word & (FULL >> np.uint64(max(0, start + LANES - last)))
+
+
+@helper
 def _overlap(tile: Row, box: Row) -> None:
     """Compute the overlap of every anchor of the tile with one box."""
+    lanes.use_wide_registers()
     zero = tile.dtype.type(0)
     left, top, right, bottom = box[LEFT], box[TOP], box[RIGHT], box[BOTTOM]
     area = (right - left) * (bottom - top)
@@ -134,59 +138,45 @@ def _share_of_anchor(tile: Row, box: Row) -> None:
         tile[IOU + j] = common / tile[AREA + j] if common > zero else zero
 
 
-@helper
-def _count(rows: BoxRows, rule: MatchRule, corners: Row, around: Row, sample: int, words: Row, tile: Row) -> None:
-    """Write which anchors of a sample count, and which are in a crowd."""
-    num_anchors, any_crowd = rows.anchors.shape[1], False
-    first, last = rows.offsets[sample], rows.offsets[sample + 1]
-    for i in range(first, last):
-        any_crowd |= rows.crowd[i]
-    num_valid = rows.valid.shape[0]
-    for block in range(words.shape[1]):
-        start = block * LANES
-        size = min(LANES, num_anchors - start)
-        word = FULL >> np.uint64(LANES - size)
-        if num_valid:
-            valid = rows.valid[sample if num_valid > 1 else 0]
-            word = NO_WORD
-            for j in range(size):
-                word |= np.uint64(valid[start + j]) << np.uint64(j)
-        crowded = NO_WORD
-        if any_crowd:
-            _load(corners, block, tile)
-            for i in range(first, last):
-                if rows.crowd[i] and _reaches(rows.boxes[i], around[block]):
-                    _share_of_anchor(tile, rows.boxes[i])
-                    crowded |= lanes.above(tile, IOU, tile.dtype.type(rule.ignore_ioa))
-        words[CROWDED, block] = crowded
-        words[COUNTS, block] = word & ~crowded if rule.crowd_first else word
+@inlined
+def _count(rows: BoxRows, rule: MatchRule, sample: int, block: int, around: Row, words: Row, tile: Row) -> None:
+    """Write which anchors of a block count, and which are in a crowd."""
+    start, num_valid = block * LANES, rows.valid.shape[0]
+    size = min(LANES, rows.anchors.shape[1] - start)
+    word, crowded = FULL >> np.uint64(LANES - size), NO_WORD
+    if num_valid:
+        valid = rows.valid[sample if num_valid > 1 else 0]
+        word = NO_WORD
+        for j in range(size):
+            word |= np.uint64(valid[start + j]) << np.uint64(j)
+    if rows.crowd.shape[0]:
+        for i in range(rows.offsets[sample], rows.offsets[sample + 1]):
+            if rows.crowd[i] and _reaches(rows.boxes[i], around):
+                _share_of_anchor(tile, rows.boxes[i])
+                crowded |= lanes.above(tile, IOU, tile.dtype.type(rule.ignore_ioa))
+    words[CROWDED, block] = crowded
+    words[COUNTS, block] = word & ~crowded if rule.crowd_first else word
 
 
 @helper
 def _improve(tile: Row, wanted: np.uint64, start: int, best: Row, anchor_of: Row, i: int) -> None:
     """Keep the first of the best anchors for an object, if one of the `wanted` anchors of a tile is better."""
-    real = tile.dtype.type
-    word = lanes.above(tile, IOU, real(best[i])) & wanted
-    while word:
-        j = lanes.lowest(word)
-        best[i], anchor_of[i] = tile[IOU + j], start + j
-        word = lanes.above(tile, IOU, tile[IOU + j]) & wanted
+    word = lanes.above(tile, IOU, tile.dtype.type(best[i])) & wanted
+    if word != NO_WORD:
+        best[i] = lanes.largest(tile, IOU, word)
+        anchor_of[i] = start + lanes.lowest(lanes.equal(tile, IOU, tile.dtype.type(best[i])) & word)
 
 
-@helper
+@inlined
 def _label(rows: BoxRows, rule: MatchRule, matched: Matched, sample: int, block: int, words: Row, tile: Row) -> None:
-    """Label the anchors of a block by their best objects."""
+    """Label the anchors of a block by their best objects; all of them are background so far."""
     real, start = tile.dtype.type, block * LANES
     size, first = min(LANES, rows.anchors.shape[1] - start), rows.offsets[sample]
-    # Slices, whose indices begin at 0, and a loop for each: otherwise none would be vectorised.
+    # Slices, whose indices begin at 0: otherwise the loop would not be vectorised.
     labels, numbers = matched.labels[sample, start : start + size], matched.matched[sample, start : start + size]
     overlaps = matched.overlaps[sample, start : start + size]
     for j in range(size):
         overlaps[j] = np.float32(tile[BEST + j])
-    for j in range(size):
-        numbers[j] = UNMATCHED
-    for j in range(size):
-        labels[j] = rule.background
     counts = words[COUNTS, block]
     positive = lanes.reaching(tile, BEST, real(rule.pos_iou)) & counts
     left_out = ~counts | words[CROWDED, block]
@@ -208,25 +198,38 @@ def _label(rows: BoxRows, rule: MatchRule, matched: Matched, sample: int, block:
 
 @helper
 def _visit(
-    rows: BoxRows, rule: MatchRule, matched: Matched, corners: Row, around: Row, sample: int,
-    words: Row, anchor_of: Row, tile: Row,
-) -> None:  # fmt: skip
-    """Find the best object of every anchor and the best anchor of every object, and label the anchors."""
+    rows: BoxRows, rule: MatchRule, matched: Matched, corners: Row, sample: int,
+    all_around: Row, words: Row, columns: Row, anchor_of: Row, tile: Row,
+) -> bool:  # fmt: skip
+    """Find the best object of every anchor and the best anchor of every object, and label the anchors.
+
+    Return whether all anchors are boxes with a finite area.
+    """
+    lanes.use_wide_registers()
     real = tile.dtype.type
+    most = real(np.finfo(tile.dtype).max / 4)
     first, last = rows.offsets[sample], rows.offsets[sample + 1]
+    matched.labels[sample, :] = rule.background
+    matched.matched[sample, :] = UNMATCHED
     for block in range(words.shape[1]):
+        around = all_around[block]
+        _load(corners, block, tile)
+        if lanes.above(tile, AREA, most) != NO_WORD:  # also for NaN
+            return False
+        _bound(tile, around)
+        _count(rows, rule, sample, block, around, words, tile)
         for j in range(LANES):
             tile[BEST + j] = real(0)
-        loaded = False
-        for i in range(first, last):
-            if _reaches(rows.boxes[i], around[block]) and not rows.crowd[i]:
-                if not loaded:
-                    _load(corners, block, tile)
-                    loaded = True
+        for start in range(first, last, LANES):
+            reaching = _reaching(columns, start, last, around)
+            while reaching != NO_WORD:
+                i = start + lanes.lowest(reaching)
+                reaching &= reaching - ONE
                 _overlap(tile, rows.boxes[i])
                 _keep_best(tile, i - first)
                 _improve(tile, words[COUNTS, block], block * LANES, matched.best_iou, anchor_of, i)
         _label(rows, rule, matched, sample, block, words, tile)
+    return True
 
 
 @helper
@@ -246,7 +249,7 @@ def _best_object(rows: BoxRows, corners: Row, around: Row, sample: int, anchor: 
     first, best, number = rows.offsets[sample], tile.dtype.type(0), 0
     _load(corners, block, tile)
     for i in range(first, rows.offsets[sample + 1]):
-        if _reaches(rows.boxes[i], around[block]) and not rows.crowd[i]:
+        if _reaches(rows.boxes[i], around[block]) and not (rows.crowd.shape[0] and rows.crowd[i]):
             _overlap(tile, rows.boxes[i])
             if tile[IOU + j] > best:
                 best, number = tile[IOU + j], i - first
@@ -330,8 +333,11 @@ def _force_pairs(
 
 
 @helper
-def _are_objects(rows: BoxRows, rule: MatchRule, matched: Matched, sample: int) -> bool:
-    """Say whether all boxes of a sample are boxes with a finite area, of classes that an object can have."""
+def _are_objects(rows: BoxRows, rule: MatchRule, matched: Matched, sample: int, columns: Row) -> bool:
+    """Say whether all boxes of a sample are boxes with a finite area, of classes that an object can have.
+
+    Write them into `columns`, (4, n + 64), where a crowd reaches nothing.
+    """
     zero, most = rows.boxes.dtype.type(0), rows.boxes.dtype.type(np.finfo(rows.boxes.dtype).max / 4)
     for i in range(rows.offsets[sample], rows.offsets[sample + 1]):
         width, height = rows.boxes[i, RIGHT] - rows.boxes[i, LEFT], rows.boxes[i, BOTTOM] - rows.boxes[i, TOP]
@@ -339,6 +345,10 @@ def _are_objects(rows: BoxRows, rule: MatchRule, matched: Matched, sample: int) 
             return False
         if rows.classes[i] == rule.background or rows.classes[i] == rule.ignore_index:
             return False
+        for side in range(4):
+            columns[side, i] = rows.boxes[i, side]
+        if rows.crowd.shape[0] and rows.crowd[i]:
+            columns[LEFT, i] = np.inf
         matched.num_anchors[i], matched.best_iou[i] = 0, 0.0
     return True
 
@@ -350,19 +360,19 @@ def _match_sample(
     pos_iou: float, neg_low: float, neg_high: float, force: int, first: bool, force_iou: float, ignore_ioa: float,
     crowd_first: bool, background: int, ignore_index: int,
     labels: Row, matched: Row, overlaps: Row, num_anchors: Row, best_iou: Row, done: Row,
-    all_corners: Row, all_around: Row, all_words: Row, anchor_of: Row, left: Row, tiles: Row,
+    all_corners: Row, all_around: Row, all_words: Row, tiles: Row, columns: Row, anchor_of: Row, left: Row,
 ) -> None:  # fmt: skip
     rows = BoxRows(boxes, classes, crowd, offsets, anchors, valid)
     rule = MatchRule(
         pos_iou, neg_low, neg_high, force, first, force_iou, ignore_ioa, crowd_first, background, ignore_index
     )
     into = Matched(labels, matched, overlaps, num_anchors, best_iou, done)
-    owner = sample if anchors.shape[0] > 1 else 0
-    corners, around, words, tile = all_corners[owner], all_around[owner], all_words[worker], tiles[worker]
-    if not _are_objects(rows, rule, into, sample):
+    corners = all_corners[sample if anchors.shape[0] > 1 else 0]
+    around, words, tile = all_around[worker], all_words[worker], tiles[worker]
+    if not _are_objects(rows, rule, into, sample, columns):
         return
-    _count(rows, rule, corners, around, sample, words, tile)
-    _visit(rows, rule, into, corners, around, sample, words, anchor_of, tile)
+    if not _visit(rows, rule, into, corners, sample, around, words, columns, anchor_of, tile):
+        return
     if force == BIPARTITE:
         _force_pairs(rows, rule, into, corners, around, sample, words, anchor_of, left, tile)
     elif force != NO_FORCE:
@@ -371,7 +381,6 @@ def _match_sample(
 
 
 _MATCH = drivers(_match_sample)
-_PREPARE = drivers(_prepare)
 
 
 def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int) -> None:
@@ -381,15 +390,12 @@ def match(rows: BoxRows, rule: MatchRule, matched: Matched, num_workers: int) ->
     `Matched.done` stays 0: the caller finds out which.
     """
     (num_sets, num_anchors, _), num_samples = rows.anchors.shape, rows.offsets.size - 1
-    num_blocks, real = -(-num_anchors // LANES), rows.boxes.dtype
-    corners, around = rows.anchors.reshape(num_sets, num_anchors * 4), np.empty((num_sets, num_blocks, 4), real)
-    bad = np.zeros((num_sets, num_blocks), np.bool_)
-    tiles = np.empty((num_workers, TILE), real)
-    _PREPARE[num_workers > 1](num_sets * num_blocks, num_workers, corners, around, bad, tiles)
-    if np.count_nonzero(bad):
-        return
+    num_blocks, num_boxes, real = -(-num_anchors // LANES), rows.boxes.shape[0], rows.boxes.dtype
     num_workers = max(1, min(num_workers, num_samples))
+    corners = rows.anchors.reshape(num_sets, num_anchors * 4)
+    around = np.empty((num_workers, num_blocks, 4), real)
     words = np.empty((num_workers, WORDS, num_blocks), np.uint64)
-    anchor_of, left = np.empty(rows.boxes.shape[0], np.int64), np.empty(rows.boxes.shape[0])
+    tiles, columns = np.empty((num_workers, TILE), real), np.empty((4, num_boxes + LANES), real)
+    anchor_of, left = np.empty(num_boxes, np.int64), np.empty(num_boxes)
     driver = _MATCH[num_workers > 1]
-    driver(num_samples, num_workers, *rows, *rule, *matched, corners, around, words, anchor_of, left, tiles)
+    driver(num_samples, num_workers, *rows, *rule, *matched, corners, around, words, tiles, columns, anchor_of, left)
