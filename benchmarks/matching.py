@@ -16,7 +16,7 @@ import ssd_mining as sm
 from benchmarks.measure import interleaved
 
 ROUNDS = 15
-CASES = ((8, "ssd300", 64), (60, "ssd300", 16), (30, "retinanet", 4))  # objects, anchors, images
+CASES = ((8, "ssd300", 256), (60, "ssd300", 16), (30, "retinanet", 4))  # objects, anchors, images
 RULE = "torchvision"
 
 Row = dict[str, Any]
@@ -42,8 +42,8 @@ def numpy_way(boxes: np.ndarray, classes: np.ndarray, anchors: np.ndarray) -> np
     return labels
 
 
-def torchvision_way() -> Callable[[np.ndarray, np.ndarray], Any] | None:
-    """Return torchvision's overlaps and matcher, of boxes and anchors; None where it is not installed."""
+def torchvision_way() -> Callable[[np.ndarray, np.ndarray, np.ndarray], Any] | None:
+    """Return torchvision's overlaps, matcher and labels, as its SSD has them; None where it is not installed."""
     try:
         torch: Any = importlib.import_module("torch")
         ops: Any = importlib.import_module("torchvision.ops")
@@ -52,7 +52,15 @@ def torchvision_way() -> Callable[[np.ndarray, np.ndarray], Any] | None:
         return None
     torch.set_num_threads(1)
     matcher = utils.SSDMatcher(0.5)
-    return lambda boxes, anchors: matcher(ops.box_iou(torch.from_numpy(boxes), torch.from_numpy(anchors)))
+
+    def way(boxes: np.ndarray, classes: np.ndarray, anchors: np.ndarray) -> Any:
+        matched = matcher(ops.box_iou(torch.from_numpy(boxes), torch.from_numpy(anchors)))
+        is_foreground = matched >= 0
+        labels = torch.zeros(len(anchors), dtype=torch.int64)
+        labels[is_foreground] = torch.from_numpy(classes)[matched[is_foreground]]
+        return labels, matched
+
+    return way
 
 
 def one_by_one(way: Callable[[np.ndarray], Any], images: list[np.ndarray]) -> None:
@@ -77,12 +85,14 @@ def measured(count: int, geometry: str, num_images: int, rounds: int) -> Row:
     }
     theirs = torchvision_way()
     if theirs is not None:
-        ways["torchvision"] = lambda boxes: theirs(boxes, anchors)
+        ways["torchvision"] = lambda boxes: theirs(boxes, classes, anchors)
     for boxes in images:
         res = ours(boxes)
         np.testing.assert_array_equal(res.labels[0], ways["numpy"](boxes))
         if theirs is not None:
-            np.testing.assert_array_equal(res.matched[0], ways["torchvision"](boxes).numpy())
+            labels, matched = ways["torchvision"](boxes)
+            np.testing.assert_array_equal(res.matched[0], matched.numpy())
+            np.testing.assert_array_equal(res.labels[0], labels.numpy())
     tracemalloc.start()
     ours(images[0])
     mebibytes = tracemalloc.get_traced_memory()[1] / 2**20
