@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_mining.kernels.cuda import short_rows
 from ssd_mining.kernels.cuda.copies import LARGE
 from ssd_mining.kernels.cuda.long_rows import enqueue_long
-from ssd_mining.kernels.cuda.runtime import THREADS, Library, numba_library
-from ssd_mining.kernels.cuda.short_rows import MAX_KEYS, DeviceMined, DeviceRows, enqueue_short
+from ssd_mining.kernels.cuda.runtime import Library, numba_library
+from ssd_mining.kernels.cuda.short_rows import DeviceMined, DeviceRows, enqueue_short
 from ssd_mining.kernels.records import BACKGROUND, HIGHEST, IGNORED_LABEL, Mined, Rows, Rule
 from ssd_mining.kernels.rules import list_kept
 
@@ -56,8 +57,11 @@ def enqueue(
     rows: DeviceRows, rule: Rule, mined: DeviceMined, library: Library, *, shortest: int, longest: int
 ) -> None:
     """Enqueue the mining of rows of `shortest` to `longest` anchors, on the current device."""
-    most, num_samples = MAX_KEYS[rows.loss.dtype.itemsize] * THREADS, mined.counts.shape[1]
-    if num_samples and shortest <= most:
-        enqueue_short(rows, rule, mined, library.stream, longest=min(longest, most))
-    if num_samples and longest > most:
-        enqueue_long(rows, rule, mined, library, shortest=most + 1, longest=longest)
+    num_samples, beyond = mined.counts.shape[1], -1
+    for threads, keys in short_rows.MAX_KEYS.items():
+        most = threads * keys[rows.loss.dtype.itemsize]
+        if num_samples and longest > beyond and shortest <= most:
+            enqueue_short(rows, rule, mined, library.stream, threads=threads, longest=min(longest, most))
+        beyond = most
+    if num_samples and longest > beyond:
+        enqueue_long(rows, rule, mined, library, shortest=beyond + 1, longest=longest)

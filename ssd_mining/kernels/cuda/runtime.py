@@ -65,8 +65,8 @@ try:
 except Exception as error:  # noqa: BLE001 - old versions of numba-cuda raise AttributeError, broken ones anything
     COMPILES, _problem = False, _misfit(error)
 
-# Of a block; simulated ones are threads of Python.
-THREADS = 16 if SIMULATED else 1024
+# Threads of a block, and of a warp; simulated ones are threads of Python.
+THREADS, WARP = (16, 4) if SIMULATED else (1024, 32)
 
 
 @functools.cache  # an error is not kept: the next call asks again
@@ -285,12 +285,18 @@ Launcher = Callable[[int, int, int, tuple[Any, ...]], None]
 
 
 class Kernel:
-    """A kernel: its Python, its signature, and its threads. It is compiled when a device first runs it."""
+    """A kernel: its Python, its signature, and its threads. It is compiled when a device first runs it.
 
-    def __init__(self, function: Callable[..., None], *arguments: Any, threads: int = THREADS) -> None:
+    A multiprocessor is to run `blocks` of them at once, which bounds the registers of a thread.
+    """
+
+    def __init__(
+        self, function: Callable[..., None], *arguments: Any, threads: int = THREADS, blocks: int = 1
+    ) -> None:
         self.function = function
         self.signature = types.void(*arguments)
         self.threads = threads  # per block
+        self.bounds = threads, blocks
         self._launchers: dict[int, Launcher] = {}  # by device
 
     def on(self, device: int) -> Launcher:
@@ -319,10 +325,10 @@ def load(kernel: Kernel, device: int) -> Launcher:
     function: Any = kernel.function
     capability = tuple(cuda.gpus[device].compute_capability)
     types_of = [(str(kind), getattr(kind, "fields", ())) for kind in kernel.signature.args]
-    identity = function.__module__, types_of, kernel.threads, capability, list(code_of(function))
+    identity = function.__module__, types_of, kernel.bounds, capability, list(code_of(function))
 
     def make() -> bytes:
-        options = {"device": False, "abi": "numba", "launch_bounds": kernel.threads, "output": "ltoir"}
+        options = {"device": False, "abi": "numba", "launch_bounds": kernel.bounds, "output": "ltoir"}
         ltoir, _ = cuda.compile(function, kernel.signature, cc=capability, **options)
         return cubins.link(ltoir, capability)
 

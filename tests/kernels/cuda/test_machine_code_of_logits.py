@@ -30,18 +30,18 @@ OTHERS = {
 def test_losses_and_gradients_need_no_memory_of_their_own(kind, dtype, capability):
     gradients = [logit_gradients._kernel(kind, dtype, classes_last=classes_last) for classes_last in (True, False)]
     for kernel in (logit_losses._kernel(kind, dtype, 128), *gradients):
-        registers, memory = usage(kernel, capability)
-        assert memory == (0, 0, 0)
-        assert registers <= 72  # of 65536: seven blocks of 128 threads at least are under way at once
+        used = usage(kernel, capability)
+        assert used.memory == (0, 0, 0)
+        assert used.registers <= 72  # of 65536: seven blocks of 128 threads at least are under way at once
 
 
 @one_architecture
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_other_kernels_need_no_memory_of_their_own(name, capability):
     kernel = OTHERS[name]()
-    registers, memory = usage(kernel, capability)
-    assert memory == (0, 0, 0)
-    assert registers <= 65536 // kernel.threads
+    used = usage(kernel, capability)
+    assert used.memory == (0, 0, 0)
+    assert used.registers <= 65536 // kernel.threads
 
 
 @one_architecture
@@ -62,9 +62,9 @@ def test_launches_hand_over_what_the_kernels_take(capability):
         assert_taken(gradients, capability, anchors, rule, 5, source)
     assert_taken(pack._classifier(UINT8), capability, source, source, meaning, 2, 99)
     assert_taken(pack._packer(FLOAT32, with_classes=True), capability, source, 2, 99)
-    boxes = multibox.Boxes(1, 2, 3, 4, 5, num_anchors=14, width=4, beta=1)
+    boxes = multibox.Boxes(1, 2, 3, 4, 5, num_anchors=14, longest=14, width=4, beta=1)
     sums, results = multibox.Sums(1, 2, 3, num_samples=32, loc_weight=1), multibox.Quotients(4, 5, 6, 7, 8)
     by = divisor_of("selected", "zero", 32, 99)
     assert_taken(multibox._localize(FLOAT32), capability, boxes, 6)
     assert_taken(multibox._divide(), capability, sums, by, by, results)
-    assert_taken(multibox._weigh(FLOAT32), capability, boxes, 6, 7, 8)
+    assert_taken(multibox._weigh(FLOAT32), capability, boxes, 1, 6, 7, 8)
