@@ -48,7 +48,7 @@ def on_gpu() -> dict[str, Any]:
     if not ON_GPU.exists():
         return {}
     measured = json.loads(ON_GPU.read_text())
-    return {"gpu": measured["device"], "cuda": measured["rows"]}
+    return {"gpu": measured["device"], "cuda": measured["rows"], "cuda_losses": measured["losses"]}
 
 
 def main() -> None:
