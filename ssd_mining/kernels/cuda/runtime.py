@@ -181,23 +181,23 @@ class Library(NamedTuple):
         device: AbstractContextManager[Any] = cuda.gpus[self.stream.device]
         return device
 
-    def upload(self, array: NDArray[Any]) -> DeviceArray:
-        """Copy an array to the device; the caller's may change as soon as this returns."""
+    def upload(self, array: NDArray[Any], num_workers: int = 1) -> DeviceArray:
+        """Copy an array to the device, by so many threads; the caller's may change as soon as this returns."""
         copy = self.allocate(array.shape, array.dtype)
         if array.nbytes >= copies.LARGE:
-            copies.to_device(np.ascontiguousarray(array), copy.address, *self.stream)
+            copies.to_device(np.ascontiguousarray(array), copy.address, *self.stream, num_workers)
         elif array.size:
             _wrapped(copy).copy_to_device(np.ascontiguousarray(array), stream=_queue(self.stream))
         return copy
 
-    def download(self, array: DeviceArray) -> NDArray[Any]:
+    def download(self, array: DeviceArray, num_workers: int = 1) -> NDArray[Any]:
         """Copy a C-contiguous array to the host, after what the stream was asked before, and wait for it."""
         num_bytes = array.size * array.dtype.itemsize
         if not num_bytes:
             return np.empty(array.shape, array.dtype)
         if num_bytes >= copies.LARGE:
             large: NDArray[Any] = np.empty(array.shape, array.dtype)
-            copies.to_host(array.address, large, *self.stream)
+            copies.to_host(array.address, large, *self.stream, num_workers)
             return large
         host: NDArray[Any] = _wrapped(array).copy_to_host(stream=_queue(self.stream))
         self.synchronize()

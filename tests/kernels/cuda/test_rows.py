@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssd_mining.kernels.cuda import long_rows, runtime, short_rows, sums
+from ssd_mining.kernels.cuda import long_rows, mining, runtime, short_rows, sums
 from tests.support.batches import losses
 from tests.support.device import needs_simulator
 from tests.support.parity import batch_of, check, hostile
@@ -27,6 +27,17 @@ def test_rows_about_as_long_as_a_block_holds_are_right(beyond, dtype, threads):
     num_anchors = short_rows.most_anchors(np.dtype(dtype), threads) + beyond
     conf_loss = losses("ties", (1, num_anchors), np.random.default_rng(4)).astype(dtype)
     check(batch_of(conf_loss, num_anchors // 3), "cuda")
+
+
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_labels_of_which_a_byte_is_enough_are_narrowed_by_all_threads(num_workers):
+    codes, labels = np.array([0, 255, 20], np.uint64), np.arange(3 * mining.STEP + 5, dtype=np.uint64) % 256
+    small, theirs = mining.narrowed(labels, codes, num_workers)
+    assert small.dtype == theirs.dtype == np.uint8
+    np.testing.assert_array_equal(small, labels)
+    assert theirs.tolist() == [0, 255, 255]
+    labels[-1] = 256
+    assert mining.narrowed(labels, codes, num_workers)[0] is labels
 
 
 def barely(function):
