@@ -3,8 +3,9 @@
 A *key* is an unsigned integer with the order of the rank: NaN is above all, -0.0 and 0.0 have the same. What is no
 negative has a key below that of -inf: its role, `records.IGNORED` or `records.POSITIVE`.
 
-Registers are short in the kernels that call this. So loops here have numbers of rounds that all threads share, and
-indices are unsigned: what a thread computes for itself alone would be kept from one call to the next.
+A look-up takes two barriers: every thread adds up a few bins, the lanes of a warp and then the warps find out what lies
+above them, and the thread that has the wanted element looks for its bin. Bins of 32 digits lie 33 apart, so that
+threads that read several bins in a row read from different banks.
 """
 
 import functools

@@ -33,6 +33,10 @@ from ssd_mining.kernels.records import IGNORED, POSITIVE, Rule
 NUM_KEYS = 8
 CHUNK = NUM_KEYS * THREADS
 
+# Keys that are made at once where they are counted, by the bytes of a rank: so 32 registers are enough for a thread,
+# and two blocks run at once.
+GROUP = {4: 4, 8: 8}
+
 # An anchor index, counted from the end, in three digits.
 INDEX_BITS = 3 * DIGIT_BITS
 LAST = 2**INDEX_BITS - 1
@@ -106,7 +110,7 @@ def hand_over(histogram, workspace, sample):
 
 def build_count(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., None]:
     """Return the kernel that counts one digit of every chunk, and at the first one the flaws."""
-    unsigned = codec(dtype).unsigned
+    unsigned, group = codec(dtype).unsigned, GROUP[dtype.itemsize]
     load = short_rows.loader(dtype, THREADS, ranked=ranked)
 
     def count(rows, rule, workspace, digit):
@@ -120,8 +124,9 @@ def build_count(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., None]:
         if thread < NUM_SHARED:
             shared[thread] = 0
         digits.clear(histogram, THREADS)
-        load(rows, rule.omit_nan, start, size, 0, NUM_KEYS, keys, histogram, shared)
-        cuda.syncthreads()
+        for first in range(NUM_KEYS - group, -1, -group):
+            load(rows, rule.omit_nan, start, size, first, first + group, keys, histogram, shared)
+            cuda.syncthreads()
         if digit.is_first:  # which was counted on the way
             if thread == 0:
                 atomic_add(workspace.states, state + ROW_NAN, np.int64(shared[digits.WITH_NAN]))
@@ -258,9 +263,9 @@ def kernels(dtype: np.dtype[Any], labels: np.dtype[Any], *, ranked: bool, masked
     workspace = record(Workspace, histograms=np.uint32, keys=codec(dtype).unsigned, states=np.int64, sums=np.float64)
     return Kernels(
         erase=Kernel(erase, workspace),
-        count_digit=Kernel(build_count(dtype, ranked=ranked), rows, rule, workspace, record(Digit)),
+        count_digit=Kernel(build_count(dtype, ranked=ranked), rows, rule, workspace, record(Digit), blocks=2),
         advance=Kernel(build_advance(dtype), rows, rule, mined, workspace, record(Digit)),
-        sum_chunks=Kernel(build_sum(dtype, ranked=ranked, masked=masked), rows, rule, mined, workspace),
+        sum_chunks=Kernel(build_sum(dtype, ranked=ranked, masked=masked), rows, rule, mined, workspace, blocks=2),
         finish_rows=Kernel(build_finish(dtype), rows, mined, workspace),
     )
 

@@ -4,11 +4,12 @@ Three stages. *Load*: every thread makes the keys of its anchors, up to ten at o
 loads are under way together, and counts their first digits; two bins of that histogram say how many are ignored and
 positive. *Select*, a radix select: the digit of the easiest kept negative is looked up, then the next one among the
 keys that share it, until a bin is kept whole; where ties are cut, it is asked which key of the threads has the last
-one, and then which thread. *Keep*: the kept keys are summed. No stage sorts, and none takes more than eight passes
-over registers.
+one, and then which thread. *Keep*: positives and kept negatives are summed. No stage sorts, and none takes more than
+eight passes over registers.
 
-Integers alone are added atomically; sums are float64, over lanes and then over 32 chains of them, in one order. Rows
-that are longer are mined by `long_rows`.
+Integers alone are added atomically; sums are float64, of each thread in the order of its anchors and then by one tree.
+A row has the smallest block that can hold it, by its own length, and rows that are longer are mined by `long_rows`: so
+its bits do not depend on what stands beside it.
 """
 
 import functools

@@ -88,9 +88,19 @@ def test_the_longest_rows_stay_in_registers_too(dtype, threads, num_keys, full, 
 
 @one_architecture
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
-@pytest.mark.parametrize("name", long_rows.Kernels._fields)
-def test_the_kernels_of_long_rows_spill_nothing(name, dtype, capability):
-    kernel = getattr(long_rows.kernels(dtype, UINT64, ranked=False, masked=True), name)
+@pytest.mark.parametrize("ranked", [False, True], ids=["by loss", "ranked"])
+@pytest.mark.parametrize("name", ["count_digit", "advance", "sum_chunks"])
+def test_two_blocks_of_long_rows_run_at_once(name, ranked, dtype, capability):
+    kernel = getattr(long_rows.kernels(dtype, UINT64, ranked=ranked, masked=True), name)
+    used = usage(kernel, capability)
+    assert used.memory == (0, 0, 0)
+    assert used.registers <= 32 or (name == "advance" and used.registers <= 40)
+
+
+@one_architecture
+@pytest.mark.parametrize("name", ["erase", "finish_rows"])
+def test_the_other_kernels_of_long_rows_spill_nothing(name, capability):
+    kernel = getattr(long_rows.kernels(FLOAT64, UINT64, ranked=False, masked=True), name)
     assert usage(kernel, capability).memory == (0, 0, 0)
 
 
