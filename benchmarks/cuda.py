@@ -23,6 +23,7 @@ import numpy as np
 
 import ssd_mining as sm
 from benchmarks import data
+from benchmarks.measure import interleaved
 from ssd_mining.device import mining as device
 from ssd_mining.mining_rule import NO_EXTRAS
 
@@ -201,13 +202,13 @@ def with_gradients(torch: Any, forward: Callable[..., Any], logits: Any, labels:
     return loss, *torch.autograd.grad(loss, (logits, boxes[0]))
 
 
-def detection(torch: Any, shape: tuple[int, int, int], device: str) -> tuple[Any, Any, Any, Any]:
-    """Draw logits, labels, predicted and true locations, as tensors."""
+def detection(shape: tuple[int, int, int]) -> tuple[Any, Any, Any, Any]:
+    """Draw logits, labels, predicted and true locations."""
     rng, anchors = np.random.default_rng(0), shape[:2]
     labels = data.classes(anchors, POSITIVES, rng) % shape[2]
     drawn = rng.normal(0, 2, shape), labels, *(rng.normal(0, 1, (*anchors, 4)) for _ in range(2))
     kinds = "float32", "int64", "float32", "float32"
-    return tuple(torch.from_numpy(each.astype(kind)).to(device) for each, kind in zip(drawn, kinds, strict=True))  # type: ignore[return-value]
+    return tuple(each.astype(kind) for each, kind in zip(drawn, kinds, strict=True))  # type: ignore[return-value]
 
 
 def ways_to_losses(torch: Any, given: tuple[Any, ...]) -> dict[str, Callable[[], Any]]:
@@ -254,7 +255,7 @@ def assert_alike(got: Any, expected: Any) -> None:
 
 def loss_row(torch: Any, kind: str, shape: tuple[int, int, int], device: str = "cuda") -> Row:
     """Measure one kind of loss of one shape: by itself, waited for, and in a graph; ours and torch's two ways."""
-    ways = WAYS[kind](torch, detection(torch, shape, device))
+    ways = WAYS[kind](torch, tuple(torch.from_numpy(each).to(device) for each in detection(shape)))
     results = {name: way() for name, way in ways.items()}
     for name in ("torch", "compiled"):
         assert_alike(results["ours"], results[name])
@@ -275,6 +276,26 @@ def graphed_if_possible(torch: Any, function: Callable[[], Any]) -> float:
     except RuntimeError as error:
         print(f"  not captured: {error}", flush=True)
         return math.nan
+
+
+def host_row(shape: tuple[int, int, int], backend: Any = "cuda", rounds: int = 5) -> Row:
+    """Measure the whole loss with gradients of NumPy arrays: on a device, and on the CPU with all threads."""
+    logits, labels, pred, target = detection(shape)
+    rules: Any = sm.recipes["torchvision"]
+
+    def call(where: Any) -> Any:
+        return sm.multibox_loss(logits, labels, pred, target, **rules, with_gradients=True, backend=where)
+
+    got, expected = call(backend), call("cpu")
+    for name in ("loss", "logits_gradient", "loc_gradient"):
+        assert_alike([getattr(got, name)], [getattr(expected, name)])
+    seconds = interleaved({"device": lambda: call(backend), "cpu": lambda: call("cpu")}, rounds=rounds)
+    of = {"samples": shape[0], "anchors": shape[1], "classes": shape[2]}
+    return of | {
+        "device_ms": seconds["device"] * 1e3,
+        "cpu_ms": seconds["cpu"] * 1e3,
+        "cpu_over_device": seconds["cpu"] / seconds["device"],
+    }
 
 
 def copy_bandwidth(torch: Any, size: int = 2**28) -> float:
@@ -301,6 +322,7 @@ def main(words: list[str] | None = None) -> int:
         "device": f"{machine}; first whole loss of a process {cold:.1f} s, from the cache {warm:.2f} s",
         "rows": [],
         "losses": [],
+        "from_host": [],
     }
 
     def keep(table: str, measured: Row) -> None:
@@ -310,6 +332,8 @@ def main(words: list[str] | None = None) -> int:
 
     for kind, logits_shape in itertools.product(WAYS, SHAPES):
         keep("losses", loss_row(torch, kind, logits_shape))
+    for logits_shape in SHAPES:
+        keep("from_host", host_row(logits_shape))
     for num_samples, num_anchors, labels in itertools.product(BATCHES, ANCHORS, LABELS):
         keep("rows", row(torch, bandwidth, (num_samples, num_anchors), labels))
     print(f"wrote {RESULTS.name}; python -m benchmarks --render puts it into docs/performance.md")

@@ -205,5 +205,18 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
             },
         },
     ),
+    (
+        "From NumPy arrays, on a GPU",
+        "{gpu}. The whole loss with its gradients, of arrays on the host, beside the CPU with all its threads.",
+        "cuda_from_host",
+        {
+            "samples": ("samples", str),
+            "anchors": ("anchors", str),
+            "classes": ("classes", str),
+            "device_ms": ("GPU, ms", _short),
+            "cpu_ms": ("CPU, ms", _short),
+            "cpu_over_device": ("CPU / GPU", _ratio),
+        },
+    ),
     ("Without AVX-512", "The first table again, with Numba and NumPy limited to AVX2.", "without_avx512", SUMS),
 ]

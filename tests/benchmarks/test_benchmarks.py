@@ -159,7 +159,7 @@ def test_the_page_is_what_the_results_say():
     results = json.loads(RESULTS.read_text())
     assert PAGE == ROOT / "docs" / "performance.md"
     assert PAGE.read_text() == render(results | on_gpu())
-    assert {key for _, _, key, _ in SECTIONS} == {*TABLES, "cuda", "cuda_losses"}
+    assert {key for _, _, key, _ in SECTIONS} == {*TABLES, "cuda", "cuda_losses", "cuda_from_host"}
 
 
 def test_the_page_has_room_for_a_gpu():
@@ -213,6 +213,13 @@ def test_a_call_that_cannot_be_captured_is_no_number(monkeypatch, capsys):
     assert "not captured: operation not permitted" in capsys.readouterr().out
 
 
+def test_the_whole_loss_from_the_host_is_compared_with_that_of_the_cpu():
+    row = cuda.host_row((3, 700, 21), backend="reference", rounds=1)
+    columns = next(columns for _, _, key, columns in SECTIONS if key == "cuda_from_host")
+    assert set(row) == set(columns)
+    assert row["cpu_over_device"] == pytest.approx(row["cpu_ms"] / row["device_ms"])
+
+
 @pytest.mark.framework("torch")
 @pytest.mark.parametrize("kind", cuda.WAYS)
 def test_the_losses_of_torch_are_ours(kind, monkeypatch):
@@ -225,7 +232,7 @@ def test_the_losses_of_torch_are_ours(kind, monkeypatch):
     columns = next(columns for _, _, key, columns in SECTIONS if key == "cuda_losses")
     assert set(row) == set(columns)
     assert row["ours_call_us"] == row["compiled_graph_us"] == (1 if kind == "losses" else 3)
-    ways = cuda.WAYS[kind](torch, cuda.detection(torch, (3, 700, 21), "cpu"))
+    ways = cuda.WAYS[kind](torch, tuple(map(torch.from_numpy, cuda.detection((3, 700, 21)))))
     wrong = [each + 1 for each in ways["torch"]()]
     with pytest.raises(AssertionError, match="differ"):
         cuda.assert_alike(wrong, ways["ours"]())
