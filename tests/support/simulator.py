@@ -224,7 +224,12 @@ if numba.config.ENABLE_CUDASIM:
                 self.wait(self.turns.pass_on)
 
         def let_pass(self):
-            self.wait(next(lane for lane in self.warp if lane.exchanges < self.exchanges).take)
+            lanes = [lane for lane in self.warp if lane.exchanges < self.exchanges and not lane.is_done]
+            behind = next((lane for lane in lanes if lane.barriers == self.barriers), None)
+            if behind is None:
+                msg = "lanes of a warp wait for values of others, which never come to that"
+                raise RuntimeError(msg)
+            self.wait(behind.take)
 
         def wait(self, hand_over):
             hand_over()
