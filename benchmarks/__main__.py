@@ -48,7 +48,8 @@ def on_gpu() -> dict[str, Any]:
     if not ON_GPU.exists():
         return {}
     measured = json.loads(ON_GPU.read_text())
-    return {"gpu": measured["device"], "cuda": measured["rows"]}
+    tables = {"cuda": "rows", "cuda_losses": "losses", "cuda_from_host": "from_host"}
+    return {"gpu": measured["device"], **{key: measured[name] for key, name in tables.items()}}
 
 
 def main() -> None:

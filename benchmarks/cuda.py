@@ -1,12 +1,15 @@
-"""``python -m benchmarks.cuda``: mining on a GPU, beside torch on the same tensors and the bandwidth of copies.
+"""``python -m benchmarks.cuda``: mining and losses on a GPU, beside torch on the same tensors and the rate of copies.
 
-Needs a GPU, torch with CUDA, and an extra of ours. Results are checked before anything is timed, and saved in
-``benchmarks/cuda.json``, from which ``docs/performance.md`` is rendered.
+Needs a GPU, torch with CUDA, and an extra of ours; with ``--check`` it only says whether they are there. Results are
+checked before anything is timed, and saved in ``benchmarks/cuda.json``, from which ``docs/performance.md`` is rendered.
+``benchmarks/gpu.sh`` runs this and all tests that need a GPU.
 """
 
+import argparse
 import importlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,12 +23,14 @@ import numpy as np
 
 import ssd_mining as sm
 from benchmarks import data
+from benchmarks.measure import interleaved
 from ssd_mining.device import mining as device
 from ssd_mining.mining_rule import NO_EXTRAS
 
 RESULTS = Path(__file__).parent / "cuda.json"
 BATCHES, ANCHORS, LABELS = (1, 32, 256, 4096), (8732, 24564), ("int64", "uint8")
 RATIO, ROUNDS, POSITIVES = 3, 50, 0.003
+SHAPES = ((32, 8732, 21), (128, 8732, 21), (32, 8732, 91), (8, 24564, 81))  # of logits
 
 Row = dict[str, Any]
 
@@ -176,6 +181,123 @@ def _kernel(torch: Any, loss: Any, labels: Any) -> float:
     return graphed(torch, lambda: device.mine(loss, bits, mining, NO_EXTRAS, masks=False))
 
 
+def torch_losses(torch: Any, logits: Any, labels: Any) -> Any:
+    """Compute the cross-entropy of every anchor."""
+    flat = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    return torch.nn.functional.cross_entropy(*flat, reduction="none").reshape(labels.shape)
+
+
+def torch_loss(torch: Any, logits: Any, labels: Any, loc_pred: Any, loc_target: Any) -> Any:
+    """Compute the whole loss as torchvision does, of a batch that has positives, without a word to the host."""
+    conf = torch_losses(torch, logits, labels)
+    foreground, kept = double_sort(torch, conf.detach(), labels)
+    loc = torch.nn.functional.smooth_l1_loss(loc_pred, loc_target, reduction="none").sum(-1)
+    of_anchor = torch.where(foreground | kept, conf, 0) + torch.where(foreground, loc, 0)
+    return of_anchor.sum() / foreground.sum()
+
+
+def with_gradients(torch: Any, forward: Callable[..., Any], logits: Any, labels: Any, *boxes: Any) -> Any:
+    """Return a loss of torch's and its gradients by the logits and the predicted locations."""
+    loss = forward(torch, logits, labels, *boxes)
+    return loss, *torch.autograd.grad(loss, (logits, boxes[0]))
+
+
+def detection(shape: tuple[int, int, int]) -> tuple[Any, Any, Any, Any]:
+    """Draw logits, labels, predicted and true locations."""
+    rng, anchors = np.random.default_rng(0), shape[:2]
+    labels = data.classes(anchors, POSITIVES, rng) % shape[2]
+    drawn = rng.normal(0, 2, shape), labels, *(rng.normal(0, 1, (*anchors, 4)) for _ in range(2))
+    kinds = "float32", "int64", "float32", "float32"
+    return tuple(each.astype(kind) for each, kind in zip(drawn, kinds, strict=True))  # type: ignore[return-value]
+
+
+def ways_to_losses(torch: Any, given: tuple[Any, ...]) -> dict[str, Callable[[], Any]]:
+    """Return the ways to the losses of every anchor; each returns them in a tuple."""
+    logits, labels = given[:2]
+    unsigned, compiled = labels.to(torch.uint8), torch.compile(torch_losses)
+    return {
+        "ours": lambda: (sm.softmax_cross_entropy(logits, unsigned),),
+        "torch": lambda: (torch_losses(torch, logits, labels),),
+        "compiled": lambda: (compiled(torch, logits, labels),),
+    }
+
+
+def ways_to_the_loss(torch: Any, given: tuple[Any, ...]) -> dict[str, Callable[[], Any]]:
+    """Return the ways to the whole loss; each returns it with both gradients."""
+    logits, labels, pred, target = given
+    unsigned, compiled = labels.to(torch.uint8), torch.compile(torch_loss)
+    leaves = [each.clone().requires_grad_() for each in (logits, pred)]
+    rules: Any = sm.recipes["torchvision"]
+
+    def ours() -> Any:
+        keywords: Any = {"nan_policy": "propagate", "with_gradients": True}
+        out = sm.multibox_loss(logits, unsigned, pred, target, **rules, **keywords)
+        return out.loss, out.logits_gradient, out.loc_gradient
+
+    return {
+        "ours": ours,
+        "torch": lambda: with_gradients(torch, torch_loss, leaves[0], labels, leaves[1], target),
+        "compiled": lambda: with_gradients(torch, compiled, leaves[0], labels, leaves[1], target),
+    }
+
+
+WAYS = {"losses": ways_to_losses, "whole loss": ways_to_the_loss}
+
+
+def assert_alike(got: Any, expected: Any) -> None:
+    """Check what two ways return: where losses are nearly equal, one in 10,000 elements may be another anchor's."""
+    for pair in zip(got, expected, strict=True):
+        ours, theirs = (np.asarray(each.detach().cpu() if hasattr(each, "detach") else each) for each in pair)
+        assert ours.shape == theirs.shape
+        is_off = ~np.isclose(ours, theirs, rtol=1e-4, atol=1e-6)
+        assert is_off.mean() <= 1e-4, f"{is_off.sum()} of {is_off.size} differ"
+
+
+def loss_row(torch: Any, kind: str, shape: tuple[int, int, int], device: str = "cuda") -> Row:
+    """Measure one kind of loss of one shape: by itself, waited for, and in a graph; ours and torch's two ways."""
+    ways = WAYS[kind](torch, tuple(torch.from_numpy(each).to(device) for each in detection(shape)))
+    results = {name: way() for name, way in ways.items()}
+    for name in ("torch", "compiled"):
+        assert_alike(results["ours"], results[name])
+    measured: Row = {"of": kind, "samples": shape[0], "anchors": shape[1], "classes": shape[2]}
+    for name, way in ways.items():
+        measured |= {
+            f"{name}_enqueue_us": enqueued(torch, way),
+            f"{name}_call_us": eager(torch, way),
+            f"{name}_graph_us": graphed_if_possible(torch, way),
+        }
+    return measured
+
+
+def graphed_if_possible(torch: Any, function: Callable[[], Any]) -> float:
+    """Return what `graphed` does; NaN, and say why, where torch cannot capture the call."""
+    try:
+        return graphed(torch, function)
+    except RuntimeError as error:
+        print(f"  not captured: {error}", flush=True)
+        return math.nan
+
+
+def host_row(shape: tuple[int, int, int], backend: Any = "cuda", rounds: int = 5) -> Row:
+    """Measure the whole loss with gradients of NumPy arrays: on a device, and on the CPU with all threads."""
+    logits, labels, pred, target = detection(shape)
+    rules: Any = sm.recipes["torchvision"]
+
+    def call(where: Any) -> Any:
+        return sm.multibox_loss(logits, labels, pred, target, **rules, with_gradients=True, backend=where)
+
+    got, expected = call(backend), call("cpu")
+    for name in ("loss", "logits_gradient", "loc_gradient"):
+        assert_alike([getattr(got, name)], [getattr(expected, name)])
+    seconds = interleaved({"device": lambda: call(backend), "cpu": lambda: call("cpu")}, rounds=rounds)
+    of = {"samples": shape[0], "anchors": shape[1], "classes": shape[2]}
+    return of | {
+        "device_ms": seconds["device"] * 1e3,
+        "cpu_ms": seconds["cpu"] * 1e3,
+        "cpu_over_device": seconds["cpu"] / seconds["device"],
+    }
+
+
 def copy_bandwidth(torch: Any, size: int = 2**28) -> float:
     """Return the bytes per second that a copy of floats reads and writes."""
     source = torch.empty(size, device="cuda")
@@ -183,23 +305,37 @@ def copy_bandwidth(torch: Any, size: int = 2**28) -> float:
     return 2 * source.numel() * source.element_size() / (events(torch, lambda: target.copy_(source)) * 1e-6)
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Measure all shapes; save what was measured."""
-    reason = missing()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether everything is there")
+    only_check, reason = parser.parse_args(words).check, missing()
     if reason:
         print(f"no GPU to measure on: {reason}", file=sys.stderr)
         return 1
+    if only_check:
+        return 0
     torch: Any = importlib.import_module("torch")
     bandwidth, (cold, warm) = copy_bandwidth(torch), first_calls()
     machine = f"{torch.cuda.get_device_name()}, copies {bandwidth / 1e12:.2f} TB/s, torch {torch.__version__}"
-    results = {
+    results: dict[str, Any] = {
         "device": f"{machine}; first whole loss of a process {cold:.1f} s, from the cache {warm:.2f} s",
         "rows": [],
+        "losses": [],
+        "from_host": [],
     }
-    for num_samples, num_anchors, kind in itertools.product(BATCHES, ANCHORS, LABELS):
-        print(f"{num_samples} x {num_anchors}, {kind} ...", flush=True)
-        results["rows"].append(row(torch, bandwidth, (num_samples, num_anchors), kind))
+
+    def keep(table: str, measured: Row) -> None:
+        results[table].append(measured)
+        print(json.dumps(measured), flush=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+    for kind, logits_shape in itertools.product(WAYS, SHAPES):
+        keep("losses", loss_row(torch, kind, logits_shape))
+    for logits_shape in SHAPES:
+        keep("from_host", host_row(logits_shape))
+    for num_samples, num_anchors, labels in itertools.product(BATCHES, ANCHORS, LABELS):
+        keep("rows", row(torch, bandwidth, (num_samples, num_anchors), labels))
     print(f"wrote {RESULTS.name}; python -m benchmarks --render puts it into docs/performance.md")
     return 0
 

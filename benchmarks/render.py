@@ -189,5 +189,34 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
             "topk_over_ours": ("torch.topk / ours", _ratio),
         },
     ),
+    (
+        "Losses from logits, on a GPU",
+        "{gpu}. Microseconds; the whole loss with its gradients. Enqueued: until a call returns. Compiled by torch.",
+        "cuda_losses",
+        {
+            "of": ("of", str),
+            "samples": ("samples", str),
+            "anchors": ("anchors", str),
+            "classes": ("classes", str),
+            **{
+                f"{way}_{what}_us": (f"{way}: {title}", _short)
+                for way in ("ours", "torch", "compiled")
+                for what, title in (("graph", "graph"), ("call", "call"), ("enqueue", "enqueued"))
+            },
+        },
+    ),
+    (
+        "From NumPy arrays, on a GPU",
+        "{gpu}. The whole loss with its gradients, of arrays on the host, beside the CPU with all its threads.",
+        "cuda_from_host",
+        {
+            "samples": ("samples", str),
+            "anchors": ("anchors", str),
+            "classes": ("classes", str),
+            "device_ms": ("GPU, ms", _short),
+            "cpu_ms": ("CPU, ms", _short),
+            "cpu_over_device": ("CPU / GPU", _ratio),
+        },
+    ),
     ("Without AVX-512", "The first table again, with Numba and NumPy limited to AVX2.", "without_avx512", SUMS),
 ]

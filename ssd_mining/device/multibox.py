@@ -128,6 +128,7 @@ def _boxes(call: Checked, mined: MinedLogits, beta: float) -> Boxes:
         target=target,
         offsets=nothing(np.int64) if batch.is_dense else library.upload(batch.offsets),
         num_anchors=batch.shape[1] if batch.is_dense else -1,
+        longest=batch.shape[1] if batch.is_dense else int(np.diff(batch.offsets).max(initial=0)),
         width=pred.shape[1],
         beta=beta,
     )

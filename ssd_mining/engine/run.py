@@ -36,8 +36,8 @@ class Call(NamedTuple):
     num_threads: int | None
 
     def workers(self, most: int) -> int:
-        """Return how many threads a pass may use, `most` at most: 1 off the CPU, and where more would not help."""
-        return min(most, threads.num_workers(self.num_threads)) if self.is_cpu and most > 1 else 1
+        """Return how many threads a pass may use, `most` at most, and 1 where more would not help."""
+        return min(most, threads.num_workers(self.num_threads)) if most > 1 else 1
 
     def one_hot_roles(
         self, scores: NDArray[Any], column: int, role_of_empty: int

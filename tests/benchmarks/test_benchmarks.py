@@ -1,6 +1,9 @@
 """A tiny case of every benchmark, so that none can rot; and the page is what the results say."""
 
 import json
+import shutil
+import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -156,21 +159,83 @@ def test_the_page_is_what_the_results_say():
     results = json.loads(RESULTS.read_text())
     assert PAGE == ROOT / "docs" / "performance.md"
     assert PAGE.read_text() == render(results | on_gpu())
-    assert {key for _, _, key, _ in SECTIONS} == {*TABLES, "cuda"}
+    assert {key for _, _, key, _ in SECTIONS} == {*TABLES, "cuda", "cuda_losses", "cuda_from_host"}
 
 
 def test_the_page_has_room_for_a_gpu():
-    columns = next(columns for _, _, key, columns in SECTIONS if key == "cuda")
-    page = render({"machine": "this one", "gpu": "a card", "cuda": [dict.fromkeys(columns, 0.5)]})
+    tables = {key: [dict.fromkeys(columns, 0.5)] for _, _, key, columns in SECTIONS if key.startswith("cuda")}
+    page = render({"machine": "this one", "gpu": "a card", **tables})
     assert "## On a GPU" in page
     assert "a card. Kernel" in page
+    assert "## Losses from logits, on a GPU" in page
 
 
 def test_without_a_gpu_the_benchmark_of_one_says_so(capsys):
     if not cuda.missing():
         pytest.skip("there is a GPU")
-    assert cuda.main() == 1
-    assert capsys.readouterr().err.startswith("no GPU to measure on: torch ")
+    for words in ([], ["--check"]):
+        assert cuda.main(words) == 1
+        assert capsys.readouterr().err.startswith("no GPU to measure on: torch ")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU")
+def test_without_a_driver_the_script_for_a_gpu_stops_and_keeps_why(tmp_path):
+    command = ["bash", ROOT / "benchmarks" / "gpu.sh", tmp_path / "kept"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "== driver: FAILED (127)"
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["driver.txt"]
+
+
+def test_what_the_host_and_the_device_take_is_told_apart(monkeypatch):
+    seconds, waiting = [0.0], [0.0]
+
+    def call():  # the host is busy for 1 us, the device for 7
+        seconds[0] += 1e-6
+        waiting[0] += 7e-6
+
+    def synchronize():
+        seconds[0], waiting[0] = seconds[0] + waiting[0], 0.0
+
+    monkeypatch.setattr(cuda.time, "perf_counter", lambda: seconds[0])
+    torch = SimpleNamespace(cuda=SimpleNamespace(synchronize=synchronize))
+    assert cuda.enqueued(torch, call, rounds=3) == pytest.approx(1)
+    assert cuda.eager(torch, call, rounds=3) == pytest.approx(8)
+
+
+def test_a_call_that_cannot_be_captured_is_no_number(monkeypatch, capsys):
+    def refuse(*_):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(cuda, "graphed", refuse)
+    assert np.isnan(cuda.graphed_if_possible(None, None))
+    assert "not captured: operation not permitted" in capsys.readouterr().out
+
+
+def test_the_whole_loss_from_the_host_is_compared_with_that_of_the_cpu():
+    row = cuda.host_row((3, 700, 21), backend="reference", rounds=1)
+    columns = next(columns for _, _, key, columns in SECTIONS if key == "cuda_from_host")
+    assert set(row) == set(columns)
+    assert row["cpu_over_device"] == pytest.approx(row["cpu_ms"] / row["device_ms"])
+
+
+@pytest.mark.framework("torch")
+@pytest.mark.parametrize("kind", cuda.WAYS)
+def test_the_losses_of_torch_are_ours(kind, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    for name in ("enqueued", "eager", "graphed"):
+        monkeypatch.setattr(cuda, name, lambda _, way: float(len(way())))
+    row = cuda.loss_row(torch, kind, (3, 700, 21), device="cpu")
+    columns = next(columns for _, _, key, columns in SECTIONS if key == "cuda_losses")
+    assert set(row) == set(columns)
+    assert row["ours_call_us"] == row["compiled_graph_us"] == (1 if kind == "losses" else 3)
+    ways = cuda.WAYS[kind](torch, tuple(map(torch.from_numpy, cuda.detection((3, 700, 21)))))
+    wrong = [each + 1 for each in ways["torch"]()]
+    with pytest.raises(AssertionError, match="differ"):
+        cuda.assert_alike(wrong, ways["ours"]())
 
 
 @pytest.mark.framework("torch")

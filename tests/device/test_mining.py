@@ -249,7 +249,7 @@ def test_wide_labels_of_the_host_cross_as_bytes_where_they_fit(dtype, most, monk
     monkeypatch.setattr("ssd_mining.kernels.cuda.mining.LARGE", 1)
     monkeypatch.setattr("ssd_mining.kernels.cuda.mining.STEP", 7)
     monkeypatch.setattr(
-        runtime.Library, "upload", lambda library, array: uploaded.append(array.dtype) or upload(library, array)
+        runtime.Library, "upload", lambda own, array, *how: uploaded.append(array.dtype) or upload(own, array, *how)
     )
     labels = DATA.classes.astype(dtype)
     labels[0, 8] = most

@@ -59,6 +59,7 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it(backend):
     rng = np.random.default_rng(2)
     most = short_rows.THREADS if runtime.SIMULATED else 64  # one more may be a long row, or a word more
     lengths = [3, most, most + 1, 2 * long_rows.CHUNK - 5 if runtime.SIMULATED else 1000, 0, most - 2]
+    lengths += [short_rows.most_anchors(np.dtype(float), threads) + 1 for threads in short_rows.MAX_KEYS]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     conf_loss, pos_mask = rng.gamma(0.3, 1.0, offsets[-1]), rng.random(offsets[-1]) < 0.1
     together = sm.confidence_loss(conf_loss, pos_mask, sample_offsets=offsets, backend=backend)

@@ -8,6 +8,7 @@ import importlib.util
 import re
 import struct
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -49,20 +50,43 @@ def capability(request, monkeypatch):
 def compiled(kernel, capability, output):
     from numba import cuda
 
-    options = {"device": False, "abi": "numba", "cc": capability, "launch_bounds": kernel.threads}
+    options = {"device": False, "abi": "numba", "cc": capability, "launch_bounds": kernel.bounds}
     return cuda.compile(kernel.function, kernel.signature, output=output, **options)[0]
 
 
+class Usage(NamedTuple):
+    """What the machine code of a kernel needs; `instructions` counts the padding too."""
+
+    registers: int
+    memory: tuple[int, int, int]  # bytes of stack, of spilled stores and loads
+    shared_bytes: int
+    instructions: int
+
+
 def usage(kernel, capability):
-    """Link a kernel to machine code; return its registers, and its bytes of stack, of spilled stores and loads."""
+    """Link a kernel to machine code, and read what it needs."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     options = LinkerOptions(arch=arch(capability), link_time_optimization=True, ptxas_options=["-v"])
     linker = Linker(ObjectCode.from_ltoir(compiled(kernel, capability, "ltoir")), options=options)
-    assert linker.link("cubin").code
-    log = linker.get_info_log()
+    code, log = bytes(linker.link("cubin").code), linker.get_info_log()
     memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
-    return int(re.search(r"Used (\d+) registers", log)[1]), tuple(map(int, memory.groups()))
+    shared = re.search(r"(\d+) bytes smem", log)
+    return Usage(
+        registers=int(re.search(r"Used (\d+) registers", log)[1]),
+        memory=tuple(map(int, memory.groups())),
+        shared_bytes=int(shared[1]) if shared else 0,
+        instructions=size_of_text(code) // 16,
+    )
+
+
+def size_of_text(cubin):
+    """Return how many bytes of code a cubin has, an ELF file of 64 bits."""
+    first, step, number, names = struct.unpack_from("<Q10xHHH", cubin, 40)
+    sections = [struct.unpack_from("<I20xQQ", cubin, first + i * step) for i in range(number)]
+    named = {cubin[sections[names][1] + name :].partition(b"\0")[0]: size for name, _, size in sections}
+    (text,) = (size for name, size in named.items() if name.startswith(b".text."))
+    return text
 
 
 def assert_taken(kernel, capability, *arguments):

@@ -67,16 +67,41 @@ int cuMemAlloc_v2(uint64_t *address, size_t size) {
     ASKED;
     return *address ? SUCCESS : OUT_OF_MEMORY;
 }
-int cuMemFree_v2(uint64_t address) { free((void *)address); return ASKED; }
-int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t size) { memcpy((void *)to, from, size); return ASKED; }
-int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t size) { memcpy(to, (void *)from, size); return ASKED; }
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *stream) { memcpy((void *)to, from, size); return ASKED; }
-int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *stream) { memcpy(to, (void *)from, size); return ASKED; }
-int cuMemHostAlloc(void **address, size_t size, unsigned flags) { *address = calloc(1, size); return ASKED; }
+
+/* Copies from and to page-locked memory are done as late as is allowed: when somebody waits for them. */
+typedef struct { void *to; const void *from; size_t size; } Copy;
+static struct { const char *begin, *end; } locked[256];
+static unsigned num_locked;
+static Copy copies[1 << 16];
+static int enqueued, done;
+
+static int finish(int until) {
+    for (; done < until; done++) {
+        Copy *copy = &copies[done % (1 << 16)];
+        memcpy(copy->to, copy->from, copy->size);
+    }
+    return SUCCESS;
+}
+static int copy(void *to, const void *from, size_t size, const void *host) {
+    copies[enqueued++ % (1 << 16)] = (Copy){to, from, size};
+    for (unsigned i = 0; i < num_locked; i++)
+        if (locked[i].begin <= (const char *)host && (const char *)host < locked[i].end) return SUCCESS;
+    return finish(enqueued);
+}
+int cuMemFree_v2(uint64_t address) { finish(enqueued); free((void *)address); return ASKED; }
+int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t size) { ASKED; copy((void *)to, from, size, from); return finish(enqueued); }
+int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t size) { ASKED; copy(to, (void *)from, size, to); return finish(enqueued); }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *stream) { ASKED; return copy((void *)to, from, size, from); }
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *stream) { ASKED; return copy(to, (void *)from, size, to); }
+int cuMemHostAlloc(void **address, size_t size, unsigned flags) {
+    locked[num_locked].begin = *address = calloc(1, size);
+    locked[num_locked++].end = (char *)*address + size;
+    return ASKED;
+}
 int cuEventCreate(int **event, unsigned flags) { *event = calloc(1, sizeof(int)); return ASKED; }
-int cuEventRecord(int *event, void *stream) { ++*event; return ASKED; }
-int cuEventSynchronize(int *event) { return ASKED; }
-int cuStreamSynchronize(void *stream) { return ASKED; }
+int cuEventRecord(int *event, void *stream) { *event = enqueued; return ASKED; }
+int cuEventSynchronize(int *event) { ASKED; return finish(*event); }
+int cuStreamSynchronize(void *stream) { ASKED; return finish(enqueued); }
 
 /* --- machine code */
 

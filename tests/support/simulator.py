@@ -4,6 +4,9 @@
 the host and offer no more than Numba's own, addresses become flat arrays at a launch, and helpers may lie in other
 modules than the kernels that call them.
 
+Warps have few lanes. A warp runs from barrier to barrier by itself: only its own lanes wait for one another where they
+exchange values, which is what numba's simulator lacks.
+
 By itself the simulator lets all threads of a block run at once, and asks each of them over and over whether it waits,
 which is where most of its time goes. Here they take turns, from barrier to barrier, so that what a missing barrier
 spoils is spoiled in every run. Whoever is first in one block is last in the next one, and after each barrier, so that
@@ -14,6 +17,7 @@ import contextlib
 import ctypes
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import numba
@@ -23,6 +27,8 @@ import pytest
 if numba.config.ENABLE_CUDASIM:
     from numba import cuda as simulator
     from numba.cuda.simulator import kernel
+
+WARP = 4  # as `ssd_mining.kernels.cuda.runtime` says of simulated threads
 
 
 def install():
@@ -152,6 +158,26 @@ class StandIn:
                 arrays[place] = poisoned(shape, dtype)
             return arrays[place]
 
+    def shfl_xor_sync(self, _mask, value, step):
+        """Return what the lane has whose number differs in the bits of `step`."""
+        return self._exchanged(value, lambda lane: lane ^ step)
+
+    def shfl_down_sync(self, _mask, value, step):
+        """Return what the lane has that is `step` further; nothing of use where there is none."""
+        return self._exchanged(value, lambda lane: lane + step)
+
+    def _exchanged(self, value, lane_of):
+        """Return the value of another lane, when all lanes of the warp have come to the same exchange."""
+        thread, (warp, lane) = threading.current_thread(), divmod(self.threadIdx.x, WARP)
+        thread.exchanges = number = getattr(thread, "exchanges", 0) + 1
+        with self._lock:
+            arrays, place = kernel._get_kernel_context().shared._allocations, (self.blockIdx.x, warp, number)
+            offered = arrays.setdefault(place, {})
+        offered[lane] = value
+        while len(offered) < WARP:
+            thread.let_pass() if isinstance(thread, Turn) else time.sleep(0)
+        return offered.get(lane_of(lane), value)
+
     def __getattr__(self, name):
         return getattr(kernel._get_kernel_context() or simulator, name)
 
@@ -169,11 +195,12 @@ def poisoned(shape, dtype):
 if numba.config.ENABLE_CUDASIM:
 
     class Turn(kernel.BlockThread):
-        """A thread of a block that runs while it is its turn, and then hands over to the next one."""
+        """A thread of a block that runs while it is its turn, and hands over to the next one where it waits."""
 
         def __init__(self, turns, *given):
             super().__init__(*given)
             self.turns, self.lock, self.is_done = turns, threading.Lock(), False
+            self.barriers = self.exchanges = 0
             self.lock.acquire()
 
         def take(self):
@@ -185,10 +212,27 @@ if numba.config.ENABLE_CUDASIM:
         def run(self):
             super().run()
             self.is_done = True
-            self.turns.pass_on(self.exception)
+            others = [lane for lane in self.warp if not lane.is_done]
+            others[0].take() if others and not self.exception else self.turns.pass_on(self.exception)
 
         def syncthreads(self):
-            self.turns.pass_on()
+            self.barriers += 1
+            while lanes := [lane for lane in self.warp if lane.barriers < self.barriers and not lane.is_done]:
+                self.wait(lanes[0].take)
+            self.wait(self.turns.pass_on)
+            while any(other.barriers < self.barriers for other in self.turns.live if not other.is_done):
+                self.wait(self.turns.pass_on)
+
+        def let_pass(self):
+            lanes = [lane for lane in self.warp if lane.exchanges < self.exchanges and not lane.is_done]
+            behind = next((lane for lane in lanes if lane.barriers == self.barriers), None)
+            if behind is None:
+                msg = "lanes of a warp wait for values of others, which never come to that"
+                raise RuntimeError(msg)
+            self.wait(behind.take)
+
+        def wait(self, hand_over):
+            hand_over()
             self.lock.acquire()
             if self.turns.error:
                 msg = "another thread of the block has failed"
@@ -204,6 +248,8 @@ class Turns:
 
         points = np.ndindex(*block._block_dim)
         threads = [Turn(self, target, block, grid_point, point, block._debug) for point in points]
+        for thread in threads:
+            thread.warp = threads[thread.thread_id // WARP * WARP :][:WARP]
         self.live = threads[:: -1 if sum(grid_point) % 2 else 1]
         self.waiting = iter(self.live)
         self.error, self.end = None, threading.Event()
@@ -211,7 +257,7 @@ class Turns:
     def pass_on(self, error=None):
         """Let the next thread run to its next barrier, or its end; after an error, all to their ends."""
         self.error = self.error or error
-        following = next(self.waiting, None)
+        following = next((thread for thread in self.waiting if not thread.is_done), None)
         if following is None:
             self.live = [thread for thread in reversed(self.live) if not thread.is_done]
             self.waiting = iter(self.live)

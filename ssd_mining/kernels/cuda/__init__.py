@@ -5,9 +5,9 @@ take arrays of a device, for `ssd_mining.device`, and return before the device h
 
 - `runtime`: is CUDA there; streams and memory; how a Python function becomes a kernel, which takes addresses.
 - `cubins`: machine code, linked, kept on disk, loaded and launched. `copies`: large arrays on their way over the bus.
-- `digits`: ranks as sortable keys, and histograms of their digits.
+- `sums`: what the threads of a block add up together. `digits`: ranks as sortable keys, and histograms of their digits.
 - `short_rows`, `long_rows`: mining with one block of threads per row, or one per chunk of a row. `mining` chooses.
-- `logit_losses`, `logit_gradients`: one thread per anchor. `logits` calls them for host arrays.
+- `logit_losses`: one thread per anchor. `logit_gradients`: one warp per anchor. `logits` calls them for host arrays.
 - `multibox`: localization, the division, and the factors of the gradients.
 - `pack`: arrays of any layout, labels of any form.
 

@@ -1,12 +1,15 @@
 """Large arrays cross the bus in pieces, through page-locked memory of the host, which a GPU reads and writes by itself.
 
-From other memory the driver copied 3 GB/s on the machine of docs/cuda.md, from page-locked memory 40. While one piece
-crosses, the next one is copied from or to the array. Two pieces per device are kept for the life of the process.
+From other memory the driver copied 3 GB/s on the machine of docs/cuda.md, from page-locked memory 40. That is more than
+one core can do: helpers copy between the array and some pieces while others cross. Pieces are kept for the life of the
+process.
 """
 
 import ctypes
 import functools
 import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +19,7 @@ from ssd_mining.kernels.cuda.cubins import answer
 
 LARGE = 1 << 20  # bytes from which an array is large; smaller ones are not worth the way
 PIECE = 4 << 20  # bytes
+MOST_HELPERS = 4  # that copy at once, with two pieces each
 WITHOUT_TIMING, FOR_ALL_CONTEXTS = 2, 1  # flags of an event, and of page-locked memory
 
 _lock = threading.Lock()  # of the pieces
@@ -29,50 +33,63 @@ class Piece(NamedTuple):
 
 
 @functools.cache
-def _pieces(device: int) -> tuple[Piece, Piece]:  # noqa: ARG001 - an event belongs to a device, the current one
+def _piece(device: int, number: int) -> Piece:  # noqa: ARG001 - an event belongs to a device, the current one
     from cuda.bindings import driver
 
-    def piece() -> Piece:
-        address = answer(driver.cuMemHostAlloc(PIECE, FOR_ALL_CONTEXTS))
-        memory: Any = (ctypes.c_uint8 * PIECE).from_address(address)
-        return Piece(np.frombuffer(memory, np.uint8), answer(driver.cuEventCreate(WITHOUT_TIMING)))
-
-    return piece(), piece()
+    address = answer(driver.cuMemHostAlloc(PIECE, FOR_ALL_CONTEXTS))
+    memory: Any = (ctypes.c_uint8 * PIECE).from_address(address)
+    return Piece(np.frombuffer(memory, np.uint8), answer(driver.cuEventCreate(WITHOUT_TIMING)))
 
 
-def to_device(array: NDArray[Any], address: int, device: int, stream: int) -> None:
+def _pieces(device: int, num_workers: int) -> list[Piece]:
+    return [_piece(device, number) for number in range(2 * min(num_workers, MOST_HELPERS))]
+
+
+def to_device(array: NDArray[Any], address: int, device: int, stream: int, num_workers: int = 1) -> None:
     """Copy a C-contiguous array to an address of the current device; when this returns, it may change."""
     from cuda.bindings import driver
 
     source = array.reshape(-1).view(np.uint8)
-    with _lock:
+
+    def send(start: int, size: int, piece: Piece, filled: Future[None]) -> None:
+        filled.result()
+        answer(driver.cuMemcpyHtoDAsync(address + start, piece.memory.ctypes.data, size, stream))
+        answer(driver.cuEventRecord(piece.event, stream))
+
+    with _lock, ThreadPoolExecutor(num_workers) as pool:
+        pieces, waiting = _pieces(device, num_workers), deque[Any]()
         for number, start in enumerate(range(0, source.size, PIECE)):
-            piece, part = _pieces(device)[number % 2], source[start : start + PIECE]
+            if len(waiting) == len(pieces):
+                send(*waiting.popleft())
+            piece, part = pieces[number % len(pieces)], source[start : start + PIECE]
             answer(driver.cuEventSynchronize(piece.event))
-            piece.memory[: part.size] = part
-            answer(driver.cuMemcpyHtoDAsync(address + start, piece.memory.ctypes.data, part.size, stream))
-            answer(driver.cuEventRecord(piece.event, stream))
+            waiting.append((start, part.size, piece, pool.submit(np.copyto, piece.memory[: part.size], part)))
+        while waiting:
+            send(*waiting.popleft())
 
 
-def to_host(address: int, array: NDArray[Any], device: int, stream: int) -> None:
+def to_host(address: int, array: NDArray[Any], device: int, stream: int, num_workers: int = 1) -> None:
     """Copy to a C-contiguous array what is at an address of the current device, and wait for it."""
     from cuda.bindings import driver
 
     target = array.reshape(-1).view(np.uint8)
 
-    def arrive(part: NDArray[np.uint8], piece: Piece) -> None:
-        answer(driver.cuEventSynchronize(piece.event))
-        part[...] = piece.memory[: part.size]
+    with _lock, ThreadPoolExecutor(num_workers) as pool:
+        pieces, on_the_way = _pieces(device, num_workers), deque[Any]()
+        emptied: dict[int, Future[None]] = {}  # by the number of a piece
 
-    with _lock:
-        on_the_way = None
+        def receive(part: NDArray[np.uint8], number: int) -> None:
+            answer(driver.cuEventSynchronize(pieces[number].event))
+            emptied[number] = pool.submit(np.copyto, part, pieces[number].memory[: part.size])
+
         for number, start in enumerate(range(0, target.size, PIECE)):
-            piece, part = _pieces(device)[number % 2], target[start : start + PIECE]
-            answer(driver.cuEventSynchronize(piece.event))
-            answer(driver.cuMemcpyDtoHAsync(piece.memory.ctypes.data, address + start, part.size, stream))
-            answer(driver.cuEventRecord(piece.event, stream))
-            if on_the_way is not None:
-                arrive(*on_the_way)
-            on_the_way = part, piece
-        if on_the_way is not None:
-            arrive(*on_the_way)
+            own, part = number % len(pieces), target[start : start + PIECE]
+            if own in emptied:
+                emptied.pop(own).result()
+            answer(driver.cuMemcpyDtoHAsync(pieces[own].memory.ctypes.data, address + start, part.size, stream))
+            answer(driver.cuEventRecord(pieces[own].event, stream))
+            on_the_way.append((part, own))
+            if 2 * len(on_the_way) > len(pieces):  # while these cross, the others are emptied
+                receive(*on_the_way.popleft())
+        while on_the_way:
+            receive(*on_the_way.popleft())

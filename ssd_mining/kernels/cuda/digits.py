@@ -3,8 +3,9 @@
 A *key* is an unsigned integer with the order of the rank: NaN is above all, -0.0 and 0.0 have the same. What is no
 negative has a key below that of -inf: its role, `records.IGNORED` or `records.POSITIVE`.
 
-Registers are short in the kernels that call this. So loops here have numbers of rounds that all threads share, and
-indices are unsigned: what a thread computes for itself alone would be kept from one call to the next.
+A look-up takes two barriers: every thread adds up a few bins, the lanes of a warp and then the warps find out what lies
+above them, and the thread that has the wanted element looks for its bin. Bins of 32 digits lie 33 apart, so that
+threads that read several bins in a row read from different banks.
 """
 
 import functools
@@ -14,18 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssd_mining.kernels import rules
-from ssd_mining.kernels.cuda.runtime import THREADS, cuda, helper
+from ssd_mining.kernels.cuda.runtime import THREADS, WARP, cuda, helper
+from ssd_mining.kernels.cuda.sums import place, sum_above, sum_of_warp
 
 order_key, image_of_key = helper(rules.order_key), helper(rules.image_of_key)
 
 DIGIT_BITS = 11
 MOST = 2**DIGIT_BITS - 1  # the largest digit
-SEGMENTS, SEGMENT = 64, 32
+SEGMENT = 32
 # Ignored, positive, and the digits, every segment one bank further; as many for every thread.
-NUM_BINS = -(-(2 + SEGMENTS * (SEGMENT + 1)) // THREADS) * THREADS
-
-# How often a block has to take turns, so that every segment has had its thread.
-TURNS = -(-SEGMENTS // THREADS)
+NUM_BINS = -(-(2 + (MOST + 1) // SEGMENT * (SEGMENT + 1)) // THREADS) * THREADS
 
 # Where a block shares what it found: a bin, the elements above it and in it; anchors with NaN, and with bad labels.
 BIN, ABOVE, SIZE, WITH_NAN, WITH_BAD, NUM_SHARED = range(6)
@@ -38,52 +37,39 @@ def bin_of(digit):
 
 
 @helper
-def clear(histogram):
+def clear(histogram, threads):
     """Set all bins to 0, and wait for it."""
-    for i in range(0, NUM_BINS, THREADS):
+    for i in range(0, NUM_BINS, threads):
         histogram[np.uint32(cuda.threadIdx.x + i)] = 0
     cuda.syncthreads()
 
 
 @helper
-def find(histogram, segments, shared, wanted):
-    """Find the bin of the element that is `wanted`-th from above, how many lie above that bin, and how many in it."""
+def find(histogram, of_warps, shared, wanted, threads):
+    """Find the bin of the element that is `wanted`-th from above, how many lie above that bin, and how many in it.
+
+    All threads have counted, and waited for it. The digits are cleared for the next ones.
+    """
+    warp, lane = place()
+    each = (MOST + 1) // threads
+    first, own = bin_of(np.uint32(cuda.threadIdx.x * each)), np.int32(0)
+    for i in range(each):
+        own = np.int32(own + histogram[np.uint32(first + i + (i >> 5))])
+    above = sum_above(own)
+    if lane == 0:
+        of_warps[warp] = above + own
     cuda.syncthreads()
-    for turn in range(TURNS):
-        segment = np.int32(cuda.threadIdx.x + turn * THREADS)
-        if segment < SEGMENTS:
-            segments[np.uint32(segment)] = _sum_above(histogram, 2 + segment * (SEGMENT + 1), SEGMENT, -1)
-    _locate(segments, 0, SEGMENTS, shared, wanted, 0)
-    segment = shared[BIN]
-    _locate(histogram, 2 + segment * (SEGMENT + 1), SEGMENT, shared, wanted, shared[ABOVE])
-    return segment * SEGMENT + shared[BIN], shared[ABOVE], shared[SIZE]
-
-
-@helper
-def _sum_above(counts, first, number, floor):
-    """Add up those of `number` counts from `first` whose place is above `floor`."""
-    total, i = np.int32(0), number * cuda.blockDim.y  # times 1: unrolled, this loop takes the registers of the keys
-    while i > 0:
-        i -= 1
-        if i > floor:
-            total = np.int32(total + counts[np.uint32(first + i)])
-    return total
-
-
-@helper
-def _locate(counts, first, number, shared, wanted, beyond):
-    """Find which of `number` counts from `first` holds the wanted element; `beyond` elements lie above them all."""
-    cuda.syncthreads()
-    for turn in range(TURNS):
-        i = np.int32(cuda.threadIdx.x + turn * THREADS)
-        if i < number:
-            above, size = (
-                np.int32(beyond + _sum_above(counts, first, number, i)),
-                np.int32(counts[np.uint32(first + i)]),
-            )
+    above = np.int32(above + sum_of_warp(of_warps[lane] if warp < lane < np.uint32(threads // WARP) else np.int32(0)))
+    if above < wanted <= above + own:
+        for i in range(each - 1, -1, -1):
+            size = np.int32(histogram[np.uint32(first + i + (i >> 5))])
             if above < wanted <= above + size:
-                shared[BIN], shared[ABOVE], shared[SIZE] = i, above, size
+                shared[BIN], shared[ABOVE], shared[SIZE] = cuda.threadIdx.x * each + i, above, size
+            above = np.int32(above + size)
+    for i in range(each):
+        histogram[np.uint32(first + i + (i >> 5))] = 0
     cuda.syncthreads()
+    return shared[BIN], shared[ABOVE], shared[SIZE]
 
 
 class Codec(NamedTuple):

@@ -1,8 +1,8 @@
-"""The gradients of the losses from logits: one thread per anchor, in float64, for those that have a factor.
+"""The gradients of the losses from logits, in float64: one warp per anchor that has a factor, one pass over all others.
 
-After mining only a few percent of the anchors count: of the others nothing is read but their factor, and their
-gradients are cleared beforehand, all at once. A thread keeps no row of its own: it reads its logits once more for
-every pass, from the cache.
+After mining only a few percent of the anchors count. The threads of a block look at a factor each and list the anchors
+that have one; all other gradients become 0. Then every warp takes one anchor of the list after the other, its lanes
+the classes. Whatever a lane needs of its logits once more it reads from the cache.
 """
 
 import functools
@@ -14,10 +14,13 @@ import numpy as np
 from ssd_mining.kernels import loss_rules
 from ssd_mining.kernels.cuda import runtime
 from ssd_mining.kernels.cuda.pack import Strided, place_of, source_type
-from ssd_mining.kernels.cuda.runtime import DeviceArray, Kernel, Stream, cuda, helper, pointer, record, types
+from ssd_mining.kernels.cuda.runtime import WARP, DeviceArray, Kernel, Stream, cuda, helper, pointer, record
+from ssd_mining.kernels.cuda.sums import largest_of_warp, place, sum_of_warp
 from ssd_mining.kernels.records import SigmoidRule, SoftmaxRule
 
 PER_BLOCK = min(128, runtime.THREADS)
+# That a multiprocessor runs at once, by the bytes of a logit: of more, the registers overflow.
+BLOCKS = {4: 7, 8: 5}
 
 softmax_share, softmax_slope = helper(loss_rules.softmax_share), helper(loss_rules.softmax_slope)
 sigmoid_slope = helper(loss_rules.sigmoid_slope)
@@ -44,20 +47,8 @@ def enqueue_gradients(
     anchors: Anchors, rule: SoftmaxRule | SigmoidRule, factors: DeviceArray, gradients: Strided, stream: Stream
 ) -> None:
     """Write ``factor * d loss / d logits`` of every anchor, in any layout without gaps; `factors` are (N,)."""
-    values, kind = gradients.elements, cast("Any", type(rule))
-    _clear(values.dtype).launch_each(values.size, stream, values, values.size)
-    kernel = _kernel(kind, values.dtype, classes_last=gradients.of_class == 1)
+    kernel = _kernel(cast("Any", type(rule)), gradients.elements.dtype, classes_last=gradients.of_class == 1)
     kernel.launch_each(anchors.num_anchors, stream, anchors, rule, factors, gradients)
-
-
-@functools.cache
-def _clear(dtype: np.dtype[Any]) -> Kernel:
-    def clear(values, size):
-        i = cuda.grid(1)
-        if i < size:
-            values[i] = 0.0
-
-    return Kernel(clear, pointer(dtype), types.int64, threads=PER_BLOCK)
 
 
 @functools.cache
@@ -65,15 +56,41 @@ def _kernel(kind: Any, dtype: np.dtype[Any], *, classes_last: bool) -> Kernel:
     write = {SoftmaxRule: _softmax_row, SigmoidRule: _sigmoid_row}[kind]
 
     def differentiate(anchors, rule, factors, gradients):
-        anchor = cuda.grid(1)
-        if anchor < anchors.num_anchors and anchors.labels[anchor] >= 0 and factors[anchor] != 0.0:
-            place, step = anchor * anchors.num_classes, 1
-            if not classes_last:  # a division is dear
-                place, step = place_of(gradients, anchor), gradients.of_class
-            write(anchors, rule, anchor, factors[anchor], gradients.elements, place, step)
+        listed = cuda.shared.array(PER_BLOCK, np.int32)
+        begins = cuda.shared.array(PER_BLOCK, np.int64)
+        number = cuda.shared.array(1, np.int32)
+        thread, (warp, lane) = cuda.threadIdx.x, place()
+        first, num_classes = np.int64(cuda.blockIdx.x) * PER_BLOCK, anchors.num_classes
+        if thread == 0:
+            number[0] = 0
+        cuda.syncthreads()
+        anchor, step = first + thread, np.int64(1)
+        begin = anchor * num_classes
+        if not classes_last:
+            begin, step = place_of(gradients, anchor), gradients.of_class
+        if anchor < anchors.num_anchors:
+            if anchors.labels[anchor] >= 0 and factors[anchor] != 0.0:
+                i = cuda.atomic.add(number, 0, 1)
+                listed[i], begins[i] = thread, begin
+            elif not classes_last:  # neighbours lie side by side in every class
+                _clear(gradients.elements, begin, begin + num_classes * step, step)
+        if classes_last:  # those of a block are one piece
+            stop = min(first + PER_BLOCK, anchors.num_anchors) * num_classes
+            _clear(gradients.elements, first * num_classes + thread, stop, PER_BLOCK)
+        cuda.syncthreads()
+        for i in range(warp, number[0], PER_BLOCK // WARP):
+            anchor = first + listed[i]
+            write(anchors, rule, anchor, factors[anchor], gradients.elements, begins[i], step, lane)
 
     arguments = anchors_type(dtype), record(kind), pointer(np.float64), source_type(dtype)
-    return Kernel(differentiate, *arguments, threads=PER_BLOCK)
+    return Kernel(differentiate, *arguments, threads=PER_BLOCK, blocks=BLOCKS[dtype.itemsize])
+
+
+@helper
+def _clear(elements, i, stop, step):
+    while i < stop:  # a range would take ten instructions more for each
+        elements[i] = 0.0
+        i += step
 
 
 @helper
@@ -85,13 +102,14 @@ def _target(anchors, anchor, c):
 
 
 @helper
-def _largest(anchors, first):
-    """Find the largest logit of one anchor, or a NaN; return its class."""
-    x, largest = anchors.logits, 0
-    for c in range(1, anchors.num_classes):
-        if x[first + c] > x[first + largest]:
-            largest = c
-    return largest
+def _largest(anchors, first, lane):
+    """Return the largest logit of one anchor, and its class, the lowest of several; NaN is left out."""
+    top, largest = -math.inf, np.int32(anchors.num_classes)
+    for c in range(lane, anchors.num_classes, WARP):
+        x = np.float64(anchors.logits[first + c])
+        if x > top:
+            top, largest = x, np.int32(c)
+    return largest_of_warp(top, largest)
 
 
 @helper
@@ -102,31 +120,29 @@ def _share(anchors, rule, anchor, c, cost):
 
 
 @helper
-def _softmax_row(anchors, rule, anchor, factor, gradients, place, step):
+def _softmax_row(anchors, rule, anchor, factor, gradients, begin, step, lane):
     x, first, num_classes = anchors.logits, anchor * anchors.num_classes, anchors.num_classes
-    largest = _largest(anchors, first)
-    top, others, total = np.float64(x[first + largest]), 0.0, 0.0
-    for c in range(num_classes):
+    (top, largest), others, total = _largest(anchors, first, lane), 0.0, 0.0
+    for c in range(lane, num_classes, WARP):
         others += math.exp(x[first + c] - top) if c != largest else 0.0
+    others = sum_of_warp(others)
     rest = math.log1p(others) + (top - top)
-    for c in range(num_classes):
+    for c in range(lane, num_classes, WARP):
         total += _share(anchors, rule, anchor, c, rest + (top - x[first + c]))
-    if total == 0.0:
-        return
-    for c in range(num_classes):
+    total = sum_of_warp(total)
+    for c in range(lane, num_classes, WARP):
         share = _share(anchors, rule, anchor, c, rest + (top - x[first + c]))
         part = math.exp(x[first + c] - top)
         # The probability of all other classes is summed, not subtracted from 1, where it can be small.
         beside = others if c == largest else others + 1.0 - part
         slope = softmax_slope(part, beside, share, total, others + math.exp(top - top))
-        gradients[place + c * step] = factor * slope
+        gradients[begin + c * step] = factor * slope if total != 0.0 else 0.0
 
 
 @helper
-def _sigmoid_row(anchors, rule, anchor, factor, gradients, place, step):
+def _sigmoid_row(anchors, rule, anchor, factor, gradients, begin, step, lane):
     first = anchor * anchors.num_classes
-    for c in range(anchors.num_classes):
+    for c in range(lane, anchors.num_classes, WARP):
         t, x = _target(anchors, anchor, c), np.float64(anchors.logits[first + c])
         share = np.float64(anchors.weights[c]) * (rule.positive * t + rule.negative * (1.0 - t))
-        if share != 0.0:
-            gradients[place + c * step] = factor * share * sigmoid_slope(x, t, rule.gamma)
+        gradients[begin + c * step] = factor * share * sigmoid_slope(x, t, rule.gamma) if share != 0.0 else 0.0

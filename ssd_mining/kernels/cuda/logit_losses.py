@@ -8,7 +8,7 @@ A softmax takes the largest logit of an anchor as its origin and leaves that cla
 what any class costs. Nothing overflows, nothing cancels: a loss of 1e-11 keeps its digits.
 
 A *tile* is an array in shared memory: the logits of a block, then its scores. Places in it are unsigned, which need
-no test for being negative.
+no test for being negative, and loops over it count by themselves: numba's ranges take ten instructions for each step.
 """
 
 import functools
@@ -95,65 +95,77 @@ def _size(anchors):
 @helper
 def _stage(anchors, source, tile, place):
     """Copy the part (n, C) of `source` that belongs to the anchors of this block, side by side, to `place`."""
-    num_classes, gap = anchors.num_classes, (anchors.num_classes | 1) - anchors.num_classes
+    num_classes, gap = np.uint32(anchors.num_classes), np.uint32((anchors.num_classes | 1) - anchors.num_classes)
+    thread, threads = np.uint32(cuda.threadIdx.x), np.uint32(cuda.blockDim.x)
     first = np.int64(cuda.blockIdx.x) * cuda.blockDim.x
-    stop = min(first + cuda.blockDim.x, anchors.num_anchors) * num_classes
+    i, stop = first * anchors.num_classes, min(first + cuda.blockDim.x, anchors.num_anchors) * anchors.num_classes
+    i += cuda.threadIdx.x
     # Where the next element goes is counted up: a division for each would take longer than the copy.
-    step, leap = cuda.blockDim.x % num_classes, cuda.blockDim.x + cuda.blockDim.x // num_classes * gap
-    c, at = cuda.threadIdx.x % num_classes, place + cuda.threadIdx.x + cuda.threadIdx.x // num_classes * gap
-    for i in range(first * num_classes + cuda.threadIdx.x, stop, cuda.blockDim.x):
-        tile[np.uint64(at)] = source[i]
-        c, at = c + step, at + leap
+    step, leap = np.uint32(threads % num_classes), np.uint32(threads + threads // num_classes * gap)
+    c, at = np.uint32(thread % num_classes), np.uint32(place + thread + thread // num_classes * gap)
+    while i < stop:
+        tile[at] = source[i]
+        i += cuda.blockDim.x
+        c, at = np.uint32(c + step), np.uint32(at + leap)
         if c >= num_classes:
-            c, at = c - num_classes, at + gap
+            c, at = np.uint32(c - num_classes), np.uint32(at + gap)
 
 
 @helper
 def _softmax_loss(anchors, rule, label, tile):
-    real, num_classes = tile.dtype.type, np.uint64(anchors.num_classes)
-    begin = np.uint64(cuda.threadIdx.x * (anchors.num_classes | 1))
-    end, scores = begin + num_classes, np.uint64(_size(anchors))
-    top = _top(tile, begin, end, end)
+    real, num_classes = tile.dtype.type, anchors.num_classes
+    begin = np.uint32(cuda.threadIdx.x * (num_classes | 1))
+    end, scores = np.uint32(begin + num_classes), np.uint32(_size(anchors))
+    top = _top(tile, begin, end, real(-np.inf))
     rest = _rest(tile, begin, end, top)
     if rule.excluded >= 0:
-        return _cost(rest, top, _top(tile, begin, end, begin + np.uint64(rule.excluded)))
+        return _cost(rest, top, _top_but_one(tile, begin, end, rule.excluded))
     zero, one, most = real(0), real(1), real(rule.most)
-    keep, spread = real(1.0 - rule.smoothing), real(rule.smoothing / anchors.num_classes)
-    own, total, lost = begin + np.uint64(label), zero, zero
-    first, last = begin, end
+    keep, spread = real(1.0 - rule.smoothing), real(rule.smoothing / num_classes)
+    own, total, lost = np.uint32(begin + label), zero, zero
+    i, last = begin, end
     if not anchors.is_scored and spread == zero:  # then the label's class is the only one that counts
-        first, last = own, min(own + np.uint64(1), end)
-    for i in range(first, last):
-        target = tile[scores + i] if anchors.is_scored else (one if i == own else zero)
-        share = anchors.weights[i - begin] * (keep * target + spread)
+        i, last = own, np.uint32(min(own + 1, end))
+    while i < last:
+        target = tile[np.uint32(scores + i)] if anchors.is_scored else (one if i == own else zero)
+        share = anchors.weights[np.uint32(i - begin)] * (keep * target + spread)
         if share != zero:
             cost = _cost(rest, top, tile[i])
             more = share * (most if cost > most else cost)
             total, lost = total + more, lost + rounded_off(total, more)
+        i = np.uint32(i + 1)
     return _sum(total, lost)
 
 
 @helper
-def _top(tile, begin, end, excluded):
-    """Find the largest logit of one anchor among all classes but one, NaN above all."""
-    top = tile.dtype.type(-np.inf)
-    for i in range(begin, end):
+def _top(tile, i, end, top):
+    """Find the largest of some logits and `top`, NaN above all."""
+    while i < end:
         x = tile[i]
-        top = x if i != excluded and (x > top or math.isnan(x)) else top
+        top = x if x > top or math.isnan(x) else top
+        i = np.uint32(i + 1)
     return top
 
 
 @helper
-def _rest(tile, begin, end, top):
+def _top_but_one(tile, begin, end, excluded):
+    """Find the largest logit of one anchor among all classes but one, NaN above all."""
+    at = np.uint32(begin + excluded)
+    return _top(tile, np.uint32(at + 1), end, _top(tile, begin, at, tile.dtype.type(-np.inf)))
+
+
+@helper
+def _rest(tile, i, end, top):
     """Compute what the largest class costs: NaN where a logit is NaN or +inf, or all are -inf."""
     real = tile.dtype.type
     zero, one = real(0), real(1)
     equal, total, lost = -one, zero, zero  # others that equal it count 1 each
-    for i in range(begin, end):
+    while i < end:
         x = tile[i]
         equal += one if x == top else zero
         more = zero if x == top else _exp_of_difference(x, top)
         total, lost = total + more, lost + rounded_off(total, more)
+        i = np.uint32(i + 1)
     return real(math.log1p(_sum(total, lost) + equal)) + (top - top)
 
 
@@ -181,20 +193,20 @@ def _sum(total, lost):
 
 @helper
 def _sigmoid_loss(anchors, rule, label, tile):
-    real, num_classes = tile.dtype.type, np.uint64(anchors.num_classes)
-    begin = np.uint64(cuda.threadIdx.x * (anchors.num_classes | 1))
-    end, scores = begin + num_classes, np.uint64(_size(anchors))
-    zero, one = real(0), real(1)
+    real, zero, one = tile.dtype.type, tile.dtype.type(0), tile.dtype.type(1)
+    begin = np.uint32(cuda.threadIdx.x * (anchors.num_classes | 1))
+    end, scores = np.uint32(begin + anchors.num_classes), np.uint32(_size(anchors))
     if rule.excluded >= 0:
-        return _binary(_top(tile, begin, end, begin + np.uint64(rule.excluded)), one)
+        return _binary(_top_but_one(tile, begin, end, rule.excluded), one)
     positive, negative, gamma = real(rule.positive), real(rule.negative), real(rule.gamma)
-    own, total, lost = begin + np.uint64(label), zero, zero
-    for i in range(begin, end):
-        x, t = tile[i], tile[scores + i] if anchors.is_scored else (one if i == own else zero)
-        share = anchors.weights[i - begin] * (positive * t + negative * (one - t))
+    own, total, lost, i = np.uint32(begin + label), zero, zero, begin
+    while i < end:
+        x, t = tile[i], tile[np.uint32(scores + i)] if anchors.is_scored else (one if i == own else zero)
+        share = anchors.weights[np.uint32(i - begin)] * (positive * t + negative * (one - t))
         if share != zero:
             more = share * _focus(x, t, gamma) * _binary(x, t)
             total, lost = total + more, lost + rounded_off(total, more)
+        i = np.uint32(i + 1)
     return _sum(total, lost)
 
 

@@ -10,13 +10,13 @@ from ssd_mining.kernels.cuda.runtime import Library, numba_library
 from ssd_mining.kernels.records import Computed, LogitRows, SigmoidRule, SoftmaxRule
 
 
-def losses(rows: LogitRows, rule: SoftmaxRule | SigmoidRule, computed: Computed, num_workers: int) -> None:  # noqa: ARG001 - the twins' signature
+def losses(rows: LogitRows, rule: SoftmaxRule | SigmoidRule, computed: Computed, num_workers: int) -> None:
     """Compute the losses of every sample of `rows`, on the current device."""
     library = numba_library()
     with library.current():
         values = library.allocate(computed.values.shape, computed.values.dtype)
-        enqueue_losses(_anchors(rows, library), rule, values, library.stream)
-        computed.values[...] = library.download(values)
+        enqueue_losses(_anchors(rows, library, num_workers), rule, values, library.stream)
+        computed.values[...] = library.download(values, num_workers)
     are_classes = (rows.labels >= 0) & (rows.labels < rows.logits.shape[2])
     computed.done[...] = np.where(are_classes.all(axis=1), 1, -1)
 
@@ -26,7 +26,7 @@ def gradients(
     rule: SoftmaxRule | SigmoidRule,
     factors: NDArray[np.float64],
     computed: Computed,
-    num_workers: int,  # noqa: ARG001 - the twins' signature
+    num_workers: int,
 ) -> None:
     """Write ``factor * d loss / d logits`` of every anchor whose factor, of `factors` (b, A), is not 0."""
     library = numba_library()
@@ -41,16 +41,17 @@ def gradients(
             of_class=1,
             num_classes=num_classes,
         )
-        enqueue_gradients(_anchors(rows, library), rule, library.upload(factors), layout, library.stream)
-        computed.values[...] = library.download(values)
+        anchors, multiplied = _anchors(rows, library, num_workers), library.upload(factors, num_workers)
+        enqueue_gradients(anchors, rule, multiplied, layout, library.stream)
+        computed.values[...] = library.download(values, num_workers)
     computed.done[...] = 1
 
 
-def _anchors(rows: LogitRows, library: Library) -> Anchors:
+def _anchors(rows: LogitRows, library: Library, num_workers: int) -> Anchors:
     return Anchors(
-        logits=library.upload(rows.logits),
+        logits=library.upload(rows.logits, num_workers),
         labels=library.upload(rows.labels.astype(np.int32)),
-        scores=library.upload(rows.scores),
+        scores=library.upload(rows.scores, num_workers),
         weights=library.upload(rows.weights),
         num_anchors=rows.labels.size,
         num_classes=rows.logits.shape[2],

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssd_mining.kernels.cuda import digits, short_rows
-from ssd_mining.kernels.cuda.digits import DIGIT_BITS, NUM_BINS, NUM_SHARED, SEGMENTS, codec
+from ssd_mining.kernels.cuda.digits import DIGIT_BITS, NUM_BINS, NUM_SHARED, codec
 from ssd_mining.kernels.cuda.runtime import (
     THREADS,
+    WARP,
     DeviceArray,
     Kernel,
     Library,
@@ -26,10 +27,15 @@ from ssd_mining.kernels.cuda.runtime import (
     record,
 )
 from ssd_mining.kernels.cuda.short_rows import DeviceMined, DeviceRows, span
+from ssd_mining.kernels.cuda.sums import totals
 from ssd_mining.kernels.records import IGNORED, POSITIVE, Rule
 
 NUM_KEYS = 8
 CHUNK = NUM_KEYS * THREADS
+
+# Keys that are made at once where they are counted, by the bytes of a rank: so 32 registers are enough for a thread,
+# and two blocks run at once.
+GROUP = {4: 4, 8: 8}
 
 # An anchor index, counted from the end, in three digits.
 INDEX_BITS = 3 * DIGIT_BITS
@@ -104,8 +110,8 @@ def hand_over(histogram, workspace, sample):
 
 def build_count(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., None]:
     """Return the kernel that counts one digit of every chunk, and at the first one the flaws."""
-    unsigned = codec(dtype).unsigned
-    load = short_rows.loader(dtype, ranked=ranked)
+    unsigned, group = codec(dtype).unsigned, GROUP[dtype.itemsize]
+    load = short_rows.loader(dtype, THREADS, ranked=ranked)
 
     def count(rows, rule, workspace, digit):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
@@ -117,16 +123,16 @@ def build_count(dtype: np.dtype[Any], *, ranked: bool) -> Callable[..., None]:
             return
         if thread < NUM_SHARED:
             shared[thread] = 0
-        digits.clear(histogram)
-        for stop in range(NUM_KEYS, 0, -short_rows.RAGGED_GROUP):
-            load(rows, rule.omit_nan, start, size, stop - short_rows.RAGGED_GROUP, stop, keys, histogram, shared)
+        digits.clear(histogram, THREADS)
+        for first in range(NUM_KEYS - group, -1, -group):
+            load(rows, rule.omit_nan, start, size, first, first + group, keys, histogram, shared)
             cuda.syncthreads()
         if digit.is_first:  # which was counted on the way
             if thread == 0:
                 atomic_add(workspace.states, state + ROW_NAN, np.int64(shared[digits.WITH_NAN]))
                 atomic_add(workspace.states, state + ROW_BAD, np.int64(shared[digits.WITH_BAD]))
         else:
-            digits.clear(histogram)
+            digits.clear(histogram, THREADS)
             key_prefix, index_prefix = workspace.keys[sample], workspace.states[state + INDEX_PREFIX]
             for j in range(NUM_KEYS):
                 index = LAST - (chunk * CHUNK + thread + j * THREADS)
@@ -145,7 +151,7 @@ def build_advance(dtype: np.dtype[Any]) -> Callable[..., None]:
 
     def advance(rows, rule, mined, workspace, digit):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
-        segments = cuda.shared.array(SEGMENTS, np.int32)
+        of_warps = cuda.shared.array(WARP, np.int32)
         shared = cuda.shared.array(NUM_SHARED, np.int32)
         sample, thread = cuda.blockIdx.x, cuda.threadIdx.x
         _, size = span(rows, sample)
@@ -170,7 +176,7 @@ def build_advance(dtype: np.dtype[Any]) -> Callable[..., None]:
                 workspace.keys[sample] = highest
                 workspace.states[state + WANTED], workspace.states[state + CUT] = 0, -1
             return
-        value, above, number = digits.find(histogram, segments, shared, np.int32(wanted))
+        value, above, number = digits.find(histogram, of_warps, shared, np.int32(wanted), THREADS)
         if thread == 0:
             workspace.states[state + WANTED] = wanted - above
             if digit.of_index:
@@ -189,25 +195,25 @@ def build_advance(dtype: np.dtype[Any]) -> Callable[..., None]:
 
 def build_sum(dtype: np.dtype[Any], *, ranked: bool, masked: bool) -> Callable[..., None]:
     """Return the kernel that sums every chunk, and writes its masks."""
-    unsigned, load = codec(dtype).unsigned, short_rows.loader(dtype, ranked=ranked)
-    sum_kept = short_rows.keeper(dtype, ranked=ranked, masked=masked)
+    unsigned, load = codec(dtype).unsigned, short_rows.loader(dtype, THREADS, ranked=ranked)
+    sum_kept = short_rows.keeper(dtype, THREADS, ranked=ranked, masked=masked)
 
     def sum_chunks(rows, rule, mined, workspace):
         histogram = cuda.shared.array(NUM_BINS, np.uint32)
-        lanes = cuda.shared.array((2, THREADS), np.float64)
-        sums = cuda.shared.array(2, np.float64)
+        partial = cuda.shared.array((2, WARP), np.float64)
         shared = cuda.shared.array(NUM_SHARED, np.int32)
         keys = cuda.local.array(NUM_KEYS, unsigned)
         sample, chunk, start, size = chunk_of(rows, workspace)
         if size == 0:
             return
-        thread = cuda.threadIdx.x
-        lanes[0, thread] = load(rows, rule.omit_nan, start, size, 0, NUM_KEYS, keys, histogram, shared)
-        own_cut = workspace.states[sample * NUM_STATE + CUT] - chunk * CHUNK  # as the chunk counts its anchors
-        lanes[1, thread] = sum_kept(rows, mined, keys, start, size, workspace.keys[sample], own_cut)
-        short_rows.totals(lanes, sums)
-        if thread < 2:
-            workspace.sums[2 * cuda.blockIdx.x + thread] = sums[thread]
+        load(rows, rule.omit_nan, start, size, 0, NUM_KEYS, keys, histogram, shared)
+        # As the chunk counts its anchors.
+        own_cut = np.int32(min(max(workspace.states[sample * NUM_STATE + CUT] - chunk * CHUNK, -1), CHUNK))
+        positive_sum, negative_sum = sum_kept(rows, mined, keys, start, size, workspace.keys[sample], own_cut)
+        positive_sum, negative_sum = totals(positive_sum, negative_sum, partial, THREADS)
+        if cuda.threadIdx.x == 0:
+            workspace.sums[2 * cuda.blockIdx.x] = positive_sum
+            workspace.sums[2 * cuda.blockIdx.x + 1] = negative_sum
 
     return sum_chunks
 
@@ -257,9 +263,9 @@ def kernels(dtype: np.dtype[Any], labels: np.dtype[Any], *, ranked: bool, masked
     workspace = record(Workspace, histograms=np.uint32, keys=codec(dtype).unsigned, states=np.int64, sums=np.float64)
     return Kernels(
         erase=Kernel(erase, workspace),
-        count_digit=Kernel(build_count(dtype, ranked=ranked), rows, rule, workspace, record(Digit)),
+        count_digit=Kernel(build_count(dtype, ranked=ranked), rows, rule, workspace, record(Digit), blocks=2),
         advance=Kernel(build_advance(dtype), rows, rule, mined, workspace, record(Digit)),
-        sum_chunks=Kernel(build_sum(dtype, ranked=ranked, masked=masked), rows, rule, mined, workspace),
+        sum_chunks=Kernel(build_sum(dtype, ranked=ranked, masked=masked), rows, rule, mined, workspace, blocks=2),
         finish_rows=Kernel(build_finish(dtype), rows, mined, workspace),
     )
 

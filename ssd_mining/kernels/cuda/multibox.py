@@ -10,8 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssd_mining.kernels import loss_rules
-from ssd_mining.kernels.cuda.runtime import THREADS, DeviceArray, Kernel, Stream, cuda, helper, pointer, record
-from ssd_mining.kernels.cuda.short_rows import span, totals
+from ssd_mining.kernels.cuda.runtime import (
+    THREADS,
+    WARP,
+    DeviceArray,
+    Kernel,
+    Stream,
+    cuda,
+    helper,
+    pointer,
+    record,
+    types,
+)
+from ssd_mining.kernels.cuda.short_rows import span
+from ssd_mining.kernels.cuda.sums import totals
 from ssd_mining.kernels.records import NEGATIVE_SUM, NUM_KEPT, NUM_POS, POSITIVE_SUM, Divisor
 
 divisor_count = helper(loss_rules.divisor_count)
@@ -30,6 +42,7 @@ class Boxes(NamedTuple):
     target: DeviceArray  # (N, width)
     offsets: DeviceArray  # (B + 1,) where samples begin, if num_anchors is below 0
     num_anchors: int  # of every sample
+    longest: int  # anchors of a sample
     width: int  # 0: there are no locations
     beta: float
 
@@ -66,7 +79,8 @@ def enqueue_factors(
     boxes: Boxes, shares: DeviceArray, factors: DeviceArray, loc_gradient: DeviceArray, stream: Stream
 ) -> None:
     """Write what the gradients of the anchors are multiplied by, (N,), and those of the locations, (N, width)."""
-    _weigh(boxes.pred.dtype).launch(shares.shape[1], stream, boxes, shares, factors, loc_gradient)
+    num_chunks, kernel = -(-boxes.longest // THREADS), _weigh(boxes.pred.dtype)
+    kernel.launch(shares.shape[1] * num_chunks, stream, boxes, num_chunks, shares, factors, loc_gradient)
 
 
 @helper
@@ -78,18 +92,16 @@ def _off(boxes, i):
 @functools.cache
 def _localize(dtype: np.dtype[Any]) -> Kernel:
     def localize(boxes, loc_sums):
-        lanes = cuda.shared.array((2, THREADS), np.float64)
-        sums = cuda.shared.array(2, np.float64)
+        partial = cuda.shared.array((2, WARP), np.float64)
         start, size = span(boxes, cuda.blockIdx.x)
         total = 0.0
         for anchor in range(start + cuda.threadIdx.x, start + size, THREADS):
             if boxes.pos_mask[anchor]:
                 for i in range(anchor * boxes.width, (anchor + 1) * boxes.width):
                     total += smooth_l1_cost(abs(_off(boxes, i)), boxes.beta)
-        lanes[0, cuda.threadIdx.x], lanes[1, cuda.threadIdx.x] = total, 0.0
-        totals(lanes, sums)
+        total, _ = totals(total, 0.0, partial, THREADS)
         if cuda.threadIdx.x == 0:
-            loc_sums[cuda.blockIdx.x] = sums[0]
+            loc_sums[cuda.blockIdx.x] = total
 
     return Kernel(localize, _boxes_type(dtype), pointer(np.float64))
 
@@ -118,17 +130,16 @@ def _quotient(total, share):
 @functools.cache
 def _divide() -> Kernel:
     def divide(given, conf, loc, results):
-        lanes = cuda.shared.array((2, THREADS), np.float64)
-        sums = cuda.shared.array(2, np.float64)
+        of_divisors = cuda.shared.array((2, WARP), np.float64)
+        of_losses = cuda.shared.array((2, WARP), np.float64)
         thread, num_samples = cuda.threadIdx.x, given.num_samples
         first, second = 0.0, 0.0
         for sample in range(thread, num_samples, THREADS):
             first += _count(given, conf, sample)
             second += _count(given, loc, sample)
-        lanes[0, thread], lanes[1, thread] = first, second
-        totals(lanes, sums)
-        conf_whole = conf.constant if conf.constant >= 0.0 else sums[0]
-        loc_whole = loc.constant if loc.constant >= 0.0 else sums[1]
+        first, second = totals(first, second, of_divisors, THREADS)
+        conf_whole = conf.constant if conf.constant >= 0.0 else first
+        loc_whole = loc.constant if loc.constant >= 0.0 else second
         first, second = 0.0, 0.0
         for sample in range(thread, num_samples, THREADS):
             conf_share, loc_share = _share(given, conf, sample, conf_whole), _share(given, loc, sample, loc_whole)
@@ -138,11 +149,10 @@ def _divide() -> Kernel:
             results.per_sample[sample] = total
             results.shares[CONF * num_samples + sample] = conf_share
             results.shares[LOC * num_samples + sample] = given.loc_weight * loc_share
-        lanes[0, thread], lanes[1, thread] = first, second
-        totals(lanes, sums)
+        first, second = totals(first, second, of_losses, THREADS)
         if thread == 0:
-            results.conf_loss[0], results.loc_loss[0] = sums[0], sums[1]
-            results.loss[0] = sums[0] + given.loc_weight * sums[1]
+            results.conf_loss[0], results.loc_loss[0] = first, second
+            results.loss[0] = first + given.loc_weight * second
 
     sums = record(Sums, counts=np.int64, sums=np.float64, loc_sums=np.float64)
     results = record(Quotients, **dict.fromkeys(Quotients._fields, np.float64))
@@ -151,17 +161,25 @@ def _divide() -> Kernel:
 
 @functools.cache
 def _weigh(dtype: np.dtype[Any]) -> Kernel:
-    def weigh(boxes, shares, factors, loc_gradient):
-        sample, num_samples = cuda.blockIdx.x, cuda.gridDim.x
+    def weigh(boxes, num_chunks, shares, factors, loc_gradient):
+        sample, chunk, num_samples = (
+            cuda.blockIdx.x // num_chunks,
+            cuda.blockIdx.x % num_chunks,
+            cuda.gridDim.x // num_chunks,
+        )
         start, size = span(boxes, sample)
-        conf_share, loc_share = shares[CONF * num_samples + sample], shares[LOC * num_samples + sample]
-        for anchor in range(start + cuda.threadIdx.x, start + size, THREADS):
-            is_positive = boxes.pos_mask[anchor] != 0
-            factors[anchor] = conf_share if is_positive or boxes.hard_negative_mask[anchor] != 0 else 0.0
-            for i in range(anchor * boxes.width, (anchor + 1) * boxes.width):
-                loc_gradient[i] = loc_share * smooth_l1_slope(_off(boxes, i), boxes.beta) if is_positive else 0.0
+        place = chunk * THREADS + cuda.threadIdx.x
+        if place >= size:
+            return
+        anchor, is_positive = start + place, boxes.pos_mask[start + place] != 0
+        is_selected = is_positive or boxes.hard_negative_mask[anchor] != 0
+        factors[anchor] = shares[CONF * num_samples + sample] if is_selected else 0.0
+        loc_share = shares[LOC * num_samples + sample]
+        for i in range(anchor * boxes.width, (anchor + 1) * boxes.width):
+            loc_gradient[i] = loc_share * smooth_l1_slope(_off(boxes, i), boxes.beta) if is_positive else 0.0
 
-    return Kernel(weigh, _boxes_type(dtype), pointer(np.float64), pointer(np.float64), pointer(dtype))
+    arrays = pointer(np.float64), pointer(np.float64), pointer(dtype)
+    return Kernel(weigh, _boxes_type(dtype), types.int64, *arrays)
 
 
 def _boxes_type(dtype: np.dtype[Any]) -> Any:

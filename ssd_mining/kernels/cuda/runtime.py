@@ -65,8 +65,8 @@ try:
 except Exception as error:  # noqa: BLE001 - old versions of numba-cuda raise AttributeError, broken ones anything
     COMPILES, _problem = False, _misfit(error)
 
-# Of a block; simulated ones are threads of Python.
-THREADS = 16 if SIMULATED else 1024
+# Threads of a block, and of a warp; simulated ones are threads of Python.
+THREADS, WARP = (16, 4) if SIMULATED else (1024, 32)
 
 
 @functools.cache  # an error is not kept: the next call asks again
@@ -181,23 +181,23 @@ class Library(NamedTuple):
         device: AbstractContextManager[Any] = cuda.gpus[self.stream.device]
         return device
 
-    def upload(self, array: NDArray[Any]) -> DeviceArray:
-        """Copy an array to the device; the caller's may change as soon as this returns."""
+    def upload(self, array: NDArray[Any], num_workers: int = 1) -> DeviceArray:
+        """Copy an array to the device, by so many threads; the caller's may change as soon as this returns."""
         copy = self.allocate(array.shape, array.dtype)
         if array.nbytes >= copies.LARGE:
-            copies.to_device(np.ascontiguousarray(array), copy.address, *self.stream)
+            copies.to_device(np.ascontiguousarray(array), copy.address, *self.stream, num_workers)
         elif array.size:
             _wrapped(copy).copy_to_device(np.ascontiguousarray(array), stream=_queue(self.stream))
         return copy
 
-    def download(self, array: DeviceArray) -> NDArray[Any]:
+    def download(self, array: DeviceArray, num_workers: int = 1) -> NDArray[Any]:
         """Copy a C-contiguous array to the host, after what the stream was asked before, and wait for it."""
         num_bytes = array.size * array.dtype.itemsize
         if not num_bytes:
             return np.empty(array.shape, array.dtype)
         if num_bytes >= copies.LARGE:
             large: NDArray[Any] = np.empty(array.shape, array.dtype)
-            copies.to_host(array.address, large, *self.stream)
+            copies.to_host(array.address, large, *self.stream, num_workers)
             return large
         host: NDArray[Any] = _wrapped(array).copy_to_host(stream=_queue(self.stream))
         self.synchronize()
@@ -285,12 +285,18 @@ Launcher = Callable[[int, int, int, tuple[Any, ...]], None]
 
 
 class Kernel:
-    """A kernel: its Python, its signature, and its threads. It is compiled when a device first runs it."""
+    """A kernel: its Python, its signature, and its threads. It is compiled when a device first runs it.
 
-    def __init__(self, function: Callable[..., None], *arguments: Any, threads: int = THREADS) -> None:
+    A multiprocessor is to run `blocks` of them at once, which bounds the registers of a thread.
+    """
+
+    def __init__(
+        self, function: Callable[..., None], *arguments: Any, threads: int = THREADS, blocks: int = 1
+    ) -> None:
         self.function = function
         self.signature = types.void(*arguments)
         self.threads = threads  # per block
+        self.bounds = threads, blocks
         self._launchers: dict[int, Launcher] = {}  # by device
 
     def on(self, device: int) -> Launcher:
@@ -319,10 +325,10 @@ def load(kernel: Kernel, device: int) -> Launcher:
     function: Any = kernel.function
     capability = tuple(cuda.gpus[device].compute_capability)
     types_of = [(str(kind), getattr(kind, "fields", ())) for kind in kernel.signature.args]
-    identity = function.__module__, types_of, kernel.threads, capability, list(code_of(function))
+    identity = function.__module__, types_of, kernel.bounds, capability, list(code_of(function))
 
     def make() -> bytes:
-        options = {"device": False, "abi": "numba", "launch_bounds": kernel.threads, "output": "ltoir"}
+        options = {"device": False, "abi": "numba", "launch_bounds": kernel.bounds, "output": "ltoir"}
         ltoir, _ = cuda.compile(function, kernel.signature, cc=capability, **options)
         return cubins.link(ltoir, capability)
 

@@ -180,23 +180,25 @@ def test_a_numpy_without_what_numba_cuda_needs_is_one_sentence(on_driver):
 def test_large_arrays_cross_in_pieces_of_page_locked_memory(on_driver):
     code = """
     from ssd_mining.kernels.cuda import copies, runtime
-    library, passed = runtime.numba_library(), []
-    for size in (copies.LARGE, copies.PIECE, copies.PIECE + 8, 3 * copies.PIECE - 8):
-        array = np.random.default_rng(size).random(size // 8)
-        calls()
-        with library.current():
-            there = library.upload(array)
-            back = library.download(there._replace(shape=(1, size // 8)))
-        pieces = -(-size // copies.PIECE)
-        asked = calls()
-        assert asked.count("cuMemcpyHtoDAsync_v2") == asked.count("cuMemcpyDtoHAsync_v2") == pieces
-        assert asked.count("cuMemHostAlloc") == (0 if passed else 2)
-        passed.append(bool((back.reshape(-1) == array).all()))
-        array[:] = 0.0
-        passed.append(not bool((library.download(there) == array).all()))
+    library, passed, allocated = runtime.numba_library(), [], 0
+    for num_workers in (1, 3, 9):
+        for size in (copies.LARGE, copies.PIECE, copies.PIECE + 8, 11 * copies.PIECE - 8):
+            array = np.random.default_rng(size).random(size // 8)
+            calls()
+            with library.current():
+                there = library.upload(array, num_workers)
+                back = library.download(there._replace(shape=(1, size // 8)), num_workers)
+            pieces = -(-size // copies.PIECE)
+            asked = calls()
+            assert asked.count("cuMemcpyHtoDAsync_v2") == asked.count("cuMemcpyDtoHAsync_v2") == pieces
+            allocated += asked.count("cuMemHostAlloc")
+            passed.append(bool((back.reshape(-1) == array).all()))
+            array[:] = 0.0
+            passed.append(not bool((library.download(there) == array).all()))
+        passed.append(allocated)
     passed
     """
-    assert on_driver(code) == [True] * 8
+    assert on_driver(code) == [*[True] * 8, 2, *[True] * 8, 6, *[True] * 8, 8]
 
 
 def test_memory_that_is_not_there_is_asked_for_by_name_and_all_goes_on(on_driver):
