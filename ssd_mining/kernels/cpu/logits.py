@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from ssd_mining.kernels.cpu.jit import drivers
-from ssd_mining.kernels.cpu.lanes import COLUMNS, LANES
+from ssd_mining.kernels.cpu.lanes import LANES
+from ssd_mining.kernels.cpu.matrices import COLUMNS
 from ssd_mining.kernels.cpu.sigmoid import sigmoid_gradients, sigmoid_losses
 from ssd_mining.kernels.cpu.softmax import softmax_gradients, softmax_losses
 from ssd_mining.kernels.cpu.tiles import tile_size

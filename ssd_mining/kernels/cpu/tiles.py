@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ssd_mining.kernels import loss_rules
-from ssd_mining.kernels.cpu import lanes
+from ssd_mining.kernels.cpu import lanes, matrices
 from ssd_mining.kernels.cpu.jit import helper
-from ssd_mining.kernels.cpu.lanes import COLUMNS, LANES, Row
+from ssd_mining.kernels.cpu.lanes import LANES, Row
+from ssd_mining.kernels.cpu.matrices import COLUMNS
 
 rounded_off = helper(loss_rules.rounded_off)
 
@@ -78,7 +79,7 @@ def prefetch_class(flat: Row, place: int, num_classes: int, c: int) -> None:
 @helper
 def _transpose_rows(flat: Row, first: int, num_classes: int, tile: Row) -> None:
     for c in range(0, num_classes, COLUMNS):
-        lanes.transpose(flat, first + c, num_classes, tile, c * LANES)
+        matrices.transpose(flat, first + c, num_classes, tile, c * LANES)
 
 
 @helper
@@ -139,23 +140,6 @@ def mark_own(labels: Row, start: int, targets: Row, num_classes: int) -> None:
         label = np.uint64(labels[first + j])
         if label < last:
             targets[label * WIDTH + j] = 1.0
-
-
-@helper
-def take_own(labels: Row, start: int, tile: Row, num_classes: int, vectors: Row) -> None:
-    """Move the logit of every lane's label out of the tile and leave -inf there."""
-    common = common_label(labels, start)
-    if 0 <= common < num_classes:  # most tiles hold only background
-        lanes.copy(tile, common * LANES, vectors, OWN)
-        fill(tile, common * LANES, common * LANES + LANES, -np.inf)
-        return
-    fill(vectors, OWN, OWN + WIDTH, 0.0)
-    first, last = np.uint64(start), np.uint64(num_classes)
-    for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
-        label = np.uint64(labels[first + j])
-        if label < last:
-            vectors[OWN + j] = tile[label * WIDTH + j]
-            tile[label * WIDTH + j] = -np.inf
 
 
 @helper

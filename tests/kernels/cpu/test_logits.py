@@ -8,7 +8,8 @@ from ssd_mining.classification import Focal, Sigmoid, Softmax
 from ssd_mining.engine import lazy_losses, threads
 from ssd_mining.kernels import cpu
 from ssd_mining.kernels.records import Computed, LogitRows
-from tests.support.batches import REAL_FILES, examples, load_real
+from tests.support.batches import REAL_FILES, examples, load_real, printed
+from tests.support.benchmarks import AVX2_ONLY
 from tests.support.layouts import LAYOUTS
 from tests.support.lazy import lazy
 from tests.support.logits import RELATIVE, expected, function, logits, targets
@@ -289,6 +290,61 @@ def test_the_quick_path_takes_class_labels_without_smoothing_alone():
     assert computed(x, y)[1].tolist() == [1] * 3
     assert computed(x, y, Softmax(class_weights=range(7), prob_floor=0.1))[1].tolist() == [1] * 3
     assert computed(x, y, Softmax(label_smoothing=0.1))[1].tolist() == [0] * 3
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("third", [-np.inf, -117.0, -113.0, 0.0])
+def test_logits_around_the_limits_of_the_quick_path_keep_the_promise(third, dtype):
+    sizes = np.arange(-130, 66, 0.75)
+    own, other = (grid.reshape(1, -1) for grid in np.meshgrid(sizes, sizes))
+    x, labels = np.stack([other, own, np.full_like(own, third)], axis=-1), np.ones(own.shape, int)
+    exact = np.log1p(np.exp(other - own) + np.exp(third - own))
+    got = sm.softmax_cross_entropy(x.astype(dtype), labels)
+    np.testing.assert_allclose(got, exact, rtol=RELATIVE[dtype], atol=1e-38 if dtype == np.float32 else 0)
+
+
+LEFT = """
+import numpy as np
+from ssd_mining.kernels.cpu import softmax
+import ssd_mining as sm
+left = 0
+try_own = softmax._try_own
+def counting(vectors):
+    global left
+    left += 1
+    try_own(vectors)
+softmax._try_own = counting
+rng = np.random.default_rng(0)
+for num_classes, spread, far in ((2, 3, 0), (21, 3, 0), (21, 8, 0), (21, 3, 30), (21, 3, -50), (21, 3, 70)):
+    x = rng.normal(0, spread, (1, 128, num_classes)).astype(np.float32) + np.float32(far)
+    sm.softmax_cross_entropy(x, rng.integers(0, num_classes, (1, 128)))
+    print(left)
+"""
+
+
+@pytest.mark.process
+def test_moderate_logits_are_left_to_no_tile():
+    # A fallback that runs on every tile is right, slow, and seen by no other test.
+    assert printed(LEFT, NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="ignore") == ["0", "0", "0", "0", "0", "2"]
+
+
+BITS = """
+import numpy as np
+import ssd_mining as sm
+rng = np.random.default_rng(0)
+for num_classes in (1, 2, 3, 15, 16, 17, 21, 32, 91):
+    x = rng.normal(0, 3, (2, 150, num_classes)) + rng.choice([0, 60, -130], (2, 150, 1))
+    print(sm.softmax_cross_entropy(x.astype(np.float32), rng.integers(0, num_classes, (2, 150))).tobytes().hex())
+"""
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_processor_without_avx512_gives_the_same_bits():
+    here, there = (printed(BITS, **processor, NUMBA_DISABLE_JIT="0") for processor in ({}, AVX2_ONLY))
+    assert len(here) == 9
+    assert here == there
 
 
 @pytest.mark.generated
