@@ -5,7 +5,7 @@ import numpy as np
 from ssd_mining.kernels import loss_rules
 from ssd_mining.kernels.cpu import tiles
 from ssd_mining.kernels.cpu.elementary import exp, log1p
-from ssd_mining.kernels.cpu.jit import helper
+from ssd_mining.kernels.cpu.jit import helper, widest
 from ssd_mining.kernels.cpu.lanes import LANES, Row
 from ssd_mining.kernels.cpu.tiles import LOST, SHARE, TOP, TOTAL, WIDTH
 from ssd_mining.kernels.records import SigmoidRule
@@ -17,6 +17,7 @@ sigmoid_slope = helper(loss_rules.sigmoid_slope)
 @helper
 def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], vectors: Row) -> None:
     """Add the binary cross-entropy of one class. `shares`: its factors for a target of 1 and for a target of 0."""
+    widest()
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
     zero, one, positive, negative = real(0), real(1), real(shares[0]), real(shares[1])
     for j in range(WIDTH):
@@ -34,6 +35,7 @@ def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], ve
 @helper
 def _find_focus(tile: Row, targets: Row, c: int, gamma: float, vectors: Row) -> None:
     """Compute ``(1 - p_t) ** gamma`` of one class, where p_t is the probability of the target."""
+    widest()
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
     for j in range(WIDTH):
         x, t = tile[first + j], targets[first + j]
