@@ -110,16 +110,15 @@ def _differentiate(x: Row, weights: Row, rule: SigmoidRule, targets: Row, factor
 
 @helper
 def sigmoid_gradients(
-    worker: int, sample: int,
+    worker: int, block: int,
     logits: Row, labels: Row, scores: Row, weights: Row,
     positive: float, negative: float, gamma: float, excluded: int,
-    factors: Row, values: Row, done: Row, workspace: Row,
+    factors: Row, values: Row, done: Row, _tiles: Row, _tails: Row, workspace: Row,
 ) -> None:  # fmt: skip
-    """Write the gradients of those anchors of a sample whose factor is not 0."""
-    rule = SigmoidRule(positive, negative, gamma, excluded)
-    for anchor in range(factors.shape[1]):
-        if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
-            tiles.find_targets(labels, scores, sample, anchor, workspace[worker, 0])
-            x, gradient = logits[sample, anchor], values[sample, anchor]
-            _differentiate(x, weights, rule, workspace[worker, 0], factors[sample, anchor], gradient)
-    done[sample] = 1
+    """Write the gradients of those of 64 anchors whose factor is not 0."""
+    rule, targets = SigmoidRule(positive, negative, gamma, excluded), workspace[worker, 0]
+    for anchor in range(block * LANES, min((block + 1) * LANES, labels.shape[0])):
+        if factors[anchor] != 0.0 and labels[anchor] >= 0:
+            tiles.find_targets(labels, scores, anchor, targets)
+            _differentiate(logits[anchor], weights, rule, targets, factors[anchor], values[anchor])
+    done[block] = 1

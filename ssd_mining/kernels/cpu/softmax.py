@@ -81,6 +81,22 @@ def _take_own(labels: Row, start: int, num_classes: int, exps: Row, vectors: Row
 
 
 @helper
+def _sum_exps(
+    flat: Row, first: int, num_classes: int, labels: Row, start: int, exps: Row, vectors: Row, tail: Row
+) -> None:
+    """Take the exponentials of 64 anchors. Move those of their labels to OWN, and sum the others into TOTAL."""
+    size = LANES * num_classes
+    if first + size > flat.shape[0]:
+        for i in range(flat.shape[0] - first):
+            tail[i] = flat[first + i]
+        _exponentiate(tail, 0, num_classes, exps)
+    else:
+        _exponentiate(flat, first, num_classes, exps)
+    _take_own(labels, start, num_classes, exps, vectors)
+    matrices.sum_rows(exps, num_classes, vectors, TOTAL)
+
+
+@helper
 def _divide(vectors: Row) -> int:
     """Divide the sums of 64 anchors by the exponentials of their labels. Count those left, as NaN."""
     widest()
@@ -102,17 +118,9 @@ def _softmax_quickly(
     flat: Row, begin: int, labels: Row, num_classes: int, values: Row, exps: Row, vectors: Row, tail: Row
 ) -> int:
     """Write ``sum of exp(x_c - x_label)`` for the anchors of a sample, from `begin` on. Count those left, as NaN."""
-    num_anchors, size, num_left = labels.shape[0], LANES * num_classes, 0
+    num_anchors, num_left = labels.shape[0], 0
     for start in range(0, num_anchors, LANES):
-        first = (begin + start) * num_classes
-        if first + size > flat.shape[0]:
-            for i in range(flat.shape[0] - first):
-                tail[i] = flat[first + i]
-            _exponentiate(tail, 0, num_classes, exps)
-        else:
-            _exponentiate(flat, first, num_classes, exps)
-        _take_own(labels, start, num_classes, exps, vectors)
-        matrices.sum_rows(exps, num_classes, vectors, TOTAL)
+        _sum_exps(flat, (begin + start) * num_classes, num_classes, labels, start, exps, vectors, tail)
         num_left += _divide(vectors)
         if start + LANES <= num_anchors:
             lanes.copy(vectors, TOTAL, values, start)
@@ -326,19 +334,44 @@ def _differentiate(x: Row, weights: Row, rule: SoftmaxRule, workspace: Row, fact
 
 
 @helper
-def softmax_gradients(
-    worker: int, sample: int,
-    logits: Row, labels: Row, scores: Row, weights: Row, smoothing: float, most: float, excluded: int,
-    factors: Row, values: Row, done: Row, workspace: Row,
-) -> None:  # fmt: skip
-    """Write the gradients of those anchors of a sample whose factor is not 0.
+def _differentiate_quickly(
+    exps: Row, first: tiles.Index, total: float, own: float, slope: float, label: int, gradient: Row
+) -> bool:
+    """Write the gradient of an anchor from its exponentials; say whether they allow it."""
+    widest()
+    # If the sum of all were smaller, a class whose exponential became 0 would have a gradient in float32.
+    if not (LEAST < total < MOST and 0.0 <= own < MOST and total + own > 1.0):
+        return False
+    scale = slope / (np.float64(total) + own)
+    for c in range(np.uint64(gradient.shape[0])):
+        gradient[c] = scale * exps[first + c]
+    gradient[label] = -scale * total
+    return True
 
-    After mining these are a few percent. Of the others, only the factor is read, and nothing is written.
-    """
-    rule = SoftmaxRule(smoothing, most, excluded)
-    for anchor in range(factors.shape[1]):
-        if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
-            tiles.find_targets(labels, scores, sample, anchor, workspace[worker, 0])
-            x, gradient = logits[sample, anchor], values[sample, anchor]
-            _differentiate(x, weights, rule, workspace[worker], factors[sample, anchor], gradient)
-    done[sample] = 1
+
+@helper
+def softmax_gradients(
+    worker: int, block: int,
+    logits: Row, labels: Row, scores: Row, weights: Row, smoothing: float, most: float, excluded: int,
+    factors: Row, values: Row, done: Row, all_tiles: Row, tails: Row, workspace: Row,
+) -> None:  # fmt: skip
+    """Write the gradients of those of 64 anchors whose factor is not 0."""
+    rule, space, num_classes = SoftmaxRule(smoothing, most, excluded), all_tiles[worker], logits.shape[1]
+    size, start = tiles.height(num_classes) * LANES, block * LANES
+    exps, vectors = space[: 2 * size], space[2 * size :]
+    is_quick = smoothing == 0.0 and most == np.inf
+    if is_quick:
+        flat = logits.reshape(logits.size)
+        _sum_exps(flat, start * num_classes, num_classes, labels, start, exps, vectors, tails[worker])
+    for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
+        anchor = np.uint64(start) + j
+        label, factor, gradient = labels[anchor], factors[anchor], values[anchor]
+        if factor == 0.0 or label < 0:
+            continue
+        if is_quick and label < num_classes:
+            total, own, slope = vectors[TOTAL + j], vectors[OWN + j], factor * weights[label]
+            if _differentiate_quickly(exps, j * np.uint64(num_classes), total, own, slope, label, gradient):
+                continue
+        tiles.find_targets(labels, scores, anchor, workspace[worker, 0])
+        _differentiate(logits[anchor], weights, rule, workspace[worker], factor, gradient)
+    done[block] = 1

@@ -175,13 +175,13 @@ def is_left(values: Row, start: int) -> bool:
 
 
 @helper
-def find_targets(labels: Row, scores: Row, sample: int, anchor: int, targets: Row) -> None:
+def find_targets(labels: Row, scores: Row, anchor: Index, targets: Row) -> None:
     """Write the targets of one anchor, from its label or its scores."""
     if scores.shape[0] > 0:
         for c in range(targets.shape[0]):
-            targets[c] = scores[sample, anchor, c]
+            targets[c] = scores[anchor, c]
         return
-    targets[:] = 0.0
-    label = np.uint64(labels[sample, anchor])
+    fill(targets, 0, targets.shape[0], 0.0)
+    label = np.uint64(labels[anchor])
     if label < np.uint64(targets.shape[0]):
         targets[label] = 1.0
