@@ -120,7 +120,7 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
     ),
     (
         "From logits",
-        "8732 anchors, 0.3 % positives, 32 samples; us per sample. Mined: multibox_loss. Floor: `np.sum` of logits.",
+        "8732 anchors, 0.3 % positives, 32 samples, us per sample. Mined: multibox_loss. Reading: `np.max` of both.",
         "logits",
         {
             "classes": ("classes", str),
@@ -128,8 +128,8 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
             "mined": ("mined", _short),
             "sigmoid": ("sigmoid", _short),
             "focal": ("focal", _short),
-            "floor": ("floor", _short),
-            "mined_over_floor": ("mined / floor", _ratio),
+            "reading": ("reading", _short),
+            "mined_over_reading": ("mined / reading", _ratio),
             "numpy_over_softmax": ("NumPy / softmax", _ratio),
             "torch_over_softmax": ("torch / softmax", _ratio),
             "topk_over_mined": ("torch with topk / mined", _ratio),

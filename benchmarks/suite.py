@@ -24,6 +24,8 @@ POSITIVES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 # A timing is a pass over as many distinct batches as no cache holds together, so that each is read from memory, and
 # meets a branch predictor that has not learnt it.
 FRESH_BYTES = 48 << 20
+# Of logits a timing is one call, with the batch that was used longest ago: twice the largest cache lies between.
+FRESH_LOGITS = 640 << 20
 
 
 def case(
@@ -259,39 +261,42 @@ def _each(function: "Callable[..., Any]", calls: list[dict[str, Any]]) -> None:
         function(**call)
 
 
-def logits(num_anchors: int = 8732, num_samples: int = 32, rounds: int = 15) -> list[Row]:
+def logits(num_anchors: int = 8732, num_samples: int = 32, rounds: int = 15, fresh: int = FRESH_LOGITS) -> list[Row]:
     """Losses from logits, with and without mining, beside torch where it is installed, NumPy and one read of them."""
     rows = []
-    for num_classes in (2, 21, 91):
+    for num_classes in (2, 21, 81, 91):
         rng = np.random.default_rng(num_classes)
         drawn = data.classes((num_samples, num_anchors), 0.003, rng) % num_classes
         x = rng.normal(0, 2, (*drawn.shape, num_classes)).astype(np.float32)
         x[..., 0] += 6
-        functions: dict[str, Callable[[], Any]] = {
-            "softmax": lambda x=x, y=drawn: sm.softmax_cross_entropy(x, y, num_threads=1),
-            "mined": lambda x=x, y=drawn: sm.multibox_loss(x, y, background=0, num_threads=1).confidence_loss,
-            "sigmoid": lambda x=x, y=drawn: sm.sigmoid_cross_entropy(x, y, num_threads=1),
-            "focal": lambda x=x, y=drawn: sm.focal_loss(x, y, num_threads=1),
-            "floor": lambda x=x: float(x.sum()),
-            "NumPy": lambda x=x, y=drawn: peers.numpy_cross_entropy(x, y),
+        each: dict[str, Callable[..., Any]] = {
+            "softmax": lambda x, y: sm.softmax_cross_entropy(x, y, num_threads=1),
+            "mined": lambda x, y: sm.multibox_loss(x, y, background=0, num_threads=1).confidence_loss,
+            "sigmoid": lambda x, y: sm.sigmoid_cross_entropy(x, y, num_threads=1),
+            "focal": lambda x, y: sm.focal_loss(x, y, num_threads=1),
+            "reading": peers.read_wide,
+            "NumPy": peers.numpy_cross_entropy,
         }
-        np.testing.assert_allclose(functions["softmax"](), functions["NumPy"](), rtol=1e-5, atol=1e-5)
+        softmax, mined = each["softmax"](x, drawn), each["mined"](x, drawn)
+        np.testing.assert_allclose(softmax, each["NumPy"](x, drawn), rtol=1e-5, atol=1e-5)
         with contextlib.suppress(ImportError):
             import torch
 
             torch.set_num_threads(1)
-            functions["torch"] = lambda x=x, y=drawn: peers.torch_cross_entropy(x, y)
-            functions["torch topk"] = lambda x=x, y=drawn: peers.torch_topk(peers.torch_cross_entropy(x, y), y)
-            np.testing.assert_allclose(functions["softmax"](), functions["torch"](), rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(functions["mined"](), functions["torch topk"](), rtol=1e-5)
+            each["torch"] = peers.torch_cross_entropy
+            each["torch topk"] = lambda x, y: peers.torch_topk(peers.torch_cross_entropy(x, y), y)
+            np.testing.assert_allclose(softmax, each["torch"](x, drawn), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(mined, each["torch topk"](x, drawn), rtol=1e-5)
+        batches = itertools.cycle([(x.copy(), drawn.copy()) for _ in range(-(-fresh // x.nbytes))])
+        functions = {name: lambda one=one, next_of=batches: one(*next(next_of)) for name, one in each.items()}
         seconds = interleaved(functions, rounds=rounds)
         nowhere = float("nan")
         rows.append(
             {
                 "classes": num_classes,
                 **{name: seconds[name] / num_samples * 1e6 for name in ("softmax", "mined", "sigmoid", "focal")},
-                "floor": seconds["floor"] / num_samples * 1e6,
-                "mined_over_floor": seconds["mined"] / seconds["floor"],
+                "reading": seconds["reading"] / num_samples * 1e6,
+                "mined_over_reading": seconds["mined"] / seconds["reading"],
                 "numpy_over_softmax": seconds["NumPy"] / seconds["softmax"],
                 "torch_over_softmax": seconds.get("torch", nowhere) / seconds["softmax"],
                 "topk_over_mined": seconds.get("torch topk", nowhere) / seconds["mined"],

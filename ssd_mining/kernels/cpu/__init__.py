@@ -2,7 +2,8 @@
 
 Read `jit` (how a body becomes a loop over samples, of one thread or several), `crew` (the threads that help), `mining`,
 `one_hot`, `analysis`, `matching`, then the losses: `logits`, `softmax`, `sigmoid`, and `tiles`, which compute 64
-anchors at once. `lanes` and `elementary` hold the LLVM intrinsics and polynomials under them; `cache` keeps the code.
+anchors at once. `lanes`, `matrices` and `elementary` hold the LLVM intrinsics and polynomials under them; `cache` keeps
+the code.
 """
 
 from typing import Any

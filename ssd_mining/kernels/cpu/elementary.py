@@ -28,6 +28,10 @@ Float = Any  # np.float32 or np.float64
 _EXTRA = np.int32(40)
 _UNDO = np.float32(2.0**-40)
 _DEPTH, _DEPTH_64 = np.float32(112), np.float64(800)
+# `scaled_exp` clamps values: exp(-116) has the exponent 0 and becomes 0, exp(58) stays below the largest float32. A
+# sum between LEAST and MOST contains no value that is clamped to 58, and those that became 0 are too small to count.
+_LOWEST, _HIGHEST = np.float32(-116), np.float32(58)
+LEAST, MOST = 1e-28, 1e37
 
 _ONE, _ZERO, _MINUS_HALF = np.float32(1), np.float32(0), np.float32(-0.5)
 _LOG2_E, _LOG_2 = np.float32(1 / math.log(2)), np.float32(math.log(2))
@@ -106,6 +110,19 @@ def _add_exp32(total: Float, value: Float, rounder: Float) -> Float:
 
 
 @helper
+def _scaled_exp32(value: Float) -> Float:
+    value = _LOWEST if value < _LOWEST else value
+    return _add_exp32(_ZERO, _HIGHEST if value > _HIGHEST else value, _ROUND_TO_POWER)
+
+
+@helper
+def _quotient32(total: Float, own: Float) -> Float:
+    ratio = total / own
+    exponent = np.int32(np.int32(np.float32(ratio).view(np.int32) >> _FRACTION) - _BIAS)
+    return fma(ratio, np.float32(exponent) * _TOO_LARGE, ratio)
+
+
+@helper
 def _exp32(value: Float) -> Float:
     return _settle32(_add_exp32(_ZERO, -_DEPTH if value < -_DEPTH else value, _ROUND_TO_POWER), _ZERO)
 
@@ -147,6 +164,16 @@ def add_exp(total: Float, value: Float, rounder: Float) -> Float:
     return _add_exp32(total, value, rounder) if isinstance(value, np.float32) else total + np.exp(value - rounder)
 
 
+def scaled_exp(value: Float) -> Float:
+    """Compute ``exp(value)`` times a constant, which `quotient` divides out."""
+    return _scaled_exp32(value) if isinstance(value, np.float32) else np.exp(value)
+
+
+def quotient(total: Float, own: Float) -> Float:
+    """Divide a sum of `scaled_exp` by a value of it; inf where that is 0."""
+    return _quotient32(total, own) if isinstance(total, np.float32) else total / own
+
+
 def exp(value: Float) -> Float:
     """Compute ``exp(value)`` for a value of at most 0, or NaN."""
     return _exp32(value) if isinstance(value, np.float32) else np.float64(math.exp(value))
@@ -179,4 +206,12 @@ overload(exp)(
 )
 overload(log1p)(
     lambda value: (lambda value: _log1p32(value)) if value == types.float32 else lambda value: math.log1p(value)
+)
+overload(scaled_exp)(
+    lambda value: (lambda value: _scaled_exp32(value)) if value == types.float32 else lambda value: math.exp(value)
+)
+overload(quotient)(
+    lambda total, own: (  # noqa: ARG005
+        (lambda total, own: _quotient32(total, own)) if total == types.float32 else lambda total, own: total / own
+    )
 )

@@ -1,4 +1,4 @@
-"""SIMD on 64 anchors: words of comparisons, compaction, prefetching, transposition; and a counter that threads share.
+"""SIMD on 64 anchors: words of comparisons, compaction, prefetching; and a counter that threads share.
 
 Loops that branch or compact per anchor cost several times as much (docs/decisions/0004-words.md). Each function is an
 LLVM intrinsic of a few lines that lowers well on AVX-512, AVX2 and generic x86. With Numba's JIT off, the plain Python
@@ -36,7 +36,7 @@ _I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 _DOUBLE = ir.DoubleType()
 
 
-def _native(plain: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+def native(plain: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """Decorate the typing function of an intrinsic. With the JIT off, `plain` takes its place."""
     return lambda typing: plain if config.DISABLE_JIT else intrinsic(typing)
 
@@ -53,10 +53,11 @@ def _load(context: BaseContext, builder: IRBuilder, row_type: Array, row: Value,
     return block, builder.sub(start, first)
 
 
-def _splat(builder: IRBuilder, value: Value) -> Value:
-    undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+def splat(builder: IRBuilder, value: Value, number: int = LANES) -> Value:
+    """Build a vector of a value, `number` times."""
+    undefined = ir.Constant(ir.VectorType(value.type, number), ir.Undefined)
     first = builder.insert_element(undefined, value, _I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, number), [0] * number))
 
 
 def _comparison(operator: str, plain: Callable[[Row, float], NDArray[np.bool_]]) -> Any:
@@ -66,13 +67,13 @@ def _comparison(operator: str, plain: Callable[[Row, float], NDArray[np.bool_]])
         bits = plain(row[start : start + LANES], value)
         return np.uint64(sum(int(bit) << i for i, bit in enumerate(bits)))
 
-    @_native(in_python)
+    @native(in_python)
     def compare(_: Context, row: Array, start: Type, value: Type) -> Typed:
         def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
             block, moved = _load(context, builder, signature.args[0], args[0], args[1])
             is_float = isinstance(signature.args[0].dtype, types.Float)
             method = builder.fcmp_unordered if is_float else builder.icmp_unsigned
-            word = builder.bitcast(method(operator, block, _splat(builder, args[2])), _I64)
+            word = builder.bitcast(method(operator, block, splat(builder, args[2])), _I64)
             return builder.lshr(word, moved)
 
         return types.uint64(row, types.intp, row.dtype), codegen
@@ -90,7 +91,7 @@ def _total(row: Row, start: int, word: Word) -> np.float64:
     return np.float64(np.sum(chosen, dtype=np.float64))
 
 
-@_native(_total)
+@native(_total)
 def total(_: Context, row: Type, start: Type, word: Type) -> Typed:
     """Sum the elements whose bits are set, in float64. The block must not reach past the end of the row."""
 
@@ -110,13 +111,13 @@ def _least(row: Row, start: int, value: float) -> np.float64:
     return np.float64(np.min(block[block >= value], initial=np.inf))
 
 
-@_native(_least)
+@native(_least)
 def least(_: Context, row: Array, start: Type, value: Type) -> Typed:
     """Return the smallest element that is at least `value`, ignoring NaN; inf where there is none."""
 
     def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         block, _ = _load(context, builder, signature.args[0], args[0], args[1])
-        reaches = builder.fcmp_ordered(">=", block, _splat(builder, args[2]))
+        reaches = builder.fcmp_ordered(">=", block, splat(builder, args[2]))
         block = builder.select(reaches, block, ir.Constant(block.type, [float("inf")] * LANES))
         least = _folded(builder, block, lambda a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
         return least if least.type == _DOUBLE else builder.fpext(least, _DOUBLE)
@@ -128,7 +129,7 @@ def _largest(row: Row, start: int, word: Word) -> np.float64:
     return np.float64(max((row[start + i] for i in range(LANES) if int(word) >> i & 1), default=-np.inf))
 
 
-@_native(_largest)
+@native(_largest)
 def largest(_: Context, row: Array, start: Type, word: Type) -> Typed:
     """Return the largest of the elements whose bits are set, of which none is NaN; -inf where there is none.
 
@@ -164,7 +165,7 @@ def _store(mask: Row, start: int, word: Word) -> None:
         mask[j] = int(word) >> (j - start) & 1
 
 
-@_native(_store)
+@native(_store)
 def store(_: Context, mask: Type, start: Type, word: Type) -> Typed:
     """Write the bits of a word as booleans, except those past the end of the mask."""
 
@@ -172,7 +173,7 @@ def store(_: Context, mask: Type, start: Type, word: Type) -> Typed:
         old, moved = _load(context, builder, signature.args[0], args[0], args[1])
         # A block that was moved back covers booleans that are already written: keep them.
         lane = ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES)))
-        mine = builder.icmp_unsigned(">=", lane, _splat(builder, moved))
+        mine = builder.icmp_unsigned(">=", lane, splat(builder, moved))
         bits = builder.bitcast(builder.shl(args[2], moved), ir.VectorType(_I1, LANES))
         new = builder.select(mine, builder.zext(bits, old.type), old)
         data = make_array(signature.args[0])(context, builder, args[0]).data
@@ -192,7 +193,7 @@ def _compact(row: Row, start: int, word: Word, target: Row, place: int) -> None:
     target[place : place + len(chosen)] = chosen
 
 
-@_native(_compact)
+@native(_compact)
 def compact(_: Context, row: Type, start: Type, word: Type, target: Type, place: Type) -> Typed:
     """Copy the elements whose bits are set to `place`, side by side. Up to 64 elements there are overwritten."""
 
@@ -244,7 +245,7 @@ def _copy(row: Row, start: int, target: Row, place: int) -> None:
     target[place : place + LANES] = row[start : start + LANES]
 
 
-@_native(_copy)
+@native(_copy)
 def copy(_: Context, row: Type, start: Type, target: Type, place: Type) -> Typed:
     """Copy 64 elements. A loop would not be vectorised, because the two arrays could overlap."""
 
@@ -268,7 +269,7 @@ def copy(_: Context, row: Type, start: Type, target: Type, place: Type) -> Typed
 def _prefetching(level: int, ahead: int) -> Any:
     """Make ``(row, start)``: prefetch 64 elements, `ahead` bytes after `start`. Any address is safe to prefetch."""
 
-    @_native(lambda _row, _start: None)
+    @native(lambda _row, _start: None)
     def prefetch(_: Context, row: Type, start: Type) -> Typed:
         def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
             data = make_array(signature.args[0])(context, builder, args[0]).data
@@ -290,19 +291,19 @@ prefetch = _prefetching(level=2, ahead=PREFETCH_BYTES)
 prefetch_near = _prefetching(level=1, ahead=0)
 
 
-@_native(lambda word: int(word).bit_count())
+@native(lambda word: int(word).bit_count())
 def count(_: Context, word: Type) -> Typed:
     """Count the bits that are set."""
     return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.ctpop(args[0])
 
 
-@_native(lambda word: (int(word) & -int(word)).bit_length() - 1 if word else LANES)
+@native(lambda word: (int(word) & -int(word)).bit_length() - 1 if word else LANES)
 def lowest(_: Context, word: Type) -> Typed:
     """Return the place of the lowest bit that is set; 64 where none is."""
     return types.intp(types.uint64), lambda _context, builder, _signature, args: builder.cttz(args[0], _I1(0))
 
 
-@_native(lambda: None)
+@native(lambda: None)
 def use_wide_registers(_: Context) -> Typed:
     """Let LLVM vectorise the loops of the calling function in the widest registers, 64 bytes with AVX-512.
 
@@ -326,7 +327,7 @@ def _fetch_add(counter: Row, amount: int) -> int:
         return int(counter[0] - amount)
 
 
-@_native(_fetch_add)
+@native(_fetch_add)
 def fetch_add(_: Context, counter: Type, amount: Type) -> Typed:
     """Add to the first element, whole while other threads do so too. Return what it was before."""
 
@@ -335,60 +336,3 @@ def fetch_add(_: Context, counter: Type, amount: Type) -> Typed:
         return builder.atomic_rmw("add", data, args[1], "acq_rel")
 
     return types.int64(counter, types.int64), codegen
-
-
-# Columns that are transposed at once: a tile holds a multiple of them.
-COLUMNS = 8
-
-
-def _transpose(row: Row, start: int, stride: int, tile: Row, place: int) -> None:
-    for i in range(COLUMNS):
-        column = row[start + i : start + i + (LANES - 1) * stride + 1 : stride]
-        tile[place + i * LANES : place + (i + 1) * LANES] = column
-
-
-@_native(_transpose)
-def transpose(_: Context, row: Type, start: Type, stride: Type, tile: Type, place: Type) -> Typed:
-    """Copy 8 columns of 64 rows, which begin `stride` elements apart in `row`, to `place`, one after the other."""
-
-    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
-        source = make_array(signature.args[0])(context, builder, args[0]).data
-        target = make_array(signature.args[3])(context, builder, args[3]).data
-        element = context.get_data_type(signature.args[0].dtype)
-        for first in range(0, LANES, 2 * COLUMNS):
-            halves = []
-            for half in (first, first + COLUMNS):
-                starts = [builder.add(args[1], builder.mul(args[2], _I64(half + i))) for i in range(COLUMNS)]
-                halves.append(_columns(builder, [builder.gep(source, [start]) for start in starts], element))
-            for i, pair in enumerate(zip(*halves, strict=True)):  # one store of 16, because the next reader loads 16
-                both = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_I32, 16), list(range(16))))
-                place = builder.gep(target, [builder.add(args[4], _I64(i * LANES + first))])
-                stored = builder.store(both, builder.bitcast(place, both.type.as_pointer()))
-                stored.align = context.get_abi_sizeof(element)
-        return context.get_dummy_value()
-
-    return types.void(row, types.intp, types.intp, tile, types.intp), codegen
-
-
-def _columns(builder: IRBuilder, pointers: list[Value], element: ir.Type) -> list[Value]:
-    """Load 8 elements at each of 8 pointers and transpose them, exchanging halves between pairs in three rounds."""
-    vectors = []
-    for pointer in pointers:
-        vector = builder.load(builder.bitcast(pointer, ir.VectorType(element, COLUMNS).as_pointer()))
-        vector.align = 4 if element == ir.FloatType() else 8
-        vectors.append(vector)
-    # The lanes of a pair that make up its new first and second vector; the last round exchanges whole halves of 4.
-    for distance, low, high in (
-        (1, [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
-        (2, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
-        (4, [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
-    ):
-        mixed = list(vectors)
-        for i in range(COLUMNS):
-            if not i & distance:
-                pair = vectors[i], vectors[i + distance]
-                for j, lanes in ((i, low), (i + distance, high)):
-                    mixed[j] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_I32, COLUMNS), lanes))
-        vectors = mixed
-    # Row 4a + 2b + c of the result stands where the exchanges have left it: at 4a + b + 2c.
-    return [vectors[i & 4 | (i & 1) << 1 | (i & 2) >> 1] for i in range(COLUMNS)]

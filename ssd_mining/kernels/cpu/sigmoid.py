@@ -3,7 +3,7 @@
 import numpy as np
 
 from ssd_mining.kernels import loss_rules
-from ssd_mining.kernels.cpu import tiles
+from ssd_mining.kernels.cpu import lanes, tiles
 from ssd_mining.kernels.cpu.elementary import exp, log1p
 from ssd_mining.kernels.cpu.jit import helper
 from ssd_mining.kernels.cpu.lanes import LANES, Row
@@ -17,6 +17,7 @@ sigmoid_slope = helper(loss_rules.sigmoid_slope)
 @helper
 def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], vectors: Row) -> None:
     """Add the binary cross-entropy of one class. `shares`: its factors for a target of 1 and for a target of 0."""
+    lanes.use_wide_registers()
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
     zero, one, positive, negative = real(0), real(1), real(shares[0]), real(shares[1])
     for j in range(WIDTH):
@@ -34,6 +35,7 @@ def _add_binary(tile: Row, targets: Row, c: int, shares: tuple[float, float], ve
 @helper
 def _find_focus(tile: Row, targets: Row, c: int, gamma: float, vectors: Row) -> None:
     """Compute ``(1 - p_t) ** gamma`` of one class, where p_t is the probability of the target."""
+    lanes.use_wide_registers()
     real, first = vectors.dtype.type, np.uint64(c) * WIDTH
     for j in range(WIDTH):
         x, t = tile[first + j], targets[first + j]
@@ -108,16 +110,15 @@ def _differentiate(x: Row, weights: Row, rule: SigmoidRule, targets: Row, factor
 
 @helper
 def sigmoid_gradients(
-    worker: int, sample: int,
+    worker: int, block: int,
     logits: Row, labels: Row, scores: Row, weights: Row,
     positive: float, negative: float, gamma: float, excluded: int,
-    factors: Row, values: Row, done: Row, workspace: Row,
+    factors: Row, values: Row, done: Row, _tiles: Row, _tails: Row, workspace: Row,
 ) -> None:  # fmt: skip
-    """Write the gradients of those anchors of a sample whose factor is not 0."""
-    rule = SigmoidRule(positive, negative, gamma, excluded)
-    for anchor in range(factors.shape[1]):
-        if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
-            tiles.find_targets(labels, scores, sample, anchor, workspace[worker, 0])
-            x, gradient = logits[sample, anchor], values[sample, anchor]
-            _differentiate(x, weights, rule, workspace[worker, 0], factors[sample, anchor], gradient)
-    done[sample] = 1
+    """Write the gradients of those of 64 anchors whose factor is not 0."""
+    rule, targets = SigmoidRule(positive, negative, gamma, excluded), workspace[worker, 0]
+    for anchor in range(block * LANES, min((block + 1) * LANES, labels.shape[0])):
+        if factors[anchor] != 0.0 and labels[anchor] >= 0:
+            tiles.find_targets(labels, scores, anchor, targets)
+            _differentiate(logits[anchor], weights, rule, targets, factors[anchor], values[anchor])
+    done[block] = 1

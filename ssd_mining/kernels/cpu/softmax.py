@@ -1,9 +1,11 @@
-"""The softmax cross-entropy on the CPU, in tiles of 64 anchors, and its gradient, one anchor at a time in float64.
+"""The softmax cross-entropy on the CPU, 64 anchors at a time, and its gradient, one anchor at a time in float64.
 
 Two paths compute a loss. The quick one is for labels that are classes. Its origin is the logit of the label: the loss
-is ``log1p(sum of exp(x_c - x_label))`` over all other classes, which needs no pass for the largest logit. Where that
-sum is too large to be trusted, or NaN, the careful path computes the anchor again. Its neighbours keep their value, so
-that an anchor has the same bits in any tile.
+is ``log1p(sum of exp(x_c - x_label))`` over all other classes, which needs no pass for the largest logit. For moderate
+logits it takes the exponentials in the order in which the logits lie, and divides sums by exponentials of labels.
+Other anchors are left, and computed from a transposed tile with the origin subtracted; where their sum is too large to
+be trusted, or NaN, by the careful path. Their neighbours keep their value, so that an anchor has the same bits in any
+tile.
 
 The careful path has the largest logit as its origin and leaves that class out of the sum. The largest class costs
 ``rest = log1p(sum of exp(x_c - top))`` over all others, and any class costs ``rest + (top - x_c)``. Nothing overflows
@@ -15,8 +17,18 @@ import math
 import numpy as np
 
 from ssd_mining.kernels import loss_rules
-from ssd_mining.kernels.cpu import tiles
-from ssd_mining.kernels.cpu.elementary import add_exp, depth, log1p, rounder, settle
+from ssd_mining.kernels.cpu import lanes, matrices, tiles
+from ssd_mining.kernels.cpu.elementary import (
+    LEAST,
+    MOST,
+    add_exp,
+    depth,
+    log1p,
+    quotient,
+    rounder,
+    scaled_exp,
+    settle,
+)
 from ssd_mining.kernels.cpu.jit import helper
 from ssd_mining.kernels.cpu.lanes import LANES, Row
 from ssd_mining.kernels.cpu.tiles import (
@@ -45,60 +57,87 @@ FAR = 1000.0
 
 
 @helper
-def _find_top(tile: Row, num_classes: int, vectors: Row) -> None:
-    """Find the largest logit of every lane, ignoring NaN."""
-    tiles.fill(vectors, TOP, TOP + WIDTH, -np.inf)
-    for group in range(0, num_classes, GROUP):
-        first = np.uint64(group) * WIDTH
-        second, third = first + WIDTH, first + WIDTH + WIDTH
+def _exponentiate(flat: Row, first: int, num_classes: int, exps: Row) -> None:
+    """Write the exponentials of the logits of 64 anchors, in their order."""
+    lanes.use_wide_registers()
+    for c in range(num_classes):
+        here, there = np.uint64(c * LANES), np.uint64(first + c * LANES)
+        lanes.prefetch(flat, first + c * LANES)
         for j in range(WIDTH):
-            top, a, b, c = vectors[TOP + j], tile[first + j], tile[second + j], tile[third + j]
-            a, b = (a if a > top else top), (b if b > c else c)
-            vectors[TOP + j] = a if a > b else b
+            exps[here + j] = scaled_exp(flat[there + j])
 
 
 @helper
-def _add_to_quick(tile: Row, first: tiles.Index, vectors: Row) -> None:
-    """Add ``exp(x - own)`` for a group of classes."""
-    zero, second, third = tile.dtype.type(0), first + WIDTH, first + WIDTH + WIDTH
-    for j in range(WIDTH):
-        lowest, highest, rounds = vectors[LOWEST + j], vectors[HIGHEST + j], vectors[ROUNDER + j]
-        a, b, c = tile[first + j], tile[second + j], tile[third + j]
-        a, b, c = (lowest if lowest > a else a), (lowest if lowest > b else b), (lowest if lowest > c else c)
-        a, b, c = (highest if highest < a else a), (highest if highest < b else b), (highest if highest < c else c)
-        total, more = vectors[TOTAL + j], add_exp(add_exp(add_exp(zero, a, rounds), b, rounds), c, rounds)
-        vectors[TOTAL + j] = total + more
-        vectors[LOST + j] += tiles.rounded_off(total, more)
+def _take_own(labels: Row, start: int, num_classes: int, exps: Row, vectors: Row) -> None:
+    """Move the exponential of every anchor's label out of `exps` and leave 0 there. An ignored anchor has -1."""
+    tiles.fill(vectors, OWN, OWN + WIDTH, -1.0)
+    first, last, zero = np.uint64(start), np.uint64(num_classes), exps.dtype.type(0)
+    for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
+        label = np.uint64(labels[first + j])
+        if label < last:
+            place = j * last + label
+            vectors[OWN + j] = exps[place]
+            exps[place] = zero
 
 
 @helper
-def _sum_quickly(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int) -> None:
-    """Sum ``exp(x - own)`` over the other classes of every lane; NaN where the sum is not to be trusted."""
+def _sum_exps(
+    flat: Row, first: int, num_classes: int, labels: Row, start: int, exps: Row, vectors: Row, tail: Row
+) -> None:
+    """Take the exponentials of 64 anchors. Move those of their labels to OWN, and sum the others into TOTAL."""
+    size = LANES * num_classes
+    if first + size > flat.shape[0]:
+        for i in range(flat.shape[0] - first):
+            tail[i] = flat[first + i]
+        _exponentiate(tail, 0, num_classes, exps)
+    else:
+        _exponentiate(flat, first, num_classes, exps)
+    _take_own(labels, start, num_classes, exps, vectors)
+    matrices.sum_rows(exps, num_classes, vectors, TOTAL)
+
+
+@helper
+def _divide(vectors: Row) -> int:
+    """Divide the sums of 64 anchors by the exponentials of their labels. Count those left, as NaN."""
+    lanes.use_wide_registers()
     real = vectors.dtype.type
-    reach, trusted, far, left = real(REACH), real(TRUSTED), real(FAR), real(np.nan)
-    tiles.clear(vectors)
+    zero, least, most, trusted, left = real(0), real(LEAST), real(MOST), real(TRUSTED), real(np.nan)
+    num_left = np.int32(0)
     for j in range(WIDTH):
-        own = vectors[OWN + j]
-        vectors[LOWEST + j], vectors[HIGHEST + j], vectors[ROUNDER + j] = own - depth(own), own + reach, rounder(own)
-    for group in range(0, num_classes, GROUP):
-        for c in range(group, group + GROUP):
-            tiles.prefetch_class(flat, place, num_classes, c)
-        _add_to_quick(tile, np.uint64(group) * WIDTH, vectors)
-    for j in range(WIDTH):
-        own, total = vectors[OWN + j], settle(vectors[TOTAL + j] + vectors[LOST + j], vectors[OWN + j])
-        vectors[TOTAL + j] = total if total < trusted and abs(own) < far else left
-        vectors[LOST + j] = real(0)
+        total, own = vectors[TOTAL + j], vectors[OWN + j]
+        ratio = quotient(total, own)
+        is_known = (total > least) & (total < most) & (own < most) & (ratio < trusted)
+        ratio = zero if own < zero else (ratio if is_known else left)
+        vectors[TOTAL + j] = ratio
+        num_left = np.int32(num_left + np.int32(ratio != ratio))
+    return int(num_left)
 
 
 @helper
-def _take_logarithms(values: Row, most: float) -> int:
-    """Turn the sums of a sample into costs. Count those that are NaN."""
-    highest, num_left = values.dtype.type(most), 0
+def _softmax_quickly(
+    flat: Row, begin: int, labels: Row, num_classes: int, values: Row, exps: Row, vectors: Row, tail: Row
+) -> int:
+    """Write ``sum of exp(x_c - x_label)`` for the anchors of a sample, from `begin` on. Count those left, as NaN."""
+    num_anchors, num_left = labels.shape[0], 0
+    for start in range(0, num_anchors, LANES):
+        _sum_exps(flat, (begin + start) * num_classes, num_classes, labels, start, exps, vectors, tail)
+        num_left += _divide(vectors)
+        if start + LANES <= num_anchors:
+            lanes.copy(vectors, TOTAL, values, start)
+        else:
+            for i in range(num_anchors - start):
+                values[start + i] = vectors[TOTAL + np.uint64(i)]
+    return num_left
+
+
+@helper
+def _take_logarithms(values: Row, most: float) -> None:
+    """Turn the ratios of a sample into costs."""
+    lanes.use_wide_registers()
+    highest = values.dtype.type(most)
     for i in range(np.uint64(values.shape[0])):
         cost = log1p(values[i])
         values[i] = highest if cost > highest else cost
-        num_left += cost != cost
-    return num_left
 
 
 @helper
@@ -116,12 +155,37 @@ def _weigh(labels: Row, weights: Row, values: Row) -> None:
 
 
 @helper
+def _find_top(tile: Row, num_classes: int, vectors: Row) -> None:
+    """Find the largest logit of every lane, ignoring NaN."""
+    tiles.fill(vectors, TOP, TOP + WIDTH, -np.inf)
+    for group in range(0, num_classes, GROUP):
+        first = np.uint64(group) * WIDTH
+        second, third = first + WIDTH, first + WIDTH + WIDTH
+        for j in range(WIDTH):
+            top, a, b, c = vectors[TOP + j], tile[first + j], tile[second + j], tile[third + j]
+            a, b = (a if a > top else top), (b if b > c else c)
+            vectors[TOP + j] = a if a > b else b
+
+
+@helper
+def _try_own(vectors: Row) -> None:
+    """Take the logit of the label for the largest of every lane; NaN, for the careful path, where it is far from 0."""
+    real = vectors.dtype.type
+    far, left = real(FAR), real(np.nan)
+    for j in range(WIDTH):
+        own = vectors[OWN + j]
+        vectors[TOP + j] = own if abs(own) < far else left
+
+
+@helper
 def _add_exp_over_top(tile: Row, first: tiles.Index, vectors: Row) -> None:
     """Add ``exp(x - top)`` for a group of classes, except those equal to the top, which are counted."""
+    lanes.use_wide_registers()
     zero, one = tile.dtype.type(0), tile.dtype.type(1)
     second, third = first + WIDTH, first + WIDTH + WIDTH
     for j in range(WIDTH):
-        top, base, lowest, rounds = vectors[TOP + j], vectors[BASE + j], vectors[LOWEST + j], vectors[ROUNDER + j]
+        top, base, rounds = vectors[TOP + j], vectors[BASE + j], vectors[ROUNDER + j]
+        lowest, highest = vectors[LOWEST + j], vectors[HIGHEST + j]
         a, b, c = tile[first + j], tile[second + j], tile[third + j]
         count = (one if a == top else zero) + (one if b == top else zero) + (one if c == top else zero)
         vectors[COUNT + j] += count
@@ -131,6 +195,7 @@ def _add_exp_over_top(tile: Row, first: tiles.Index, vectors: Row) -> None:
             (c - base if c != top else lowest),
         )
         a, b, c = (lowest if lowest > a else a), (lowest if lowest > b else b), (lowest if lowest > c else c)
+        a, b, c = (highest if highest < a else a), (highest if highest < b else b), (highest if highest < c else c)
         total, more = vectors[TOTAL + j], add_exp(add_exp(add_exp(zero, a, rounds), b, rounds), c, rounds)
         vectors[TOTAL + j] = total + more
         vectors[LOST + j] += tiles.rounded_off(total, more)
@@ -138,19 +203,21 @@ def _add_exp_over_top(tile: Row, first: tiles.Index, vectors: Row) -> None:
 
 @helper
 def _find_rest(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int) -> None:
-    """Compute the cost of the largest class of every lane: NaN where a logit is NaN or +inf, or all are -inf."""
+    """Compute the cost of the class of the top of every lane.
+
+    It is NaN where a logit is NaN or +inf, or all are -inf, and where other logits are too far above the top.
+    """
+    lanes.use_wide_registers()
     real = vectors.dtype.type
-    zero, far = real(0), real(FAR)
+    zero, far, reach, trusted, left = real(0), real(FAR), real(REACH), real(TRUSTED), real(np.nan)
     tiles.clear(vectors)
     tiles.fill(vectors, COUNT, COUNT + WIDTH, -1.0)
     for j in range(WIDTH):
         top = vectors[TOP + j]
         base = top if abs(top) > far else zero
-        vectors[BASE + j], vectors[LOWEST + j], vectors[ROUNDER + j] = (
-            base,
-            top - base - depth(top),
-            rounder(top - base),
-        )
+        origin = top - base
+        vectors[BASE + j], vectors[ROUNDER + j] = base, rounder(origin)
+        vectors[LOWEST + j], vectors[HIGHEST + j] = origin - depth(top), origin + reach
     for group in range(0, num_classes, GROUP):
         for c in range(group, group + GROUP):
             tiles.prefetch_class(flat, place, num_classes, c)
@@ -158,7 +225,7 @@ def _find_rest(tile: Row, num_classes: int, vectors: Row, flat: Row, place: int)
     for j in range(WIDTH):
         top, total = vectors[TOP + j], vectors[TOTAL + j] + vectors[LOST + j]
         total = settle(total, top - vectors[BASE + j]) + vectors[COUNT + j]
-        vectors[REST + j] = log1p(total) + (top - top)
+        vectors[REST + j] = log1p(total if total < trusted else left) + (top - top)
 
 
 @helper
@@ -192,20 +259,6 @@ def _add_class(tile: Row, targets: Row, c: int, shares: tuple[float, float], mos
 
 
 @helper
-def _softmax_quickly(
-    logits: Row, labels: Row, flat: Row, values: Row, tile: Row, vectors: Row, tail: Row, sample: int
-) -> None:
-    """Write ``sum of exp(x_c - x_label)`` for every anchor of a sample; NaN: for the careful path."""
-    num_anchors, num_classes = logits.shape[1:]
-    for start in range(0, num_anchors, LANES):
-        first = sample * num_anchors + start
-        tiles.load_tile(flat, first, num_classes, tile, tail)
-        tiles.take_own(labels, start, tile, num_classes, vectors)
-        _sum_quickly(tile, num_classes, vectors, flat, first * num_classes)
-        tiles.store(labels, values, start, vectors, again=False)
-
-
-@helper
 def softmax_losses(
     worker: int, sample: int,
     logits: Row, all_labels: Row, all_scores: Row, weights: Row, smoothing: float, most: float, excluded: int,
@@ -221,19 +274,26 @@ def softmax_losses(
     keep, spread = 1.0 - smoothing, smoothing / num_classes
     is_quick, num_left, num_again = not scored and spread == 0.0 and excluded < 0, num_anchors, 0
     if is_quick:
-        _softmax_quickly(logits, labels, flat, values, tile, vectors, tail, sample)
-        num_left = _take_logarithms(values, most)
+        num_left = _softmax_quickly(flat, begin, labels, num_classes, values, space[: 2 * size], vectors, tail)
+        _take_logarithms(values, most)
         _weigh(labels, weights, values)
     tiles.fill(targets, 0, size, 0.0)
     for start in range(0, num_anchors if num_left > 0 else 0, LANES):
+        if is_quick and not tiles.is_left(values, start):
+            continue
+        place = (begin + start) * num_classes
+        tiles.load_tile(flat, begin + start, num_classes, tile, tail)
+        tiles.find_own(labels, weights, start, tile, vectors)
         if is_quick:
+            _try_own(vectors)
+            _find_rest(tile, num_classes, vectors, flat, place)
+            _add_own(vectors, keep, most)
+            tiles.store(labels, values, start, vectors, again=is_quick)
             if not tiles.is_left(values, start):
                 continue
             num_again += 1
-        tiles.load_tile(flat, begin + start, num_classes, tile, tail)
-        tiles.find_own(labels, weights, start, tile, vectors)
         _find_top(tile, num_classes, vectors)
-        _find_rest(tile, num_classes, vectors, flat, (begin + start) * num_classes)
+        _find_rest(tile, num_classes, vectors, flat, place)
         if scored:
             tiles.load_tile(scores, begin + start, num_classes, targets, tail)
             tiles.clear(vectors)
@@ -274,19 +334,44 @@ def _differentiate(x: Row, weights: Row, rule: SoftmaxRule, workspace: Row, fact
 
 
 @helper
-def softmax_gradients(
-    worker: int, sample: int,
-    logits: Row, labels: Row, scores: Row, weights: Row, smoothing: float, most: float, excluded: int,
-    factors: Row, values: Row, done: Row, workspace: Row,
-) -> None:  # fmt: skip
-    """Write the gradients of those anchors of a sample whose factor is not 0.
+def _differentiate_quickly(
+    exps: Row, first: tiles.Index, total: float, own: float, slope: float, label: int, gradient: Row
+) -> bool:
+    """Write the gradient of an anchor from its exponentials; say whether they allow it."""
+    lanes.use_wide_registers()
+    # If the sum of all were smaller, a class whose exponential became 0 would have a gradient in float32.
+    if not (LEAST < total < MOST and 0.0 <= own < MOST and total + own > 1.0):
+        return False
+    scale = slope / (np.float64(total) + own)
+    for c in range(np.uint64(gradient.shape[0])):
+        gradient[c] = scale * exps[first + c]
+    gradient[label] = -scale * total
+    return True
 
-    After mining these are a few percent. Of the others, only the factor is read, and nothing is written.
-    """
-    rule = SoftmaxRule(smoothing, most, excluded)
-    for anchor in range(factors.shape[1]):
-        if factors[sample, anchor] != 0.0 and labels[sample, anchor] >= 0:
-            tiles.find_targets(labels, scores, sample, anchor, workspace[worker, 0])
-            x, gradient = logits[sample, anchor], values[sample, anchor]
-            _differentiate(x, weights, rule, workspace[worker], factors[sample, anchor], gradient)
-    done[sample] = 1
+
+@helper
+def softmax_gradients(
+    worker: int, block: int,
+    logits: Row, labels: Row, scores: Row, weights: Row, smoothing: float, most: float, excluded: int,
+    factors: Row, values: Row, done: Row, all_tiles: Row, tails: Row, workspace: Row,
+) -> None:  # fmt: skip
+    """Write the gradients of those of 64 anchors whose factor is not 0."""
+    rule, space, num_classes = SoftmaxRule(smoothing, most, excluded), all_tiles[worker], logits.shape[1]
+    size, start = tiles.height(num_classes) * LANES, block * LANES
+    exps, vectors = space[: 2 * size], space[2 * size :]
+    is_quick = smoothing == 0.0 and most == np.inf
+    if is_quick:
+        flat = logits.reshape(logits.size)
+        _sum_exps(flat, start * num_classes, num_classes, labels, start, exps, vectors, tails[worker])
+    for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
+        anchor = np.uint64(start) + j
+        label, factor, gradient = labels[anchor], factors[anchor], values[anchor]
+        if factor == 0.0 or label < 0:
+            continue
+        if is_quick and label < num_classes:
+            total, own, slope = vectors[TOTAL + j], vectors[OWN + j], factor * weights[label]
+            if _differentiate_quickly(exps, j * np.uint64(num_classes), total, own, slope, label, gradient):
+                continue
+        tiles.find_targets(labels, scores, anchor, workspace[worker, 0])
+        _differentiate(logits[anchor], weights, rule, workspace[worker], factor, gradient)
+    done[block] = 1

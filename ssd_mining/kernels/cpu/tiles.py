@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ssd_mining.kernels import loss_rules
-from ssd_mining.kernels.cpu import lanes
+from ssd_mining.kernels.cpu import lanes, matrices
 from ssd_mining.kernels.cpu.jit import helper
-from ssd_mining.kernels.cpu.lanes import COLUMNS, LANES, Row
+from ssd_mining.kernels.cpu.lanes import LANES, Row
+from ssd_mining.kernels.cpu.matrices import COLUMNS
 
 rounded_off = helper(loss_rules.rounded_off)
 
@@ -78,7 +79,7 @@ def prefetch_class(flat: Row, place: int, num_classes: int, c: int) -> None:
 @helper
 def _transpose_rows(flat: Row, first: int, num_classes: int, tile: Row) -> None:
     for c in range(0, num_classes, COLUMNS):
-        lanes.transpose(flat, first + c, num_classes, tile, c * LANES)
+        matrices.transpose(flat, first + c, num_classes, tile, c * LANES)
 
 
 @helper
@@ -142,23 +143,6 @@ def mark_own(labels: Row, start: int, targets: Row, num_classes: int) -> None:
 
 
 @helper
-def take_own(labels: Row, start: int, tile: Row, num_classes: int, vectors: Row) -> None:
-    """Move the logit of every lane's label out of the tile and leave -inf there."""
-    common = common_label(labels, start)
-    if 0 <= common < num_classes:  # most tiles hold only background
-        lanes.copy(tile, common * LANES, vectors, OWN)
-        fill(tile, common * LANES, common * LANES + LANES, -np.inf)
-        return
-    fill(vectors, OWN, OWN + WIDTH, 0.0)
-    first, last = np.uint64(start), np.uint64(num_classes)
-    for j in range(np.uint64(min(LANES, labels.shape[0] - start))):
-        label = np.uint64(labels[first + j])
-        if label < last:
-            vectors[OWN + j] = tile[label * WIDTH + j]
-            tile[label * WIDTH + j] = -np.inf
-
-
-@helper
 def find_top_except(tile: Row, num_classes: int, excluded: int, vectors: Row, place: Index) -> None:
     """Find the largest logit of every lane among all classes but one. NaN counts as the largest."""
     fill(vectors, place, place + WIDTH, -np.inf)
@@ -191,13 +175,13 @@ def is_left(values: Row, start: int) -> bool:
 
 
 @helper
-def find_targets(labels: Row, scores: Row, sample: int, anchor: int, targets: Row) -> None:
+def find_targets(labels: Row, scores: Row, anchor: Index, targets: Row) -> None:
     """Write the targets of one anchor, from its label or its scores."""
     if scores.shape[0] > 0:
         for c in range(targets.shape[0]):
-            targets[c] = scores[sample, anchor, c]
+            targets[c] = scores[anchor, c]
         return
-    targets[:] = 0.0
-    label = np.uint64(labels[sample, anchor])
+    fill(targets, 0, targets.shape[0], 0.0)
+    label = np.uint64(labels[anchor])
     if label < np.uint64(targets.shape[0]):
         targets[label] = 1.0

@@ -8,7 +8,8 @@ from ssd_mining.classification import Focal, Sigmoid, Softmax
 from ssd_mining.engine import lazy_losses, threads
 from ssd_mining.kernels import cpu
 from ssd_mining.kernels.records import Computed, LogitRows
-from tests.support.batches import REAL_FILES, examples, load_real
+from tests.support.batches import REAL_FILES, examples, load_real, printed
+from tests.support.benchmarks import AVX2_ONLY
 from tests.support.layouts import LAYOUTS
 from tests.support.lazy import lazy
 from tests.support.logits import RELATIVE, expected, function, logits, targets
@@ -289,6 +290,69 @@ def test_the_quick_path_takes_class_labels_without_smoothing_alone():
     assert computed(x, y)[1].tolist() == [1] * 3
     assert computed(x, y, Softmax(class_weights=range(7), prob_floor=0.1))[1].tolist() == [1] * 3
     assert computed(x, y, Softmax(label_smoothing=0.1))[1].tolist() == [0] * 3
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("third", [-np.inf, -117.0, -113.0, 0.0])
+def test_logits_around_the_limits_of_the_quick_path_keep_the_promise(third, dtype):
+    sizes = np.arange(-130, 66, 0.75)
+    own, other = (grid.reshape(1, -1) for grid in np.meshgrid(sizes, sizes))
+    x, labels = np.stack([other, own, np.full_like(own, third)], axis=-1), np.ones(own.shape, int)
+    exact = np.log1p(np.exp(other - own) + np.exp(third - own))
+    whole, least = lazy(x.astype(dtype), labels, SPECS[0]), 1e-38 if dtype == np.float32 else 0
+    np.testing.assert_allclose(whole[:], exact, rtol=RELATIVE[dtype], atol=least)
+    slopes = np.exp(x - own[..., None] - exact[..., None])
+    slopes[..., 1] = np.expm1(-exact)
+    got = whole.gradients(np.ones(own.shape))
+    np.testing.assert_allclose(got, slopes, rtol=1e-6 if dtype == np.float32 else 1e-11, atol=least)
+
+
+LEFT = """
+import numpy as np
+from ssd_mining.kernels.cpu import softmax
+import ssd_mining as sm
+left = 0
+def counted(rare):
+    def counting(*arguments):
+        global left
+        left += 1
+        rare(*arguments)
+    return counting
+softmax._try_own, softmax._differentiate = counted(softmax._try_own), counted(softmax._differentiate)
+rng = np.random.default_rng(0)
+for num_classes, spread, far in ((2, 3, 0), (21, 3, 0), (21, 8, 0), (21, 3, 30), (21, 3, -20), (21, 3, 70)):
+    x = rng.normal(0, spread, (1, 128, num_classes)).astype(np.float32) + np.float32(far)
+    y = rng.integers(0, num_classes, (1, 128))
+    sm.multibox_loss(x, y, background=0, with_gradients="rows")
+    print(left)
+"""
+
+
+@pytest.mark.process
+def test_moderate_logits_are_left_to_no_tile_and_no_single_anchor():
+    # A fallback that always runs is right, slow, and seen by no other test.
+    *near, far = printed(LEFT, NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="ignore")
+    assert near == ["0"] * 5
+    assert int(far) > 2  # two tiles, and their anchors
+
+
+BITS = """
+import numpy as np
+import ssd_mining as sm
+rng = np.random.default_rng(0)
+for num_classes in (1, 2, 3, 15, 16, 17, 21, 32, 91):
+    x = rng.normal(0, 3, (2, 150, num_classes)) + rng.choice([0, 60, -130], (2, 150, 1))
+    print(sm.softmax_cross_entropy(x.astype(np.float32), rng.integers(0, num_classes, (2, 150))).tobytes().hex())
+"""
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_processor_without_avx512_gives_the_same_bits():
+    here, there = (printed(BITS, **processor, NUMBA_DISABLE_JIT="0") for processor in ({}, AVX2_ONLY))
+    assert len(here) == 9
+    assert here == there
 
 
 @pytest.mark.generated
