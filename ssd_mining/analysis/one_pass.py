@@ -84,7 +84,7 @@ class Analyser:
         self._ratios, self._call = ratios, call
         self._starts = _level_starts(levels or ())
         self._room: tuple[Counts, NDArray[Any]] | None = None  # for the anchors of a block; reused
-        self._tables = np.zeros((0, records.TABLES, records.BINS), np.int64)  # one table set per worker
+        self._tables = np.zeros((0, records.SAMPLES, records.BINS), np.int32)  # one table set per worker
         self._levels = np.zeros((0, self._starts.size - 1), np.int64)  # negatives by feature map, one row per worker
         self.extremes = np.zeros((0, 2))  # the least and the largest loss of the negatives, one row per worker
 
@@ -92,8 +92,11 @@ class Analyser:
         """Mine and analyse a checked batch. A batch with bad values raises and leaves nothing counted."""
         num_anchors = int(batch.offsets[-1])
         workers = 1 if num_anchors < 2 * ANCHORS_EACH else self._call.workers(num_anchors // ANCHORS_EACH)
-        if self._tables.shape[0] < workers:
-            self._tables = np.zeros((workers, records.TABLES, records.BINS), np.int64)
+        dtype = np.dtype(
+            np.int32 if num_anchors < 1 << 31 else np.int64
+        )  # what is small stays in the cache of a core
+        if self._tables.shape[0] < workers or self._tables.dtype != dtype:
+            self._tables = np.zeros((workers, records.SAMPLES, records.BINS), dtype)
             self._levels = np.zeros((workers, self._levels.shape[1]), np.int64)
             self.extremes = np.full((workers, 2), np.nan)
         mined, found = empty_mined(batch.offsets.size - 1, 0), list[Analysed]()
@@ -105,8 +108,8 @@ class Analyser:
         return mined, found
 
     def counted(self) -> tuple[Counts, Counts]:
-        """Return the losses by table and bin, (TABLES, BINS), and the negatives by feature map, (L,), so far."""
-        tables = self._tables[0] if self._tables.shape[0] == 1 else self._tables.sum(axis=0)
+        """Return the losses by table and bin, (SAMPLES, BINS), and the negatives by feature map, (L,), so far."""
+        tables = self._tables[0] if self._tables.shape[0] == 1 else self._tables.sum(axis=0, dtype=np.int64)
         return tables, self._levels.sum(axis=0)
 
     def clear(self) -> None:

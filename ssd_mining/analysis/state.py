@@ -90,7 +90,7 @@ class State:
         """Add the analysis of a batch whose first sample is number `start`. `columns`: of its samples, with causes."""
         loss = columns["confidence_loss"]
         tables, num_neg = counted.counted()
-        self.tables += tables
+        self.tables[:SAMPLES] += tables
         self._widen(negatives=counted.extremes.ravel(), samples=loss)
         np.add.at(self.tables[SAMPLES], bins_of(loss), 1)
         self._add_counts(batch, told, columns)
