@@ -57,15 +57,24 @@ def _keep_above(values: Row, places: Row, threshold: float) -> int:
 
 
 @helper
-def _count_all(loss: Row, even: Row, odd: Row) -> None:
-    last = loss.shape[0] - 1
-    for start in range(0, last, LANES):
+def _count_all(loss: Row, negatives: Row, even: Row, odd: Row, extremes: Row) -> None:
+    """Count all losses by bin. Widen the least and the largest so far, NaN at first, to those of the negatives."""
+    least, largest, last = loss.dtype.type(extremes[0]), loss.dtype.type(extremes[1]), loss.shape[0] - 1
+    for block in range(negatives.shape[0]):
+        start = block * LANES
         lanes.prefetch(loss, loss.shape[0] + start)  # the next sample: memory is idle here
+        beyond = negatives[block] & (lanes.above(loss, start, largest) | ~lanes.reaching(loss, start, least))
         for i in range(start, min(start + LANES, last), 2):
             even[_bin(loss[np.uint64(i)])] += 1
             odd[_bin(loss[np.uint64(i + 1)])] += 1
+        while beyond != NO_WORD:
+            value = loss[start + lanes.lowest(beyond)]
+            if value == value:
+                least, largest = least if value >= least else value, largest if value <= largest else value
+            beyond &= beyond - ONE
     if last & 1 == 0:
         even[_bin(loss[last])] += 1
+    extremes[0], extremes[1] = least, largest
 
 
 @helper
@@ -108,21 +117,6 @@ def _gather_nan(loss: Row, negatives: Row, table: Row) -> None:
             table[_bin(loss[block * LANES + lanes.lowest(nan)])] -= 1
             table[records.NAN_BIN] += 1
             nan &= nan - ONE
-
-
-@helper
-def _widen(loss: Row, negatives: Row, extremes: Row) -> None:
-    """Widen the least and the largest loss so far, NaN at first, to those of the negatives of a sample."""
-    least, largest = loss.dtype.type(extremes[0]), loss.dtype.type(extremes[1])
-    for block in range(negatives.shape[0]):
-        start = block * LANES
-        beyond = negatives[block] & (lanes.above(loss, start, largest) | ~lanes.reaching(loss, start, least))
-        while beyond != NO_WORD:
-            value = loss[start + lanes.lowest(beyond)]
-            if value == value:
-                least, largest = least if value >= least else value, largest if value <= largest else value
-            beyond &= beyond - ONE
-    extremes[0], extremes[1] = least, largest
 
 
 @inlined
@@ -252,13 +246,12 @@ def _tally_sample(
     """Find the negatives; count losses by bin, list the positives. Return how many negatives are NaN."""
     loss, tables = mining.row(rows.loss, rows, sample), tally.tables[worker]
     num_nan = mining.stage(rows, rule, mined, negatives, sample)
-    _count_all(loss, tables[records.EVEN], tables[records.ODD])
+    _count_all(loss, negatives, tables[records.EVEN], tables[records.ODD], tally.extremes[worker])
     anchors, losses = _room(tally, worker, records.POSITIVE_LIST, mined.counts[records.NUM_POS, sample])
     _take_back(rows, rule, negatives, tables, sample, anchors, losses)
     if mined.counts[records.NUM_NAN, sample] > 0:
         _gather_nan(loss, negatives, tables[records.EVEN])
     _count_levels(negatives, level_starts, tally.levels[worker])
-    _widen(loss, negatives, tally.extremes[worker])
     return num_nan
 
 
