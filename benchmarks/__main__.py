@@ -22,6 +22,7 @@ TABLES = (
     "outputs",
     "threads",
     "kept",
+    "analyses",
     "logits",
     "gradients",
     "growth",

@@ -119,6 +119,18 @@ SECTIONS: list[tuple[str, str, str, dict[str, tuple[str, Any]]]] = [
         },
     ),
     (
+        "Analyses",
+        "8732 anchors, uint8 labels: `LossAnalysis.update`, and the same of one `np.sum` and of the sums by mining.",
+        "analyses",
+        {
+            "samples": ("samples", str),
+            "positives": ("positives", _percent),
+            "us_per_sample": ("us per sample", _short),
+            "over_sum": ("of np.sum", _ratio),
+            "over_confidence_loss": ("of confidence_loss", _ratio),
+        },
+    ),
+    (
         "From logits",
         "8732 anchors, 0.3 % positives, 32 samples, us per sample. Mined: multibox_loss. Reading: `np.max` of both.",
         "logits",

@@ -255,6 +255,40 @@ def kept(
     return rows
 
 
+def analyses(
+    num_anchors: int = 8732, sizes: tuple[int, ...] = (229, 687), rounds: int = 15, fresh: int = FRESH_BYTES
+) -> list[Row]:
+    """Time `LossAnalysis.update` beside one sum of the losses, and beside the confidence losses, on one thread."""
+    rows = []
+    for num_samples, positives in itertools.product(sizes, (0.003, 0.03)):
+        calls = [
+            case(num_anchors, positives, num_samples=num_samples, labels="uint8", draw=draw)
+            for draw in range(num_fresh(num_anchors, num_samples, fresh))
+        ]
+        analysis = sm.LossAnalysis(background=0, num_threads=1)
+        functions: dict[str, Callable[[], Any]] = {
+            "sum": lambda calls=calls: [loss.sum() for loss, _, _, _ in calls],
+            "confidence_loss": lambda calls=calls: [
+                sm.confidence_loss(loss, y, background=0, num_threads=1) for loss, _, y, _ in calls
+            ],
+            "update": lambda calls=calls, analysis=analysis: [analysis.update(loss, y) for loss, _, y, _ in calls],
+        }
+        for loss, drawn, y, _ in calls:
+            got = sm.LossAnalysis(background=0, num_threads=1).update(loss, y)["confidence_loss"]
+            assert_equal(got, peers.numpy_best_loop(loss, drawn))
+        seconds = interleaved(functions, rounds=rounds)
+        rows.append(
+            {
+                "samples": num_samples,
+                "positives": positives,
+                "us_per_sample": seconds["update"] / num_samples / len(calls) * 1e6,
+                "over_sum": seconds["update"] / seconds["sum"],
+                "over_confidence_loss": seconds["update"] / seconds["confidence_loss"],
+            }
+        )
+    return rows
+
+
 def _each(function: "Callable[..., Any]", calls: list[dict[str, Any]]) -> None:
     """Call a function and drop what it returns, as a loop over batches does."""
     for call in calls:

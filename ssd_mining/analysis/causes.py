@@ -5,7 +5,7 @@ comes from that sample alone, so that no split of a data set changes it.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssd_mining.analysis.exact_sums import numbered
 from ssd_mining.analysis.one_pass import MOST_AT_ONCE, Analysed, Found
+from ssd_mining.analysis.top_k import TopK
 from ssd_mining.checks import refuse
 from ssd_mining.classification import Softmax
 from ssd_mining.inputs.arrays import as_array, as_real_array
@@ -133,6 +134,8 @@ class Alarms(NamedTuple):
     listed: Listed
     probability: NDArray[np.float64]  # (m,) of the class that it is taken for; by losses alone, of any class
     worst: Anchors  # (n,) the anchors of the hardest free negatives, `WORST_FREE` different losses of a sample
+    largest: NDArray[np.float64]  # (b,) the largest probability of every sample; 0 without free negatives
+    number: Anchors  # (b,) how many are false alarms
 
 
 class Explained(NamedTuple):
@@ -148,12 +151,17 @@ class Explained(NamedTuple):
     signs: dict[str, int]  # of input that is surely a mistake: how often they were seen
 
 
-def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, beta: float) -> Explained:
-    """Say why the samples of a batch are bad, from what its analysis has found. Nothing is written elsewhere."""
+def explain(
+    batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, beta: float, listed_only: Mapping[str, TopK]
+) -> Explained:
+    """Say why the samples of a batch are bad, from what its analysis has found. Nothing is written elsewhere.
+
+    `listed_only`: the lists so far of what is only listed. What is not among their worst is left out.
+    """
     background = batch.mining.background if batch.logits is None else batch.logits.background
     background = -1 if background is None else background
     num_samples, most = batch.offsets.size - 1, MOST_AT_ONCE if batch.logits is None else MOST_SCORED
-    kept = _kept(batch, found, most)
+    kept = _kept(batch, found, most, listed_only.get("kept"))
     told = Explained(
         beside, background, _with_classes(batch), positives=[], kept=kept, alarms=[], columns={}, signs={}
     )
@@ -163,20 +171,19 @@ def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, b
     num_alarms, num_scored, num_odd = np.zeros(num_samples, np.int64), 0, 0
     for block in found:
         for part, sample in block.positives.parts(most, block.samples.start):
-            own = _positives(batch, beside, part, sample, beta)
-            told.positives.append(own)
+            positives = _positives(batch, beside, part, sample, beta)
+            told.positives.append(positives)
             if beside.matched is not None:
-                _write_softened(unrecognised, own.objects.sample, own.objects.mean(part.losses))
-            if own.distance is not None:
-                distances += np.bincount(sample, own.distance, num_samples)
+                _write_softened(unrecognised, positives.objects.sample, positives.objects.mean(part.losses))
+            if positives.distance is not None:
+                distances += np.bincount(sample, positives.distance, num_samples)
         for part, sample in block.free.parts(most, block.samples.start):
             scored = _scored(batch, sample, part.anchors)
             first = block.samples.start + part.first
-            alarms = _alarms(beside, part, sample, scored, free[first : first + part.counts.size])
+            own = slice(first, first + part.counts.size)
+            alarms = _alarms(beside, part, first, scored, free[own], listed_only["alarms"].least)
             told.alarms.append(alarms)
-            _write_largest(false_alarm, alarms.listed.sample, alarms.probability)
-            is_counted = alarms.probability >= ALARM
-            num_alarms += np.bincount(alarms.listed.sample[is_counted], minlength=num_samples)
+            false_alarm[own], num_alarms[own] = alarms.largest, alarms.number
             num_scored += scored.values.shape[0] * (scored.values.shape[1] > 1)
             num_odd += int(((scored.values >= 0) & (scored.values <= 1)).all(axis=1).sum())
     with np.errstate(invalid="ignore"):  # inf - inf is NaN
@@ -193,9 +200,10 @@ def explain(batch: Batch, beside: Beside, found: list[Analysed], mined: Mined, b
     return told
 
 
-def _kept(batch: Batch, found: list[Analysed], most: int) -> Iterator[Listed]:
+def _kept(batch: Batch, found: list[Analysed], most: int, worst: TopK | None) -> Iterator[Listed]:
     for block in found:
-        for part, sample in block.kept.parts(most, block.samples.start):
+        kept = block.kept if worst is None else block.kept.candidates(worst)
+        for part, sample in kept.parts(most, block.samples.start):
             label, _ = _scored(batch, sample, part.anchors).foreground()
             yield Listed(sample, part.anchors, part.losses, label)
 
@@ -231,27 +239,36 @@ def _positives(batch: Batch, beside: Beside, part: Found, sample: Anchors, beta:
     return Positives(**shared, objects=Objects(row, owner, number, counts))
 
 
-def _alarms(beside: Beside, part: Found, sample: Anchors, scored: "Scored", free: NDArray[np.float64]) -> Alarms:
-    """Return the alarms of a part; `free`, (b, FREE_NUMBERS): what is said of the losses of its samples."""
-    if scored.values.shape[1]:
-        label, strength = scored.foreground()
-        strongest, sure = np.zeros(free.shape[0]), ALARM
-        _write_largest(strongest, sample - (sample[0] if sample.size else 0), strength)
-    else:  # the loss of background is minus the logarithm of its probability
-        label, strength, strongest, sure = None, part.losses, free[:, LARGEST_FREE], math.log(1 / (1 - ALARM))
+def _alarms(
+    beside: Beside, part: Found, first: int, scored: "Scored", free: NDArray[np.float64], least: float
+) -> Alarms:
+    """Return the alarms of a part, whose first sample is number `first`, as far as a sample has one of `least` or more.
+
+    `free`, (b, FREE_NUMBERS): what is said of the losses of the samples.
+    """
+    row = np.repeat(np.arange(part.counts.size), part.counts)
+    label, strength, sure = None, part.losses, math.log(1 / (1 - ALARM))
+    strongest, largest = free[:, LARGEST_FREE], np.zeros(part.counts.size)
     with np.errstate(invalid="ignore"):  # some NaN are signalling
-        least = np.repeat(np.minimum(strongest, sure), part.counts)  # NaN, which is the strongest, is below nothing
-        chosen = np.flatnonzero(~(strength < least))
+        if scored.values.shape[1]:
+            (label, strength), sure = scored.foreground(), ALARM
+            _write_largest(largest, row, strength)
+            strongest = largest
+        else:  # the loss of background is minus the logarithm of its probability
+            largest = np.where(part.counts > 0, -np.expm1(-np.maximum(strongest, 0)), 0)
+        weakest = np.repeat(np.minimum(strongest, sure), part.counts)  # NaN, the strongest, is below nothing
+        chosen = np.flatnonzero(~(strength < weakest))
         worst = part.anchors[~(part.losses < np.repeat(free[:, WORST_CUT], part.counts))]
-    if beside.anchors is not None:
-        chosen = chosen[_heads(beside.anchors[part.anchors[chosen]], strength[chosen], sample[chosen])]
-    with np.errstate(invalid="ignore"):  # some NaN are signalling
+        if beside.anchors is not None:
+            chosen = chosen[_heads(beside.anchors[part.anchors[chosen]], strength[chosen], row[chosen])]
+        number = np.bincount(row[chosen[strength[chosen] >= sure]], minlength=part.counts.size)
+        chosen = chosen[~(largest < least)[row[chosen]]]
         probability = strength[chosen].astype(np.float64)
         if label is None:
             probability = -np.expm1(-np.maximum(probability, 0))
     label = np.full(chosen.size, -1) if label is None else label[chosen]
-    listed = Listed(sample[chosen], part.anchors[chosen], part.losses[chosen], label)
-    return Alarms(listed, probability, worst)
+    listed = Listed(first + row[chosen], part.anchors[chosen], part.losses[chosen], label)
+    return Alarms(listed, probability, worst, largest, number)
 
 
 def _heads(boxes: NDArray[np.float64], strength: NDArray[np.float64], sample: Anchors) -> NDArray[np.bool_]:

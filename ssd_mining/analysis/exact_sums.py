@@ -1,7 +1,7 @@
 """Exact counts and sums of float64 values, which do not depend on the order of the values.
 
-Every float64 is a whole number of units of 2**-1126 (the last mantissa bit of the smallest subnormal, as `numpy.frexp`
-splits it). Python's integers add these units exactly. Only the result is rounded.
+Every float64 is a whole number of units of 2**-1126 (the smallest subnormal, 2**-1074, is 2**52 of them). Python's
+integers add these units exactly. Only the result is rounded.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_MANTISSA_BITS = 53
-_LOWEST = 1126  # frexp(5e-324) is 0.5 * 2**-1073, whose mantissa has 53 bits
+_STORED_BITS = 52  # of the mantissa of a float64; its first bit is not stored, and 1 unless the exponent is 0
+_MAX_EXPONENT = 0x7FF
+_LOWEST = 1126
+_LOWEST_SHIFT = _LOWEST - 1075  # with an exponent of 0 or 1, the last bit of the mantissa is worth 2**-1074
 _HALF = 27  # bits of a half mantissa: 2**26 of them add up without rounding in the float64 of `bincount`
 _MOST_VALUES = 1 << 26
 _SHIFTS = 1 << 12  # more than any shift: 2098
@@ -48,8 +50,9 @@ class Totals:
         Each value counts as one, or as its element of `counts`, (n,).
         """
         numbers = np.array(values, np.float64)
-        names = np.broadcast_to(np.array(groups, np.int64), numbers.shape)
-        self.waiting.append((numbers, names, np.broadcast_to(np.array(counts, np.int64), numbers.shape)))
+        names, each = np.empty((2, numbers.size), np.int64)
+        names[...], each[...] = groups, counts
+        self.waiting.append((numbers, names, each))
         self.num_waiting += numbers.size
         if self.num_waiting > MOST_WAITING:
             self._sum_up()
@@ -62,9 +65,8 @@ class Totals:
         self.waiting.clear()
         self.num_waiting = 0
         present, rows = numbered(names)
-        each = np.zeros(present.size, np.int64)
-        np.add.at(each, rows, counts)
         met = np.flatnonzero(np.bincount(rows))
+        each = np.bincount(rows, counts).astype(np.int64)  # exact: far below 2**53
         self.add_counts(present[met], each[met])
         finite = np.isfinite(numbers)
         if not finite.all():
@@ -84,9 +86,11 @@ class Totals:
             _add_up(self.special, (((group, kind), 1) for group in groups[is_kind].tolist()))
 
     def _add_finite(self, values: NDArray[np.float64], rows: NDArray[np.int64], names: list[int]) -> None:
-        mantissas, exponents = np.frexp(values)
-        whole = np.ldexp(mantissas, _MANTISSA_BITS).astype(np.int64)
-        keys, places = numbered(rows * _SHIFTS + exponents + (_LOWEST - _MANTISSA_BITS))
+        bits = values.view(np.int64)
+        exponents = bits >> _STORED_BITS & _MAX_EXPONENT
+        whole = bits & ((1 << _STORED_BITS) - 1) | np.minimum(exponents, 1) << _STORED_BITS
+        np.negative(whole, out=whole, where=bits < 0)
+        keys, places = numbered(rows * _SHIFTS + np.maximum(exponents, 1) + _LOWEST_SHIFT)
         high = np.bincount(places, whole >> _HALF, keys.size)
         low = np.bincount(places, whole & ((1 << _HALF) - 1), keys.size)
         for i in np.flatnonzero((high != 0) | (low != 0)).tolist():

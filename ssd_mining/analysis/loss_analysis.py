@@ -189,7 +189,7 @@ class LossAnalysis:
             refuse("first_sample", "samples that were not seen before", f"sample {again} again")
         mined, found = self._analyser.analyse(batch)
         try:
-            told = explain(batch, beside, found, mined, self.spec.beta)
+            told = explain(batch, beside, found, mined, self.spec.beta, self.state.listed_only)
             columns = sample_columns(mined)
             loss = sample_losses(columns["positive_sum"], columns["negative_sum"])
             self.state.add(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ssd_mining.analysis.top_k import TopK
 from ssd_mining.engine.run import ANCHORS_EACH, Block, Call, blocks, empty_mined, mine_rows
 from ssd_mining.inputs.arrays import read_only
 from ssd_mining.inputs.batch import SHORTEST_ROW, Batch
@@ -58,6 +59,12 @@ class Found(NamedTuple):
             )
             first = last
 
+    def candidates(self, worst: TopK) -> "Found":
+        """Return those that could be among the worst by their losses."""
+        chosen = worst.candidates(self.losses)
+        ends = np.searchsorted(chosen, np.cumsum(self.counts))
+        return Found(self.first, np.diff(ends, prepend=0), self.anchors[chosen], self.losses[chosen])
+
     def are_hardest(self) -> NDArray[np.bool_]:
         """Return which anchors have the largest loss of their sample, (m,); NaN is the largest."""
         sizes = self.counts[self.counts > 0]
@@ -84,7 +91,7 @@ class Analyser:
         self._ratios, self._call = ratios, call
         self._starts = _level_starts(levels or ())
         self._room: tuple[Counts, NDArray[Any]] | None = None  # for the anchors of a block; reused
-        self._tables = np.zeros((0, records.TABLES, records.BINS), np.int64)  # one table set per worker
+        self._tables = np.zeros((0, records.SAMPLES, records.BINS), np.int32)  # one table set per worker
         self._levels = np.zeros((0, self._starts.size - 1), np.int64)  # negatives by feature map, one row per worker
         self.extremes = np.zeros((0, 2))  # the least and the largest loss of the negatives, one row per worker
 
@@ -92,21 +99,23 @@ class Analyser:
         """Mine and analyse a checked batch. A batch with bad values raises and leaves nothing counted."""
         num_anchors = int(batch.offsets[-1])
         workers = 1 if num_anchors < 2 * ANCHORS_EACH else self._call.workers(num_anchors // ANCHORS_EACH)
-        if self._tables.shape[0] < workers:
-            self._tables = np.zeros((workers, records.TABLES, records.BINS), np.int64)
+        dtype = np.dtype(np.int32 if num_anchors < 1 << 31 else np.int64)  # small counts stay in the nearest cache
+        if self._tables.shape[0] < workers or self._tables.dtype != dtype:
+            self._tables = np.zeros((workers, records.SAMPLES, records.BINS), dtype)
             self._levels = np.zeros((workers, self._levels.shape[1]), np.int64)
             self.extremes = np.full((workers, 2), np.nan)
         mined, found = empty_mined(batch.offsets.size - 1, 0), list[Analysed]()
         try:
-            found.extend(self._block(block, batch, workers) for block in blocks(batch, self._call, mined))
+            for block in blocks(batch, self._call, mined):
+                found.append(self._block(block, batch, workers))
         except BaseException:
             self.clear()
             raise
-        return mined, found
+        return mined, _as_one(found) if len(found) > 1 else found
 
     def counted(self) -> tuple[Counts, Counts]:
-        """Return the losses by table and bin, (TABLES, BINS), and the negatives by feature map, (L,), so far."""
-        tables = self._tables[0] if self._tables.shape[0] == 1 else self._tables.sum(axis=0)
+        """Return the losses by table and bin, (SAMPLES, BINS), and the negatives by feature map, (L,), so far."""
+        tables = self._tables[0] if self._tables.shape[0] == 1 else self._tables.sum(axis=0, dtype=np.int64)
         return tables, self._levels.sum(axis=0)
 
     def clear(self) -> None:
@@ -167,6 +176,20 @@ class Analyser:
         positives, kept = mined.counts[records.NUM_POS].copy(), mined.counts[records.NUM_KEPT].copy()
         lists = [_found(tally, listed, counts) for listed, counts in enumerate((positives, kept, num_free))]
         return Analysed(samples, sweep, lists[0], lists[1], lists[2], free)
+
+
+def _as_one(found: list[Analysed]) -> list[Analysed]:
+    """Return what was found in several blocks as one, if it is little: looking at a block has a fixed cost."""
+    lists = [(each.positives, each.kept, each.free) for each in found]
+    if sum(own.anchors.size for block in lists for own in block) > MOST_AT_ONCE:
+        return found
+    samples = slice(found[0].samples.start, found[-1].samples.stop)
+    sweep = joined([each.sweep for each in found], found[0].sweep.num_kept.shape[1])
+    positives, kept, free = (
+        Found(0, *(np.concatenate(columns) for columns in list(zip(*blocks, strict=True))[1:]))
+        for blocks in zip(*lists, strict=True)
+    )
+    return [Analysed(samples, sweep, positives, kept, free, np.concatenate([each.free_numbers for each in found]))]
 
 
 def _found(tally: Tally, listed: int, counts: Counts) -> Found:

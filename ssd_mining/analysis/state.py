@@ -67,6 +67,10 @@ class State:
         self.worst |= {name: TopK(FOLDED * spec.top, _TOP | own) for name, own in _OF_OTHERS.items()}
         self.positions = np.zeros((3, 0), np.int64)  # (3, A) of samples with one number of anchors
         self.seen = Intervals()
+        # The lists of what is only listed. Kept negatives of a class or a level are also in a table.
+        self.listed_only = {"alarms": self.worst["alarms"]}
+        if spec.classification is None and spec.levels is None:
+            self.listed_only["kept"] = self.worst["kept"]
 
     @property
     def histograms(self) -> dict[str, NDArray[np.int64]]:
@@ -90,7 +94,7 @@ class State:
         """Add the analysis of a batch whose first sample is number `start`. `columns`: of its samples, with causes."""
         loss = columns["confidence_loss"]
         tables, num_neg = counted.counted()
-        self.tables += tables
+        self.tables[:SAMPLES] += tables
         self._widen(negatives=counted.extremes.ravel(), samples=loss)
         np.add.at(self.tables[SAMPLES], bins_of(loss), 1)
         self._add_counts(batch, told, columns)
@@ -187,7 +191,7 @@ class State:
         if chosen.size:  # most blocks have none
             sample = columns["sample"][chosen] if "sample" in columns else chosen
             rows = {"score": score[chosen], "sample": start + sample, "id": names[sample]}
-            for each in worst.columns.keys() - rows.keys():
+            for each in worst.names - rows.keys():
                 rows[each] = columns[each][chosen] if each in columns else np.zeros_like(chosen)
             worst.add(rows)
 

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import shutil
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from ssd_mining import LossAnalysis
 from ssd_mining.checks import DataError
 from ssd_mining.engine.run import Columns, joined
-from ssd_mining.files.blocks import Arrays, counted_from, memory_beside_chunks, read_blocks
+from ssd_mining.files.blocks import counted_from, memory_beside_chunks
 from ssd_mining.files.names import Name, column_of
 from ssd_mining.files.output import atomic_file
 from ssd_mining.files.sources import ArraySource, Stamp
@@ -37,7 +38,7 @@ MOST_PARTS = 100
 ANALYSIS_BYTES = 56
 WORKER_MIB = 32  # of the memory that may be used, for every thread: a thread with less does not pay
 MOST_BYTES = 32 << 20  # of a block: a larger one leaves the caches of the processor
-BLOCKS_HELD = 3  # beside those that are analysed: one is read, one waits, one is about to be freed
+BLOCKS_HELD = 0  # beside those that are analysed: whoever analyses a block has read it
 
 
 class Span(NamedTuple):
@@ -213,7 +214,12 @@ def analysed(data: DataSet, span: Span, advance: Callable[[int], None]) -> Part:
     sources = data.sources
     idle = [data.analysis.empty() for _ in range(data.num_workers)]  # each in the hands of one thread at a time
 
-    def add(first: int, block: Arrays) -> Columns:
+    def add(first: int, turn: threading.Event, following: threading.Event) -> Columns:
+        turn.wait()
+        try:  # whoever analyses a block reads it, and finds it in its cache; blocks are read one after the other
+            block = [source[first : min(first + data.block_rows, stop)] for source in sources.values()]
+        finally:
+            following.set()
         ids = None if data.ids is None else data.ids[first : first + len(block[0])]
         analysis = idle.pop()
         try:
@@ -227,16 +233,21 @@ def analysed(data: DataSet, span: Span, advance: Callable[[int], None]) -> Part:
             idle.append(analysis)
 
     start, stop = span
-    blocks: Iterable[tuple[int, Arrays]] = read_blocks(
-        *sources.values(), rows=data.block_rows, start=start, stop=stop
-    )
-    if start == stop:
-        blocks = [(start, tuple(source[:0] for source in sources.values()))]
     columns = []
-    for of_block in bounded_map(data.num_workers, add, blocks):
+    for of_block in bounded_map(data.num_workers, add, _turns(range(start, max(stop, start + 1), data.block_rows))):
         columns.append(of_block)
         advance(of_block["sample"].size)
     return Part(data.run, span, functools.reduce(LossAnalysis.merge, idle), joined(columns))
+
+
+def _turns(firsts: range) -> Iterator[tuple[int, threading.Event, threading.Event]]:
+    """Yield every number with the event that it waits for and the one that it sets: one has its turn at a time."""
+    turn = threading.Event()
+    turn.set()
+    for first in firsts:
+        following = threading.Event()
+        yield first, turn, following
+        turn = following
 
 
 def num_workers(num_threads: int | None, max_memory: int) -> int:
@@ -269,14 +280,13 @@ def block_rows(sources: Sequence[ArraySource], num_workers: int, max_memory: int
 
 
 def bounded_map(
-    workers: int, function: Callable[[int, Arrays], Columns], calls: Iterable[tuple[int, Arrays]]
+    workers: int, function: Callable[..., Columns], calls: Iterable[tuple[Any, ...]]
 ) -> Iterator[Columns]:
     """Yield what a function returns of calls, in their order: `workers` threads run it, and one more call waits."""
     with ThreadPoolExecutor(workers, "analysis") as pool:
         due: deque[Future[Columns]] = deque()
         for call in calls:
             due.append(pool.submit(function, *call))
-            del call  # or its block would be there still when another has been read
             if len(due) > workers:
                 yield due.popleft().result()
         while due:

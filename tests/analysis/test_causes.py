@@ -203,6 +203,29 @@ def test_any_split_and_any_order_give_the_same_bytes(with_nan):
     assert json.dumps(merged.result().to_dict()) == json.dumps(whole.result().to_dict())
 
 
+def test_a_sample_without_negatives_changes_no_alarm_of_the_next():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 0.3, (2, 80, 3)).astype(np.float32), np.zeros((2, 80), int)
+    labels[0] = 1
+    together, apart = (sm.LossAnalysis(background=0, classification=sm.Softmax()) for _ in range(2))
+    together.update(logits, labels)
+    for i in range(2):
+        apart.update(logits[i : i + 1], labels[i : i + 1])
+    assert json.dumps(together.to_state()) == json.dumps(apart.to_state())
+    assert set(together.result().top_false_alarms.sample) == {1}
+
+
+def test_a_number_before_nan_is_listed_after_it():
+    losses, labels = np.random.default_rng(0).random((3, 100)), np.zeros((3, 100), int)
+    losses[:, 10], losses[0, 1], labels[:, :20:4] = np.nan, 5, 1
+    together, apart = (sm.LossAnalysis(background=0, top=1, nan_policy="propagate") for _ in range(2))
+    together.update(losses, labels)
+    for i in (2, 0, 1):
+        apart.update(losses[i : i + 1], labels[i : i + 1], first_sample=i)
+    assert json.dumps(together.to_state()) == json.dumps(apart.to_state())
+    assert together.result().top_negatives.anchor.tolist() == [10]
+
+
 def test_losses_alone_say_the_probability_of_all_foreground_classes_together():
     losses, labels = np.array([[0.1, 2.0, 0.7, 5.0]]), [[0, 0, 0, 1]]
     columns = sm.LossAnalysis(background=0).update(losses, labels, overlaps=[[0.0, 0.2, 0.05, 0.6]])

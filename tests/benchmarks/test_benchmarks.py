@@ -35,6 +35,7 @@ TINY = {
     "outputs": lambda: suite.outputs(200, (1, 3), rounds=1, fresh=1 << 16),
     "threads": lambda: suite.threads(200, (1, 3), rounds=1, fresh=1 << 16),
     "kept": lambda: suite.kept(200, (3,), rounds=1, fresh=1 << 16),
+    "analyses": lambda: suite.analyses(200, (3,), rounds=1, fresh=1 << 16),
     "logits": lambda: suite.logits(200, 2, rounds=1, fresh=1),
     "gradients": lambda: suite.gradients(200, rounds=1),
 }

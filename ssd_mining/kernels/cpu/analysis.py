@@ -10,7 +10,7 @@ Everything happens in one visit, while the sample is in the cache:
    smaller ratios keep is found among the compacted values. Where overlaps say what is listed, it runs once more.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,13 @@ from ssd_mining.kernels.cpu.lanes import LANES, ONE, Row
 from ssd_mining.kernels.cpu.mining import FULL, NO_WORD, is_positive
 from ssd_mining.kernels.records import Mined, Rows, Rule, Tally
 
-# Anchors that are written per round, without a branch for each one.
-STEPS = 2
+
+class Workspace(NamedTuple):
+    """What a worker needs for one sample."""
+
+    values: Row  # the losses among which is selected, in anchor order
+    places: Row  # the anchors of these
+    chosen: Row  # the anchors of some of these
 
 
 @helper
@@ -38,26 +43,38 @@ def _own_bin(loss: Any) -> Any:
 
 
 @helper
-def _keep_above(values: Row, threshold: float) -> int:
-    """Move those of `values` (whole blocks) above `threshold` to the front. Return the end of their blocks."""
+def _keep_above(values: Row, places: Row, threshold: float) -> int:
+    """Move those of `values` (whole blocks) above `threshold` to the front, and their places. Return where they end."""
     pivot, stop = values.dtype.type(threshold), 0
-    for i in range(values.shape[0]):
-        value = values[i]
-        values[stop] = value
-        stop += not value <= pivot
+    for start in range(0, values.shape[0], LANES):
+        word = lanes.above(values, start, pivot)
+        lanes.compact(values, start, word, values, stop)
+        lanes.compact(places, start, word, places, stop)
+        stop += lanes.count(word)
     whole = mining.whole_blocks(stop)
     values[stop:whole] = -np.inf
     return whole
 
 
 @helper
-def _count_all(loss: Row, even: Row, odd: Row) -> None:
-    last = loss.shape[0] - 1
-    for i in range(0, last, 2):
-        even[_bin(loss[np.uint64(i)])] += 1
-        odd[_bin(loss[np.uint64(i + 1)])] += 1
+def _count_all(loss: Row, negatives: Row, even: Row, odd: Row, extremes: Row) -> None:
+    """Count all losses by bin. Widen the least and the largest so far, NaN at first, to those of the negatives."""
+    least, largest, last = loss.dtype.type(extremes[0]), loss.dtype.type(extremes[1]), loss.shape[0] - 1
+    for block in range(negatives.shape[0]):
+        start = block * LANES
+        lanes.prefetch(loss, loss.shape[0] + start)  # the next sample: memory is idle here
+        beyond = negatives[block] & (lanes.above(loss, start, largest) | ~lanes.reaching(loss, start, least))
+        for i in range(start, min(start + LANES, last), 2):
+            even[_bin(loss[np.uint64(i)])] += 1
+            odd[_bin(loss[np.uint64(i + 1)])] += 1
+        while beyond != NO_WORD:
+            value = loss[start + lanes.lowest(beyond)]
+            if value == value:
+                least, largest = least if value >= least else value, largest if value <= largest else value
+            beyond &= beyond - ONE
     if last & 1 == 0:
         even[_bin(loss[last])] += 1
+    extremes[0], extremes[1] = least, largest
 
 
 @helper
@@ -102,38 +119,34 @@ def _gather_nan(loss: Row, negatives: Row, table: Row) -> None:
             nan &= nan - ONE
 
 
-@helper
-def _widen(loss: Row, negatives: Row, extremes: Row) -> None:
-    """Widen the least and the largest loss so far, NaN at first, to those of the negatives of a sample."""
-    least, largest = loss.dtype.type(extremes[0]), loss.dtype.type(extremes[1])
-    for block in range(negatives.shape[0]):
-        start = block * LANES
-        beyond = negatives[block] & (lanes.above(loss, start, largest) | ~lanes.reaching(loss, start, least))
-        while beyond != NO_WORD:
-            value = loss[start + lanes.lowest(beyond)]
-            if value == value:
-                least, largest = least if value >= least else value, largest if value <= largest else value
-            beyond &= beyond - ONE
-    extremes[0], extremes[1] = least, largest
+@inlined
+def _word_reaching(values: Row, start: int, pivot: float) -> Any:
+    """Return which of 64 values reach `pivot`. NaN reaches all, and only NaN reaches NaN."""
+    if pivot == pivot:
+        return lanes.reaching(values, start, pivot)
+    return lanes.above(values, start, values.dtype.type(np.inf))
 
 
 @helper
-def _reaching(loss: Row, negatives: Row, threshold: float, places: Row) -> int:
-    """Write the negatives that reach `threshold` to the front of `places` and count them. NaN reaches only NaN."""
-    pivot, infinity, stop = loss.dtype.type(threshold), loss.dtype.type(np.inf), np.uint64(0)
+def _reaching(values: Row, places: Row, threshold: float, chosen: Row) -> int:
+    """Write the places of those of `values` (whole blocks) that reach `threshold` to the front of `chosen`."""
+    pivot, stop = values.dtype.type(threshold), 0
+    for start in range(0, values.shape[0], LANES):
+        word = _word_reaching(values, start, pivot)
+        lanes.compact(places, start, word, chosen, stop)
+        stop += lanes.count(word)
+    return stop
+
+
+@helper
+def _all_reaching(loss: Row, negatives: Row, threshold: float, chosen: Row) -> int:
+    """Write the anchors of all negatives that reach `threshold` to the front of `chosen`."""
+    pivot, stop = loss.dtype.type(threshold), 0
     for block in range(negatives.shape[0]):
-        start = block * LANES
-        word = lanes.reaching(loss, start, pivot) if pivot == pivot else lanes.above(loss, start, infinity)
-        word &= negatives[block]
-        place = stop
-        stop += np.uint64(lanes.count(word))
-        # Rounds of STEPS, as in `lanes.compact`.
-        for _ in range(max(1, -(-lanes.count(word) // STEPS))):
-            for step in range(STEPS):
-                places[place + np.uint64(step)] = start + lanes.lowest(word)
-                word &= word - ONE
-            place += np.uint64(STEPS)
-    return int(stop)
+        word = _word_reaching(loss, block * LANES, pivot) & negatives[block]
+        lanes.compact_places(block * LANES, word, (chosen,), stop)
+        stop += lanes.count(word)
+    return stop
 
 
 @helper
@@ -167,55 +180,24 @@ def _free_words(loss: Row, free: Row, negatives: Row) -> tuple[int, int]:
 
 
 @helper
-def _list_free(
-    loss: Row, free: Row, num_listed: int, threshold: float, num_ties: int, tally: Tally, worker: int, sample: int,
-    places: Row,
-) -> None:  # fmt: skip
-    """List the free negatives, those of the words `free`, that are hardest."""
-    num_reaching = _reaching(loss, free, threshold, places) if num_listed > 0 else 0
-    anchors, losses = _room(tally, worker, records.FREE_LIST, num_listed)
-    count = _list_hardest(loss, places[:num_reaching], threshold, num_ties, anchors, losses)
-    tally.num_free[sample] = num_listed
-    numbers, has_nan = tally.free[sample], False
+def _describe_free(losses: Row, numbers: Row) -> None:
+    """Write what is said of the losses of the free negatives that are listed."""
+    least, has_nan = np.nan, False
+    for place in range(losses.shape[0]):
+        value = np.float64(losses[place])
+        has_nan |= value != value
+        least = least if (value >= least) | (value != value) else value
     numbers[:] = np.nan
-    for place in range(count):
-        has_nan |= losses[place] != losses[place]
+    numbers[records.LEAST_FREE] = least
     for rank in range(records.WORST_FREE):
-        largest = -np.inf
-        for place in range(count):
+        cut, largest = numbers[records.WORST_CUT], -np.inf
+        for place in range(losses.shape[0]):  # no branch: it would be mispredicted
             value = np.float64(losses[place])
-            if value > largest and not value >= numbers[records.WORST_CUT]:
-                largest = value
-            if rank == 0 and not value >= numbers[records.LEAST_FREE]:
-                numbers[records.LEAST_FREE] = value
+            largest = value if (value > largest) & ~(value >= cut) else largest
         if rank == 0:
             numbers[records.LARGEST_FREE] = np.nan if has_nan else largest
         if largest > -np.inf:
             numbers[records.WORST_CUT] = largest
-
-
-@helper
-def _select_and_list(
-    loss: Row, free: Row, num_nan: int, num_listed: int, most: int, tally: Tally, worker: int, sample: int,
-    values: Row, places: Row,
-) -> tuple[float, int, int]:  # fmt: skip
-    """List the hardest of the free negatives, those of the words `free`, and select as many as `most` on the way.
-
-    Return the threshold of these, the end of the blocks of `values` that hold all losses above it, and how many these
-    are; -1 if NaN leave nothing to select.
-    """
-    if num_listed <= num_nan:
-        _list_free(loss, free, num_listed, np.nan, num_listed, tally, worker, sample, places)
-        return np.nan, 0, -1
-    most = max(most, num_listed)
-    threshold, stop = mining.select(loss, free, most, values)
-    _, num_ties = mining.sum_kept(values[:stop], threshold, most)
-    count, cut = most - num_ties, threshold
-    if num_listed <= count:
-        cut = mining.kth_largest(values[:stop], num_listed, threshold)
-    _, num_ties = mining.sum_kept(values[:stop], cut, num_listed)
-    _list_free(loss, free, num_listed, cut, num_ties, tally, worker, sample, places)
-    return threshold, stop, count
 
 
 @helper
@@ -243,71 +225,124 @@ def _analyse_sample(
     rule = Rule(ratio, round_up, extra, min_negatives, min_always, max_negatives, omit_nan)
     mined = Mined(counts, sums, pos_mask, hard_negative_mask, None)
     tally = Tally(kept, sums_of_kept, thresholds, tables, levels, extremes, anchors, losses, ends, num_free, free)
-    own = (
-        words[worker, : (offsets[sample + 1] - offsets[sample] + LANES - 1) // LANES],
-        values[worker],
-        places[worker],
-    )
-    _tally_sample(worker, sample, rows, rule, mined, tally, ratios, level_starts, is_free, *own)
-    if is_free.shape[0] > 0:
+    room = Workspace(values[worker], places[worker, 0], places[worker, 1])
+    negatives = words[worker, : (offsets[sample + 1] - offsets[sample] + LANES - 1) // LANES]
+    num_nan = _tally_sample(worker, sample, rows, rule, mined, tally, level_starts, negatives)
+    all_free = is_free.shape[0] == 0
+    num_listed = min(counts[records.NUM_NEG, sample], records.MOST_FREE) if all_free else -1
+    _select_all(worker, sample, rows, rule, mined, tally, ratios, negatives, num_nan, num_listed, room)
+    if not all_free:
         row = mining.row(loss, rows, sample)
-        total, num_nan = _free_words(row, mining.row(is_free, rows, sample), own[0])
-        listed = min(total, records.MOST_FREE)
-        _select_and_list(row, own[0], num_nan, listed, listed, tally, worker, sample, own[1], own[2])
+        total, num_nan = _free_words(row, mining.row(is_free, rows, sample), negatives)
+        num_listed = min(total, records.MOST_FREE)
+        _select_all(worker, sample, rows, rule, mined, tally, ratios[:0], negatives, num_nan, num_listed, room)
     counts[records.DONE, sample] = 1
 
 
 @helper
 def _tally_sample(
-    worker: int, sample: int, rows: Rows, rule: Rule, mined: Mined, tally: Tally, ratios: Row, level_starts: Row,
-    is_free: Row, negatives: Row, values: Row, places: Row,
-) -> None:  # fmt: skip
+    worker: int, sample: int, rows: Rows, rule: Rule, mined: Mined, tally: Tally, level_starts: Row, negatives: Row
+) -> int:
+    """Find the negatives; count losses by bin, list the positives. Return how many negatives are NaN."""
     loss, tables = mining.row(rows.loss, rows, sample), tally.tables[worker]
     num_nan = mining.stage(rows, rule, mined, negatives, sample)
-    num_pos, num_neg = mined.counts[records.NUM_POS, sample], mined.counts[records.NUM_NEG, sample]
-    _count_all(loss, tables[records.EVEN], tables[records.ODD])
-    anchors, losses = _room(tally, worker, records.POSITIVE_LIST, num_pos)
+    _count_all(loss, negatives, tables[records.EVEN], tables[records.ODD], tally.extremes[worker])
+    anchors, losses = _room(tally, worker, records.POSITIVE_LIST, mined.counts[records.NUM_POS, sample])
     _take_back(rows, rule, negatives, tables, sample, anchors, losses)
     if mined.counts[records.NUM_NAN, sample] > 0:
         _gather_nan(loss, negatives, tables[records.EVEN])
     _count_levels(negatives, level_starts, tally.levels[worker])
-    _widen(loss, negatives, tally.extremes[worker])
-    explicit = mining.explicit_quota(rows, sample)
-    threshold, stop, count = np.nan, 0, -1  # nothing is compacted yet
-    if is_free.shape[0] == 0:
-        by_ratio = mining.whole_number(ratios[0], num_pos, rule.round_up)
-        listed, most = min(num_neg, records.MOST_FREE), mining.quota(by_ratio, num_pos, num_neg, explicit, rule)
-        threshold, stop, count = _select_and_list(
-            loss, negatives, num_nan, listed, most, tally, worker, sample, values, places
-        )
-    for i in range(ratios.shape[0]):  # ratios descend, and so does the number kept
-        own = Rule(
-            ratios[i], rule.round_up, rule.extra, rule.min_negatives, rule.min_always, rule.max_negatives, False
-        )
-        by_ratio = mining.whole_number(ratios[i], num_pos, rule.round_up)
-        num_kept = mining.quota(by_ratio, num_pos, num_neg, explicit, own)
-        cut, total, num_ties = np.nan, 0.0, num_kept
-        if num_kept > num_nan:
-            if count < 0:
-                threshold, stop = mining.select(loss, negatives, num_kept, values)
-            elif num_kept <= count:
-                stop = _keep_above(values[:stop], threshold)
-                threshold = mining.kth_largest(values[:stop], num_kept, threshold)
-            total, num_ties = mining.sum_kept(values[:stop], threshold, num_kept)
-            cut, count = threshold, num_kept - num_ties
-        elif num_kept > 0:
-            total = np.nan
+    return num_nan
+
+
+class Selected(NamedTuple):
+    """The hardest negatives of a sample, some number of them."""
+
+    threshold: float  # the loss of the easiest; NaN if it is NaN, or if there is none
+    total: float  # their losses, summed
+    num_ties: int  # how many of them equal the threshold
+    num_above: int  # how many are above it; -1: none was looked for, for all are NaN
+    stop: int  # the end of the blocks of the workspace that hold these
+
+
+@helper
+def _select(loss: Row, negatives: Row, num_nan: int, most: int, last: Selected, room: Workspace) -> Selected:
+    """Select the `most` hardest negatives, which are no more than were selected last."""
+    if most <= num_nan:
+        return Selected(np.nan, np.nan if most > 0 else 0.0, most, last.num_above, last.stop)
+    threshold, stop = last.threshold, last.stop
+    if last.num_above < 0:
+        threshold, stop = mining.select(loss, negatives, most, room.values, room.places)
+    elif most <= last.num_above:
+        stop = _keep_above(room.values[:stop], room.places, threshold)
+        threshold = mining.kth_largest(room.values[:stop], most, threshold)
+    total, num_ties = mining.sum_kept(room.values[:stop], threshold, most)
+    return Selected(threshold, total, num_ties, most - num_ties, stop)
+
+
+@helper
+def _list(
+    loss: Row, negatives: Row, selected: Selected, most: int, room: Workspace, anchors: Row, losses: Row
+) -> int:  # fmt: skip
+    """List the `most` hardest negatives. Return how many they are, if no other thread changes the arrays: `most`."""
+    threshold, num_reaching = selected.threshold, 0
+    if threshold > -np.inf:  # -inf fills blocks up
+        num_reaching = _reaching(room.values[: selected.stop], room.places, threshold, room.chosen)
+    if num_reaching < most:  # NaN, or ties that are not among the values
+        num_reaching = _all_reaching(loss, negatives, threshold, room.chosen)
+    return _list_hardest(loss, room.chosen[:num_reaching], threshold, selected.num_ties, anchors, losses)
+
+
+@helper
+def _select_all(
+    worker: int, sample: int, rows: Rows, rule: Rule, mined: Mined, tally: Tally, ratios: Row, negatives: Row,
+    num_nan: int, num_listed: int, room: Workspace,
+) -> None:  # fmt: skip
+    """Select what every ratio keeps, and list what the rule keeps, and the `num_listed` hardest; -1: without these.
+
+    The largest number comes first: a smaller one is a part of it.
+    """
+    loss, num_pos = mining.row(rows.loss, rows, sample), mined.counts[records.NUM_POS, sample]
+    selected = Selected(np.nan, 0.0, 0, -1, 0)
+    i = 0
+    while i < ratios.shape[0] or num_listed >= 0:
+        num_kept = -1
+        if i < ratios.shape[0]:
+            own = Rule(
+                ratios[i], rule.round_up, rule.extra, rule.min_negatives, rule.min_always, rule.max_negatives, False
+            )
+            by_ratio = mining.whole_number(ratios[i], num_pos, rule.round_up)
+            num_neg, explicit = mined.counts[records.NUM_NEG, sample], mining.explicit_quota(rows, sample)
+            num_kept = mining.quota(by_ratio, num_pos, num_neg, explicit, own)
+        if num_listed >= num_kept:
+            selected = _select(loss, negatives, num_nan, num_listed, selected, room)
+            anchors, losses = _room(tally, worker, records.FREE_LIST, num_listed)
+            count = _list(loss, negatives, selected, num_listed, room, anchors, losses)
+            tally.num_free[sample] = num_listed
+            _describe_free(losses[:count], tally.free[sample])
+            num_listed = -1
+            continue
+        selected = _select(loss, negatives, num_nan, num_kept, selected, room)
+        threshold, total = selected.threshold, selected.total
         if ratios[i] == rule.ratio:
-            num_reaching = _reaching(loss, negatives, cut, places) if num_kept > 0 else 0
             anchors, losses = _room(tally, worker, records.KEPT_LIST, num_kept)
-            num_listed = _list_hardest(loss, places[:num_reaching], cut, num_ties, anchors, losses)
-            total = np.float64(0.0)  # once more, in anchor order: as one call without other ratios has it
-            for place in range(num_listed):
-                tables[records.KEPT, _own_bin(losses[place])] += 1
-                total += losses[place]
+            count = _list(loss, negatives, selected, num_kept, room, anchors, losses)
+            total = _count_kept(losses[:count], tally.tables[worker, records.KEPT])
             mined.counts[records.NUM_KEPT, sample] = num_kept
-            mined.sums[records.THRESHOLD, sample], mined.sums[records.NEGATIVE_SUM, sample] = cut, total
-        tally.num_kept[sample, i], tally.negative_sum[sample, i], tally.threshold[sample, i] = num_kept, total, cut
+            mined.sums[records.THRESHOLD, sample], mined.sums[records.NEGATIVE_SUM, sample] = threshold, total
+        tally.num_kept[sample, i], tally.negative_sum[sample, i] = num_kept, total
+        tally.threshold[sample, i] = threshold
+        i += 1
+
+
+@helper
+def _count_kept(losses: Row, table: Row) -> float:
+    """Count losses by bin. Return their sum, in anchor order: as one call without other ratios has it."""
+    total = np.float64(0.0)
+    for place in range(losses.shape[0]):
+        table[_own_bin(losses[place])] += 1
+        total += losses[place]
+    return total
 
 
 _ANALYSE = drivers(_analyse_sample, by_piece=True)
@@ -328,7 +363,7 @@ def analyse(
     num_words, num_values = mining.workspace_sizes(rows.longest)
     words = np.empty((num_workers, num_words), np.uint64)
     values = np.empty((num_workers, num_values), rows.loss.dtype)
-    places = np.empty((num_workers, rows.longest + LANES), np.int64)
+    places = np.empty((num_workers, 2, (num_words + 1) * LANES), np.int32 if rows.longest < 1 << 31 else np.int64)
     firsts = np.arange(num_workers) * num_samples // num_workers  # each piece is written from its first sample on
     tally.places[:num_workers] = rows.offsets[firsts][:, None, None]
     arguments: tuple[Any, ...] = *rows, *rule, *mined[:-1], *tally, ratios, level_starts, is_free

@@ -49,7 +49,8 @@ class GuardedCache:
 
     def load_overload(self, signature: tuple[Any, ...], target_context: Any) -> Any:
         """Return the saved code of a signature; None, with the file lock held, where it is to be compiled."""
-        target_context.refresh()
+        if self._options.get("_nrt", True):  # code that counts references needs Numba's runtime, and 0.2 s to load it
+            target_context.refresh()
         self._missed = None
         if not self._enabled or not is_on():
             return None

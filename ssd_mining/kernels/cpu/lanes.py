@@ -126,12 +126,13 @@ def least(_: Context, row: Array, start: Type, value: Type) -> Typed:
 
 
 def _largest(row: Row, start: int, word: Word) -> np.float64:
-    return np.float64(max((row[start + i] for i in range(LANES) if int(word) >> i & 1), default=-np.inf))
+    chosen = [row[start + i] for i in range(LANES) if int(word) >> i & 1]
+    return np.float64(np.fmax.reduce(chosen, initial=-np.inf))
 
 
 @native(_largest)
 def largest(_: Context, row: Array, start: Type, word: Type) -> Typed:
-    """Return the largest of the elements whose bits are set, of which none is NaN; -inf where there is none.
+    """Return the largest of the elements whose bits are set, ignoring NaN; -inf where there is none.
 
     The block must not reach past the end of the row.
     """
@@ -139,6 +140,7 @@ def largest(_: Context, row: Array, start: Type, word: Type) -> Typed:
     def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
         block, _ = _load(context, builder, signature.args[0], args[0], args[1])
         chosen = builder.bitcast(args[2], ir.VectorType(_I1, LANES))
+        chosen = builder.and_(chosen, builder.fcmp_ordered("==", block, block))
         block = builder.select(chosen, block, ir.Constant(block.type, [float("-inf")] * LANES))
         largest = _folded(builder, block, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
         return largest if largest.type == _DOUBLE else builder.fpext(largest, _DOUBLE)
@@ -203,19 +205,49 @@ def compact(_: Context, row: Type, start: Type, word: Type, target: Type, place:
             block, moved = _load(context, builder, signature.args[0], args[0], args[1])
             _pack(builder, block, builder.shl(args[2], moved), builder.gep(copied, [args[4]]))
         else:
-            _step(builder, builder.gep(source, [args[1]]), args[2], builder.gep(copied, [args[4]]))
+            first, target = builder.gep(source, [args[1]]), builder.gep(copied, [args[4]])
+            _step(builder, lambda lane: builder.load(builder.gep(first, [lane])), args[2], target)
         return context.get_dummy_value()
 
     return types.void(row, types.intp, types.uint64, target, types.intp), codegen
 
 
+def _compact_places(start: int, word: Word, targets: tuple[Row, ...], place: int) -> None:
+    chosen = [start + i for i in range(LANES) if int(word) >> i & 1]
+    for target in targets:
+        target[place : place + len(chosen)] = chosen
+
+
+@native(_compact_places)
+def compact_places(_: Context, start: Type, word: Type, targets: Type, place: Type) -> Typed:
+    """Write `start` plus the place of every bit that is set to each of `targets`, in the way of `compact`."""
+
+    def write(context: BaseContext, builder: IRBuilder, args: list[Value], row_type: Array, row: Value) -> None:
+        element = context.get_data_type(row_type.dtype)
+        target = builder.gep(make_array(row_type)(context, builder, row).data, [args[3]])
+        start = builder.trunc(args[0], element)
+        if "+avx512f" in context.codegen().magic_tuple()[2].split(","):
+            lane = ir.Constant(ir.VectorType(element, LANES), list(range(LANES)))
+            _pack(builder, builder.add(lane, splat(builder, start)), args[1], target)
+        else:
+            _step(builder, lambda lane: builder.add(start, builder.trunc(lane, element)), args[1], target)
+
+    def codegen(context: BaseContext, builder: IRBuilder, signature: Signature, args: list[Value]) -> Value:
+        for row_type, row in zip(signature.args[2], cgutils.unpack_tuple(builder, args[2]), strict=True):
+            write(context, builder, args, row_type, row)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.uint64, targets, types.intp), codegen
+
+
 def _pack(builder: IRBuilder, block: Value, word: Value, target: Value) -> None:
     """Compact one register of 64 bytes at a time, by one instruction."""
-    size, name = (4, "v16f32") if block.type.element == ir.FloatType() else (8, "v8f64")
+    kinds = {ir.FloatType(): ("f32", 4), _DOUBLE: ("f64", 8), _I32: ("i32", 4), _I64: ("i64", 8)}
+    name, size = kinds[block.type.element]
     width = LANES // size
     whole = ir.VectorType(block.type.element, width)
     kind = ir.FunctionType(whole, [whole, whole, ir.VectorType(_I1, width)])
-    compress = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.mask.compress.{name}")
+    compress = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.mask.compress.v{width}{name}")
     for first in range(0, LANES, width):
         part = _part(builder, block, first, width)
         bits = builder.trunc(builder.lshr(word, _I64(first)), ir.IntType(width))
@@ -225,7 +257,7 @@ def _pack(builder: IRBuilder, block: Value, word: Value, target: Value) -> None:
         target = builder.gep(target, [builder.zext(builder.ctpop(bits), _I64)])
 
 
-def _step(builder: IRBuilder, source: Value, word: Value, target: Value) -> None:
+def _step(builder: IRBuilder, element: Callable[[Value], Value], word: Value, target: Value) -> None:
     """Copy one element after the other, in rounds of `STEPS`: a branch on their number would often be mispredicted."""
     left = cgutils.alloca_once_value(builder, word)
     last = builder.sub(builder.ctpop(builder.or_(word, _I64(1))), _I64(1))
@@ -237,7 +269,7 @@ def _step(builder: IRBuilder, source: Value, word: Value, target: Value) -> None
             # With no bit left, copy the first element: it is overwritten later, or lies after the others.
             lane = builder.and_(builder.cttz(bits, _I1(0)), _I64(LANES - 1))
             place = builder.gep(target, [builder.add(first, _I64(step))])
-            builder.store(builder.load(builder.gep(source, [lane])), place)
+            builder.store(element(lane), place)
             builder.store(builder.and_(bits, builder.sub(bits, _I64(1))), left)
 
 

@@ -26,7 +26,6 @@ from ssd_mining.kernels.records import KeptLists, Mined, Rows, Rule, Scalar
 # Bisection uses the bits of a float64. A float32 is exact in it and leaves the 29 lowest bits 0.
 FLOAT32_SHIFT = np.uint64(29)
 SIGN, ONES = np.uint64(1 << 63), ~np.uint64(0)
-KEY_OF_INF = rules.order_key(np.float64(np.inf).view(np.uint64), SIGN, ONES)
 
 # The pivot is chosen from a sample of sqrt(anchors) / PER_BLOCK blocks of ranks, 256 ranks of 8732. With twice as many
 # or half as many, a call takes 5 to 25 % longer (8732 and 24564 anchors, 0.1 to 5 % positives).
@@ -141,8 +140,11 @@ def stage(rows: Rows, rule: Rule, mined: Mined, negatives: Row, sample: int) -> 
 
 
 @helper
-def select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float, int]:
-    """Find the threshold. Return it, and the end of the blocks of `values` that hold all ranks above it."""
+def select(rank: Row, negatives: Row, num_kept: int, values: Row, *places: Row) -> tuple[float, int]:
+    """Find the threshold. Return it, and the end of the blocks of `values` that hold all ranks above it.
+
+    Their anchors are written to `places`, an array or none.
+    """
     num_anchors, room = rank.shape[0], negatives.shape[0] * LANES
     sampled = values[room : room + _sample_size(num_anchors)]
     expected = num_kept / num_anchors * sampled.shape[0]
@@ -153,15 +155,16 @@ def select(rank: Row, negatives: Row, num_kept: int, values: Row) -> tuple[float
     # Aim two standard deviations below the expected place of the threshold. A pivot that is still too high is lowered.
     place = int(expected + 2.0 * math.sqrt(expected) + 1.0)
     while place < sampled.shape[0]:
-        pivot = rank.dtype.type(_reached_by(sampled, place, place + place // SLACK, -np.inf))
-        num_compacted = _compact(rank, negatives, pivot, values)
+        pivot = rank.dtype.type(_reached_by(sampled, place, place + place // SLACK, -np.inf, np.inf))
+        num_compacted = _compact(rank, negatives, pivot, values, *places)
         stop = whole_blocks(num_compacted)
         if num_compacted >= num_kept:
             return kth_largest(values[:stop], num_kept, np.float64(pivot)), stop
         if _count_reaching(rank, negatives, pivot) >= num_kept:
             return np.float64(pivot), stop  # the pivot is the threshold: ties on it decide
         place *= 2
-    stop = whole_blocks(_compact(rank, negatives, rank.dtype.type(np.nan), values))  # all: everything is above NaN
+    everything = rank.dtype.type(np.nan)  # is above NaN
+    stop = whole_blocks(_compact(rank, negatives, everything, values, *places))
     return kth_largest(values[:stop], num_kept, -np.inf), stop
 
 
@@ -172,8 +175,10 @@ def whole_blocks(num_values: int) -> int:
 
 
 @helper
-def _compact(rank: Row, negatives: Row, pivot: float, values: Row) -> Scalar:
+def _compact(rank: Row, negatives: Row, pivot: float, values: Row, *places: Row) -> Scalar:
     """Copy the ranks of the negatives above `pivot` to the front of `values`, in anchor order, and count them.
+
+    Write their anchors to `places`, an array or none.
 
     The rest of the last block becomes -inf, which no bisection counts.
     """
@@ -182,6 +187,7 @@ def _compact(rank: Row, negatives: Row, pivot: float, values: Row) -> Scalar:
         lanes.prefetch(rank, rank.shape[0] + block * LANES)  # the next sample: memory is idle here
         word = lanes.above(rank, block * LANES, pivot) & negatives[block]
         lanes.compact(rank, block * LANES, word, values, num_compacted)
+        lanes.compact_places(block * LANES, word, places, num_compacted)
         num_compacted += lanes.count(word)
     values[num_compacted : whole_blocks(num_compacted)] = -np.inf
     return num_compacted
@@ -198,7 +204,10 @@ def _count_reaching(rank: Row, negatives: Row, pivot: float) -> int:
 @helper
 def kth_largest(values: Row, k: int, lowest: float) -> float:
     """Find the k-th largest of `values` (whole blocks), which is not NaN. At least k of them reach `lowest`."""
-    pivot = values.dtype.type(_reached_by(values, k, k, lowest))
+    largest = -np.inf
+    for start in range(0, values.shape[0], LANES):
+        largest = max(largest, lanes.largest(values, start, FULL))
+    pivot = values.dtype.type(_reached_by(values, k, k, lowest, largest))
     least = np.float64(np.inf)
     for start in range(0, values.shape[0], LANES):
         least = min(least, lanes.least(values, start, pivot))
@@ -206,17 +215,17 @@ def kth_largest(values: Row, k: int, lowest: float) -> float:
 
 
 @helper
-def _reached_by(values: Row, least: int, most: int, lowest: float) -> float:
+def _reached_by(values: Row, least: int, most: int, lowest: float, highest: float) -> float:
     """Find a pivot that between `least` and `most` of `values` (whole blocks) reach. NaN counts as reaching.
 
-    At least `least` of them reach `lowest`. The bisection takes at most 64 passes, one for each bit. Where ties leave
-    no such pivot, return the largest that at least `least` reach.
+    At least `least` of them reach `lowest`, and fewer are above `highest`. The bisection takes at most 64 passes, one
+    for each bit. Where ties leave no such pivot, return the largest that at least `least` reach.
     """
     shift = FLOAT32_SHIFT if values.itemsize == 4 else np.uint64(0)
     sign, ones = SIGN >> shift, ONES >> shift
     # Enough values reach the float with the key `low`; too few reach the one with the key `high`.
     low = _order_key(np.float64(lowest).view(np.uint64) >> shift, sign, ones)
-    high = (KEY_OF_INF >> shift) + ONE
+    high = _order_key(np.float64(highest).view(np.uint64) >> shift, sign, ones) + ONE
     found = values.dtype.type(lowest)
     while low + ONE < high:
         middle = low + ((high - low) >> ONE)
