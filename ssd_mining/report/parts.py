@@ -38,7 +38,6 @@ MOST_PARTS = 100
 ANALYSIS_BYTES = 56
 WORKER_MIB = 32  # of the memory that may be used, for every thread: a thread with less does not pay
 MOST_BYTES = 32 << 20  # of a block: a larger one leaves the caches of the processor
-BLOCKS_HELD = 0  # beside those that are analysed: whoever analyses a block has read it
 
 
 class Span(NamedTuple):
@@ -266,12 +265,11 @@ def block_rows(sources: Sequence[ArraySource], num_workers: int, max_memory: int
     """
     num_anchors = sources[0].shape[1]
     inner = max(1, BLOCK_ELEMENTS // max(num_anchors, SHORTEST_ROW))
-    held = BLOCKS_HELD + num_workers
-    read = held * sum(source.row_bytes for source in sources)
+    read = num_workers * sum(source.row_bytes for source in sources)
     worked_on = num_workers * (num_anchors + 1) * (ANALYSIS_BYTES + anchor_bytes)
     memory = memory_beside_chunks(max_memory, read + worked_on, *sources)
     if memory >= inner * (read + worked_on):
-        most = min(memory - inner * worked_on, held * MOST_BYTES) // max(1, read)
+        most = min(memory - inner * worked_on, num_workers * MOST_BYTES) // max(1, read)
         step = max(1, most // inner) * inner
     else:
         step = max(1, memory // (read + worked_on))

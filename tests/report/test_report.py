@@ -129,10 +129,9 @@ def test_blocks_keep_to_their_memory_and_are_whole_blocks_of_the_analysis_or_chu
         row_bytes = 2 * values.row_bytes
         assert row_bytes == 2 * values.outline[:1].nbytes
         per_sample = num_workers * (num_anchors + 1) * parts.ANALYSIS_BYTES
-        held = parts.BLOCKS_HELD + num_workers
         for memory in (1, 16, 256, 1000, 10_000):
             step = parts.block_rows([values, values], num_workers, memory)
-            taken = held * step * row_bytes + min(step, inner) * per_sample
+            taken = num_workers * step * row_bytes + min(step, inner) * per_sample
             assert step == 1 or taken <= memory << 20
             assert step < inner or step % inner == 0
             assert step <= inner or step * row_bytes <= parts.MOST_BYTES
