@@ -243,6 +243,27 @@ def test_the_worst_of_many_objects_counts_a_little_less_than_one_that_is_alone()
     assert alone["unrecognised"].tolist() == [5.0]
 
 
+def test_a_sample_that_ties_with_the_last_of_a_full_list_has_its_place_by_its_number():
+    logits, labels = np.tile(np.array([[4.0, 0], [0, 1], [0, 1]]), (12, 1, 1)), np.tile([1, 0, 0], (12, 1))
+    for order in (range(12), range(11, -1, -1)):
+        analysis = sm.LossAnalysis(background=0, classification=sm.Softmax(), top=2)
+        for i in order:
+            analysis.update(logits[i : i + 1], labels[i : i + 1], first_sample=i)
+        res = analysis.result()
+        assert [res.top_false_alarms.sample.tolist(), res.top_false_alarms.anchor.tolist()] == [[0, 0], [1, 2]]
+        assert res.top_negatives.sample.tolist() == [0, 0]
+
+
+def test_a_list_that_was_read_before_it_was_full_takes_what_is_smaller():
+    analysis = sm.LossAnalysis(background=0, top=4)
+    for i, loss in enumerate([5.0, 3.0, 1.0]):
+        analysis.update([[loss, loss / 2]], [[1, 0]], first_sample=i)
+        res = analysis.result()
+        assert res.top_objects.loss.tolist() == [5.0, 3.0, 1.0][: i + 1]
+        assert res.top_negatives.loss.tolist() == [2.5, 1.5, 0.5][: i + 1]
+        assert res.top_false_alarms.sample.tolist() == list(range(i + 1))
+
+
 def test_top_losses_lists_samples_by_any_cause():
     given = drawn(6)
     losses = sm.softmax_cross_entropy(given["values"], given["labels"], background=0)

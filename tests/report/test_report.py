@@ -2,13 +2,15 @@
 
 import json
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
 
 import ssd_mining as sm
 from ssd_mining.files.names import read_class_names
-from ssd_mining.files.sources import open_array
+from ssd_mining.files.sources import ArraySource, open_array
 from ssd_mining.report import parts
 from tests.support.batches import REAL_FILES, load_real
 from tests.support.commands import content, run
@@ -116,6 +118,27 @@ def test_files_of_every_format_give_the_same_numbers(data, kind):
         pair = [of_it, report(folder, "npy")]
     for name in TABLES - {"summary.json"}:
         assert pair[0][name] == pair[1][name]
+
+
+def test_blocks_are_read_one_after_the_other_and_in_their_order(data, monkeypatch):
+    reading, firsts = threading.Lock(), []
+    real = ArraySource.__getitem__
+
+    def read(self, rows):
+        assert reading.acquire(blocking=False), "two blocks are read at once"
+        try:
+            time.sleep(0.002)  # long enough for another worker to come
+            firsts.append(rows.start)
+            return real(self, rows)
+        finally:
+            reading.release()
+
+    monkeypatch.setattr(ArraySource, "__getitem__", read)
+    monkeypatch.setattr(parts, "block_rows", lambda *_: 2)
+    monkeypatch.setattr(parts, "num_workers", lambda *_: 4)
+    report(data[0], "out")
+    assert len(firsts) > 8
+    assert firsts == sorted(firsts)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 16])

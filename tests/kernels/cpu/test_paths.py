@@ -1,12 +1,15 @@
 """Every path of the CPU kernel, forced: no generated batch is trusted to find the rare ones."""
 
+import numba
 import numpy as np
 import pytest
 
 import ssd_mining as sm
 from ssd_mining.engine.run import empty_mined
 from ssd_mining.inputs.batch import check_losses
+from ssd_mining.kernels.cpu import lanes
 from ssd_mining.kernels.cpu import mining as cpu
+from ssd_mining.kernels.cpu.mining import FULL
 from ssd_mining.kernels.records import DONE
 from ssd_mining.mining_rule import Mining
 from tests.support.batches import Batch, losses, printed
@@ -174,3 +177,16 @@ def test_a_processor_without_avx512_gives_the_same_bits():
     )
     assert len(here) == 32
     assert here == there
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_of_a_block_is_neither_nan_nor_one_that_is_not_chosen(dtype):
+    largest = numba.njit(lambda row, start, word: lanes.largest(row, start, word))
+    row = np.random.default_rng(0).normal(size=100).astype(dtype)
+    for place in range(64):
+        own = row.copy()
+        own[20 + place] = np.nan
+        assert largest(own, 20, FULL) == np.nanmax(own[20:84])
+        word = FULL & ~(np.uint64(1) << np.uint64(np.nanargmax(own[20:84])))
+        assert largest(own, 20, word) == np.sort(own[20:84])[-3]  # NaN is last, and the largest before it
+    assert largest(np.full(64, np.nan, dtype), 0, FULL) == largest(row, 0, np.uint64(0)) == -np.inf
