@@ -88,7 +88,7 @@ class Tally(NamedTuple):
     num_kept: NDArray[np.int64]  # (b, R)
     negative_sum: NDArray[np.float64]  # (b, R) the losses of the kept negatives, summed
     threshold: NDArray[np.float64]  # (b, R) the loss of the easiest kept negative; NaN where none is kept
-    tables: NDArray[np.signedinteger]  # (workers, TABLES, BINS) counts of losses by bin
+    tables: NDArray[np.signedinteger]  # (workers, SAMPLES, BINS) counts of losses by bin
     levels: NDArray[np.int64]  # (workers, L) counts of negatives by feature map
     extremes: NDArray[np.float64]  # (workers, 2) the least and the largest loss of the negatives that are no NaN
     anchors: NDArray[np.int64]  # (LISTS, n) anchors by their index in the sample

@@ -288,7 +288,7 @@ def softmax_losses(
             _try_own(vectors)
             _find_rest(tile, num_classes, vectors, flat, place)
             _add_own(vectors, keep, most)
-            tiles.store(labels, values, start, vectors, again=is_quick)
+            tiles.store(labels, values, start, vectors, again=True)
             if not tiles.is_left(values, start):
                 continue
             num_again += 1

@@ -41,23 +41,23 @@ def _piece(device: int, number: int) -> Piece:  # noqa: ARG001 - an event belong
     return Piece(np.frombuffer(memory, np.uint8), answer(driver.cuEventCreate(WITHOUT_TIMING)))
 
 
-def _pieces(device: int, num_workers: int) -> list[Piece]:
-    return [_piece(device, number) for number in range(2 * min(num_workers, MOST_HELPERS))]
+def _pieces(device: int, num_helpers: int) -> list[Piece]:
+    return [_piece(device, number) for number in range(2 * num_helpers)]
 
 
 def to_device(array: NDArray[Any], address: int, device: int, stream: int, num_workers: int = 1) -> None:
     """Copy a C-contiguous array to an address of the current device; when this returns, it may change."""
     from cuda.bindings import driver
 
-    source = array.reshape(-1).view(np.uint8)
+    source, num_helpers = array.reshape(-1).view(np.uint8), min(num_workers, MOST_HELPERS)
 
     def send(start: int, size: int, piece: Piece, filled: Future[None]) -> None:
         filled.result()
         answer(driver.cuMemcpyHtoDAsync(address + start, piece.memory.ctypes.data, size, stream))
         answer(driver.cuEventRecord(piece.event, stream))
 
-    with _lock, ThreadPoolExecutor(num_workers) as pool:
-        pieces, waiting = _pieces(device, num_workers), deque[Any]()
+    with _lock, ThreadPoolExecutor(num_helpers) as pool:
+        pieces, waiting = _pieces(device, num_helpers), deque[Any]()
         for number, start in enumerate(range(0, source.size, PIECE)):
             if len(waiting) == len(pieces):
                 send(*waiting.popleft())
@@ -72,10 +72,10 @@ def to_host(address: int, array: NDArray[Any], device: int, stream: int, num_wor
     """Copy to a C-contiguous array what is at an address of the current device, and wait for it."""
     from cuda.bindings import driver
 
-    target = array.reshape(-1).view(np.uint8)
+    target, num_helpers = array.reshape(-1).view(np.uint8), min(num_workers, MOST_HELPERS)
 
-    with _lock, ThreadPoolExecutor(num_workers) as pool:
-        pieces, on_the_way = _pieces(device, num_workers), deque[Any]()
+    with _lock, ThreadPoolExecutor(num_helpers) as pool:
+        pieces, on_the_way = _pieces(device, num_helpers), deque[Any]()
         emptied: dict[int, Future[None]] = {}  # by the number of a piece
 
         def receive(part: NDArray[np.uint8], number: int) -> None:
